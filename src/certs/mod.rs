@@ -1,0 +1,1 @@
+//! SNI → certificate and key.

@@ -1,0 +1,187 @@
+//! What the configuration means: no `Option` that must be `Some`, every time a `Duration`, every
+//! path usable from the working directory.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::name::{HostName, TunnelName};
+use crate::observe::LogFormat;
+
+/// One generation of settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the single port listens.
+    pub listen: Vec<SocketAddr>,
+    /// Where HTTP is served without TLS, for the time of a move. Empty: nowhere.
+    pub plain_http: Vec<SocketAddr>,
+    /// Where SSH is served without TLS, for the time of a move. Empty: nowhere.
+    pub plain_ssh: Vec<SocketAddr>,
+    /// What public URLs begin with.
+    pub base: BaseUrl,
+    /// Where keys and certificates that the gateway makes are kept.
+    pub state_dir: PathBuf,
+    /// How long running work may go on after the signal to stop.
+    pub drain_timeout: Duration,
+    /// TLS.
+    pub tls: TlsSettings,
+    /// Agents.
+    pub ssh: SshSettings,
+    /// Visitors.
+    pub http: HttpSettings,
+    /// Bounds.
+    pub limits: Limits,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// The public side of the gateway: `SCHEME://HOST[:PORT]/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl {
+    /// Whether the scheme is `https`.
+    pub https: bool,
+    /// The base host; tunnels are its children.
+    pub host: HostName,
+    /// The port visitors use; `None` when it is the scheme's own.
+    pub port: Option<u16>,
+}
+
+impl BaseUrl {
+    /// The URL scheme, without the colon.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.https { "https" } else { "http" }
+    }
+
+    /// `SCHEME://HOST[:PORT]/` for any host behind this gateway.
+    #[must_use]
+    pub fn url_of(&self, host: &HostName) -> String {
+        match self.port {
+            Some(port) => format!("{}://{host}:{port}/", self.scheme()),
+            None => format!("{}://{host}/", self.scheme()),
+        }
+    }
+
+    /// The public URL of a tunnel.
+    #[must_use]
+    pub fn tunnel_url(&self, name: &TunnelName) -> String {
+        self.url_of(&HostName::child_of(name.as_str(), &self.host))
+    }
+}
+
+/// TLS.
+#[derive(Clone, Debug, Default)]
+pub struct TlsSettings {
+    /// Certificates given by the operator. The first is shown to clients that send no SNI.
+    pub certificates: Vec<PemPair>,
+}
+
+/// A certificate chain and its private key.
+#[derive(Clone, Debug)]
+pub struct PemPair {
+    /// The chain, leaf first.
+    pub cert: PemSource,
+    /// The private key.
+    pub key: PemSource,
+}
+
+/// Where a PEM text is.
+#[derive(Clone)]
+pub enum PemSource {
+    /// In this file.
+    File(PathBuf),
+    /// Given in the configuration itself (an environment variable). Never printed.
+    Inline(String),
+}
+
+impl std::fmt::Debug for PemSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "File({path:?})"),
+            Self::Inline(_) => f.write_str("Inline(***)"),
+        }
+    }
+}
+
+/// Whether a key that nobody listed may connect as an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnyKey {
+    /// Only keys in `authorized_keys`.
+    No,
+    /// Any key, but only from a loopback address.
+    OnLoopback,
+    /// Any key from anywhere.
+    Yes,
+}
+
+/// Agents.
+#[derive(Clone, Debug)]
+pub struct SshSettings {
+    /// SNI names under which a silent client without ALPN is taken for an SSH client.
+    pub hostnames: Vec<HostName>,
+    /// The host's private key in PEM (OpenSSH) form. A file that does not exist is made.
+    pub host_key: PemSource,
+    /// File or folder of public keys in OpenSSH's `authorized_keys` format.
+    pub authorized_keys: Option<PathBuf>,
+    /// Whether other keys may connect.
+    pub any_key: AnyKey,
+    /// Whether SSH without TLS is served on the single port.
+    pub raw: bool,
+    /// Pause between keep-alives; three unanswered end the session.
+    pub keepalive_interval: Duration,
+    /// Time from the start of a session until it must be authenticated.
+    pub login_timeout: Duration,
+    /// How long an agent may take to answer a channel open.
+    pub open_timeout: Duration,
+    /// How many forwards one session may hold.
+    pub max_forwards: usize,
+    /// How many channels the gateway keeps open on one session at most.
+    pub max_channels: usize,
+}
+
+/// Visitors.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long an idle kept connection of a visitor stays open.
+    pub idle_timeout: Duration,
+    /// How long an idle connection to an upstream is kept for reuse.
+    pub upstream_idle_timeout: Duration,
+    /// How many idle connections to one tunnel are kept.
+    pub upstream_idle_max: usize,
+    /// How long nothing may move on an upgraded stream.
+    pub upgrade_idle_timeout: Duration,
+}
+
+/// Bounds.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Time from accept until a connection is handshaken and classified.
+    pub handshake_timeout: Duration,
+    /// How long a client without ALPN may stay silent before the server speaks first.
+    pub silence_timeout: Duration,
+    /// Open connections in all.
+    pub connections: usize,
+    /// Open connections from one address (one /64 for IPv6).
+    pub connections_per_address: usize,
+    /// Octets of request head, in all.
+    pub header_bytes: usize,
+    /// Octets of one unread answer kept in memory, before a temporary file takes over.
+    pub buffer_memory: u64,
+    /// Octets of one unread answer kept in its temporary file.
+    pub buffer_disk_per_stream: u64,
+    /// Octets of unread answers kept in temporary files, in all.
+    pub buffer_disk: u64,
+}
+
+/// Logs.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// How a record is written.
+    pub format: LogFormat,
+    /// Which records are written, in the syntax of `tracing`'s `EnvFilter`.
+    pub filter: String,
+}

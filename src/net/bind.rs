@@ -1,0 +1,58 @@
+//! Binding listeners, with errors that say what to do.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+/// Connections that the kernel may hold before they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// Why an address could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another program listens there.
+    #[error("cannot listen on `{0}`: another program holds this port; stop it, or choose another port")]
+    InUse(SocketAddr),
+    /// The port needs a privilege.
+    #[error(
+        "cannot listen on `{0}`: this needs a privilege; grant CAP_NET_BIND_SERVICE, or use a port from 1024 up"
+    )]
+    Privileged(SocketAddr),
+    /// The address is not one of this machine's.
+    #[error(
+        "cannot listen on `{0}`: this machine has no such address; use one of its own, `0.0.0.0` or `[::]`"
+    )]
+    NoSuchAddress(SocketAddr),
+    /// Something else.
+    #[error("cannot listen on `{0}`: {1}")]
+    Other(SocketAddr, io::Error),
+}
+
+/// Binds a TCP listener. An IPv6 address takes IPv6 only, so that `0.0.0.0` and `[::]` can be
+/// listed side by side on every system.
+///
+/// # Errors
+/// When the operating system refuses. Must be called within a tokio runtime.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    open(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse(address),
+        io::ErrorKind::PermissionDenied => BindError::Privileged(address),
+        io::ErrorKind::AddrNotAvailable => BindError::NoSuchAddress(address),
+        _ => BindError::Other(address, error),
+    })
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Restarting must not wait for old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

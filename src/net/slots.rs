@@ -1,0 +1,116 @@
+//! Connection slots: how many connections may be open, in all and from one address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// Counts open connections. Clones share the counts.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    state: Arc<Mutex<State>>,
+    total: usize,
+    per_address: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// Why there is no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SlotsFull {
+    /// The whole gateway is full.
+    #[error("all {0} connection slots are taken")]
+    Total(usize),
+    /// This address holds its share.
+    #[error("the address holds all of its {0} connection slots")]
+    Address(usize),
+}
+
+/// The right to one open connection; dropping it gives the slot back.
+#[derive(Debug)]
+pub struct Slot {
+    slots: Slots,
+    key: IpAddr,
+}
+
+impl Slots {
+    /// Allows `total` connections, `per_address` of them from one address.
+    #[must_use]
+    pub fn new(total: usize, per_address: usize) -> Self {
+        Self { state: Arc::default(), total, per_address }
+    }
+
+    /// Takes a slot for a connection from `address`.
+    ///
+    /// # Errors
+    /// When all slots, or all of this address's, are taken.
+    pub fn take(&self, address: IpAddr) -> Result<Slot, SlotsFull> {
+        let key = group(address);
+        let mut state = self.state.lock();
+        if state.open >= self.total {
+            return Err(SlotsFull::Total(self.total));
+        }
+        let held = state.by_address.entry(key).or_insert(0);
+        if *held >= self.per_address {
+            return Err(SlotsFull::Address(self.per_address));
+        }
+        *held += 1;
+        state.open += 1;
+        Ok(Slot { slots: self.clone(), key })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.slots.state.lock();
+        state.open -= 1;
+        if let Some(held) = state.by_address.get_mut(&self.key) {
+            *held -= 1;
+            if *held == 0 {
+                state.by_address.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// One IPv6 customer usually holds a whole /64, so that is what counts as an address.
+fn group(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let prefix = u128::from(v6) & !u128::from(u64::MAX);
+            IpAddr::V6(prefix.into())
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_come_back_when_dropped() {
+        let slots = Slots::new(3, 2);
+        let here: IpAddr = "192.0.2.1".parse().expect("literal");
+        let first = slots.take(here).expect("free");
+        let _second = slots.take(here).expect("free");
+        assert_eq!(slots.take(here).map(drop), Err(SlotsFull::Address(2)));
+        let _other = slots.take("2001:db8::1".parse().expect("literal")).expect("free");
+        assert_eq!(slots.take("192.0.2.9".parse().expect("literal")).map(drop), Err(SlotsFull::Total(3)));
+        drop(first);
+        assert!(slots.take(here).is_ok());
+    }
+
+    #[test]
+    fn a_v6_customer_is_one_address() {
+        let slots = Slots::new(9, 1);
+        let _held = slots.take("2001:db8::1".parse().expect("literal")).expect("free");
+        assert!(slots.take("2001:db8::2".parse().expect("literal")).is_err());
+        assert!(slots.take("2001:db8:0:1::2".parse().expect("literal")).is_ok());
+    }
+}

@@ -1,0 +1,95 @@
+//! The one place that spawns: every task has an owner that can wait for it.
+
+use std::future::Future;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+/// Spawns tasks, waits for them, and tells them when to finish. Clones share one set.
+///
+/// A panic in a task ends that task only; it is logged as our fault.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    drain: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Tasks {
+    /// An empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `task` to its end, or until the set is cut. `what` names it should it panic.
+    pub fn spawn<F>(&self, what: &'static str, task: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let cut = self.cut.clone();
+        let guard = PanicLog(what);
+        let span = tracing::Span::current();
+        self.tracker.spawn(
+            async move {
+                let _guard = guard;
+                tokio::select! {
+                    () = cut.cancelled() => {}
+                    () = task => {}
+                }
+            }
+            .instrument(span),
+        )
+    }
+
+    /// Asks the tasks to finish what they do and begin nothing new.
+    pub fn begin_drain(&self) {
+        self.drain.cancel();
+        self.tracker.close();
+    }
+
+    /// Ends every task at its next await.
+    pub fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Resolves when [`Tasks::begin_drain`] was called. Cancel safe.
+    #[must_use]
+    pub fn drain_begun(&self) -> CancellationToken {
+        self.drain.clone()
+    }
+
+    /// Resolves when every task has ended and draining has begun. Cancel safe.
+    pub async fn all_ended(&self) {
+        self.tracker.wait().await;
+    }
+
+    /// How many tasks run now.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.tracker.len()
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.spawn("http/2 stream", future);
+    }
+}
+
+/// Says in the log that the task it lives in is being unwound. The panic itself, with its
+/// place, is logged by the panic hook.
+struct PanicLog(&'static str);
+
+impl Drop for PanicLog {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(task = self.0, reason = "panic", "a task panicked; only its connection ends");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The closed list of why something ended or was refused. The same word stands in the error
+//! page, the log and `oneport check`, so that a person can search for it.
+
+use std::fmt;
+
+/// Whose doing a trouble is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one who calls a public name.
+    Visitor,
+    /// The one who offers it.
+    Agent,
+    /// The gateway.
+    Gateway,
+    /// Nobody: an ordinary end.
+    Nobody,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident $word:literal $side:ident)*) => {
+        /// Why something ended or was refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $variant,)* }
+
+        impl Reason {
+            /// Every reason, in the order of the list.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The word that stands for it everywhere.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// Whose doing it is.
+            #[must_use]
+            pub const fn side(self) -> Side {
+                match self { $(Self::$variant => Side::$side,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Connections.
+    /// The client closed, or the exchange was complete.
+    Finished "finished" Nobody
+    /// Nothing moved for the idle time.
+    Idle "idle" Nobody
+    /// The gateway is shutting down.
+    Draining "draining" Gateway
+    /// No connection slot was free.
+    TooManyConnections "too-many-connections" Visitor
+    /// Not handshaken and classified within the deadline.
+    HandshakeTimeout "handshake-timeout" Visitor
+    /// The client closed before it said what it wanted.
+    ClosedEarly "closed-early" Visitor
+    /// The first bytes are neither TLS nor anything else that this port speaks.
+    UnknownProtocol "unknown-protocol" Visitor
+    /// TLS was begun but not by the rules, or with nothing in common.
+    TlsFailed "tls-failed" Visitor
+    /// The client's ALPN list has nothing that the gateway speaks.
+    NoCommonProtocol "no-common-protocol" Visitor
+    /// A certificate authority's probe, while no certificate is being ordered.
+    NoSuchChallenge "no-such-challenge" Visitor
+    /// Plain HTTP where only HTTPS is served.
+    PlainHttp "plain-http" Visitor
+    /// Plain SSH where it is only served within TLS.
+    PlainSsh "plain-ssh" Visitor
+    /// A read or write failed.
+    ConnectionLost "connection-lost" Visitor
+    /// A task panicked.
+    Panic "panic" Gateway
+
+    // Sessions of agents.
+    /// The key is not one that may connect.
+    KeyNotAllowed "key-not-allowed" Agent
+    /// The key may connect no longer.
+    KeyRemoved "key-removed" Agent
+    /// Not authenticated in time.
+    LoginTimeout "login-timeout" Agent
+    /// Too many authentication attempts.
+    TooManyAttempts "too-many-attempts" Agent
+    /// Keep-alives went unanswered.
+    AgentSilent "agent-silent" Agent
+    /// The agent took nothing off the connection for too long.
+    AgentStalled "agent-stalled" Agent
+    /// A newer session of the same key took the name over from a dead one.
+    TakenOver "taken-over" Agent
+    /// The agent broke the SSH protocol.
+    SshFailed "ssh-failed" Agent
+    /// The public name is held by another live session.
+    NameTaken "name-taken" Agent
+    /// The forward request could not be understood.
+    BadForward "bad-forward" Agent
+    /// The same request came twice on one connection.
+    DuplicateForward "duplicate-forward" Agent
+    /// A TCP forward for another port than 0, 80 or 443.
+    PortNotOffered "port-not-offered" Agent
+    /// More forwards than a session may hold.
+    TooManyForwards "too-many-forwards" Agent
+
+    // Requests of visitors.
+    /// Answered by the upstream, whatever its status.
+    Answered "answered" Nobody
+    /// Answered by the gateway itself, as asked.
+    OwnAnswer "own-answer" Nobody
+    /// The visitor went away before the answer was complete.
+    VisitorLeft "visitor-left" Visitor
+    /// The request breaks HTTP, or could be read in two ways.
+    BadRequest "bad-request" Visitor
+    /// The certificate of this connection does not cover the host asked for.
+    WrongHost "wrong-host" Visitor
+    /// Nothing here under this path.
+    NotFound "not-found" Visitor
+    /// The method is not for this path.
+    MethodNotAllowed "method-not-allowed" Visitor
+    /// The tunnel is private, and the visitor has not shown who they are.
+    LoginRequired "login-required" Visitor
+    /// No agent offers this name now.
+    NoTunnel "no-tunnel" Agent
+    /// The agent did not answer the channel open in time.
+    AgentNotAnswering "agent-not-answering" Agent
+    /// The agent refused the channel: it could not reach its service.
+    ServiceUnreachable "service-unreachable" Agent
+    /// The agent's session ended meanwhile.
+    AgentGone "agent-gone" Agent
+    /// The agent has as many channels open as it may.
+    TooManyChannels "too-many-channels" Agent
+    /// The service closed the connection before it answered.
+    ServiceClosed "service-closed" Agent
+    /// What the service sent is not HTTP.
+    ServiceNotHttp "service-not-http" Agent
+    /// The answer was cut because the visitor took nothing of it for longest, and the gateway's
+    /// space for unread answers was used up.
+    VisitorTooSlow "visitor-too-slow" Visitor
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_searchable() {
+        let mut words: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
+        words.sort_unstable();
+        let count = words.len();
+        words.dedup();
+        assert_eq!(words.len(), count, "two reasons share a word");
+        assert!(words.iter().all(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
+    }
+}

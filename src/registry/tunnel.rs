@@ -1,0 +1,150 @@
+//! What the registry holds: a tunnel, how to get bytes to it, and who holds it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use regex::Regex;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::access::{AccessLevel, Identity};
+use crate::name::TunnelName;
+use crate::net::{ByteStream, VisitorAddr};
+use crate::observe::Reason;
+
+/// Visits that a slow watcher of a tunnel may lag behind before it misses some.
+const VISITS_KEPT: usize = 64;
+
+/// A boxed future, for traits that must be objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Gets a byte stream to a target. An agent's SSH session is one kind; the HTTP side never
+/// knows which kind it holds.
+pub trait Opener: Send + Sync {
+    /// Opens a new stream on behalf of `visitor`.
+    ///
+    /// Dropping the future gives the request up; whatever arrives late is closed by the opener.
+    /// Has its own deadline.
+    fn open(&self, visitor: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>>;
+}
+
+/// Why no stream could be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The agent did not answer in time.
+    #[error("the agent did not answer within its time")]
+    TimedOut,
+    /// The agent answered that it cannot reach its service.
+    #[error("the agent could not reach its service")]
+    Refused,
+    /// The agent's session has ended.
+    #[error("the agent's session has ended")]
+    Gone,
+    /// The session has as many channels as it may.
+    #[error("the agent has too many open channels")]
+    Full,
+}
+
+impl OpenError {
+    /// The word for it.
+    #[must_use]
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::TimedOut => Reason::AgentNotAnswering,
+            Self::Refused => Reason::ServiceUnreachable,
+            Self::Gone => Reason::AgentGone,
+            Self::Full => Reason::TooManyChannels,
+        }
+    }
+}
+
+/// The session behind a tunnel, as far as a rival for its name must know it.
+pub trait Holder: Send + Sync {
+    /// Whether the agent still answers; decided within 5 s.
+    fn is_alive(&self) -> BoxFuture<'static, bool>;
+    /// Ends the session.
+    fn end(&self, reason: Reason);
+}
+
+/// A script to put into HTML answers.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// The `src` attribute.
+    pub src: String,
+    /// Whether to add `async`.
+    pub is_async: bool,
+    /// Whether to add `defer`.
+    pub defer: bool,
+    /// Only for request paths that match; `None`: for all.
+    pub path: Option<Regex>,
+}
+
+/// Names one claim of a tunnel; never used twice within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TunnelId(u64);
+
+impl TunnelId {
+    /// The next unused id.
+    #[must_use]
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A request that a visitor made, as a watcher of the tunnel sees it.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// The request's method.
+    pub method: http::Method,
+    /// The path, without the query (it may hold secrets).
+    pub path: Arc<str>,
+    /// The status that the visitor got.
+    pub status: http::StatusCode,
+    /// From the request's head until the answer's head, in milliseconds.
+    pub millis: u64,
+}
+
+/// A name offered by an agent.
+pub struct Tunnel {
+    /// This claim.
+    pub id: TunnelId,
+    /// The public name.
+    pub name: TunnelName,
+    /// What the agent asked for, byte for byte; it comes back in each channel open.
+    pub request_id: Arc<str>,
+    /// The agent's user name: the environment.
+    pub env_id: Arc<str>,
+    /// The agent's key.
+    pub owner: Identity,
+    /// Who may visit.
+    pub access: AccessLevel,
+    /// Free data of the agent's, shown in the API.
+    pub meta: serde_json::Map<String, serde_json::Value>,
+    /// Scripts to put into HTML answers.
+    pub inject: Arc<[Script]>,
+    /// How to get bytes to it.
+    pub opener: Arc<dyn Opener>,
+    /// Who holds it.
+    pub holder: Arc<dyn Holder>,
+    /// What visitors asked for, for those who watch.
+    pub visits: broadcast::Sender<Visit>,
+    /// Cancelled when the lease ends.
+    pub gone: CancellationToken,
+}
+
+impl Tunnel {
+    /// A channel for [`Tunnel::visits`].
+    #[must_use]
+    pub fn visits_channel() -> broadcast::Sender<Visit> {
+        broadcast::Sender::new(VISITS_KEPT)
+    }
+}
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tunnel").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
