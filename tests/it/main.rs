@@ -1,0 +1,3 @@
+//! The promises, each shown with real programs against the real binary.
+
+mod support;
