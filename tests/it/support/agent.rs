@@ -144,7 +144,7 @@ impl<'a> OpenSsh<'a> {
         command.args(["-F", "none", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"]);
         command.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "GlobalKnownHostsFile=/dev/null"]);
         command.args(["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "LogLevel=INFO"]);
-        command.args(["-o", "ExitOnForwardFailure=yes", "-o", "PreferredAuthentications=publickey"]);
+        command.args(["-o", "PreferredAuthentications=publickey"]);
         command.arg("-i").arg(key).arg("-p").arg(address.port().to_string()).args(["-l", &self.user]);
         if let Some(proxy) = proxy {
             command.arg("-o").arg(format!("ProxyCommand={proxy}"));
