@@ -1,1 +1,2 @@
+//! oneport.
 fn main() {}

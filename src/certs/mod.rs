@@ -1,1 +1,12 @@
-//! SNI → certificate and key.
+//! SNI → certificate and key: files given by the operator, and the development CA.
+//!
+//! Refuses to guess: a name that no certificate covers gets none, and the edge says so with a
+//! TLS alert.
+
+mod dev_ca;
+mod disk;
+mod store;
+
+pub use dev_ca::{DevFiles, DevIssuer, ensure_dev_certificates};
+pub use disk::{CertError, load_pair, parse_certificates, read_source};
+pub use store::{CertStore, Served};

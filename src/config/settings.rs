@@ -76,6 +76,8 @@ impl BaseUrl {
 pub struct TlsSettings {
     /// Certificates given by the operator. The first is shown to clients that send no SNI.
     pub certificates: Vec<PemPair>,
+    /// The development CA, which signs for names under `localhost` as they are asked for.
+    pub dev_ca: Option<PemPair>,
 }
 
 /// A certificate chain and its private key.

@@ -1,0 +1,503 @@
+//! Which keys may connect as agents. The list is read from a file or a folder, and reread when
+//! it changes; a reading that fails keeps the list as it was.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use notify::Watcher as _;
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{HashAlg, PublicKey};
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+
+use super::authorized_keys::{Entry, parse_line};
+use crate::config::AnyKey;
+use crate::net::Tasks;
+
+/// How often the files' times are looked at, where the system sends no word of changes.
+const POLL: Duration = Duration::from_secs(10);
+/// A change is read when nothing more changed for this long: writers rarely write in one step.
+const QUIET: Duration = Duration::from_millis(100);
+/// A change is read after this long even if more keep coming.
+const QUIET_LIMIT: Duration = Duration::from_secs(2);
+/// Largest file of keys, in octets.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
+
+/// The keys of agents. Clones share the list.
+#[derive(Clone, Debug)]
+pub struct AgentKeys(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: Option<PathBuf>,
+    any: AnyKey,
+    list: ArcSwap<List>,
+    changes: watch::Sender<u64>,
+}
+
+type List = HashMap<KeyData, Vec<Entry>>;
+
+/// Why the list of keys could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// A file or folder could not be read.
+    #[error(
+        "cannot read agents' keys from `{path}`: {error}; check the path, and that this user may read it"
+    )]
+    Unreadable {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file is larger than any list of keys.
+    #[error("`{0}` has more than 16 MiB, which is no list of keys; is the path right?")]
+    TooLarge(PathBuf),
+}
+
+/// Why a key may not connect, in words for the person who holds it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRefusal {
+    /// Nobody listed it.
+    #[error(
+        "the key {fingerprint} is not allowed here; ask the operator to add its public half to the authorized keys"
+    )]
+    NotListed {
+        /// `SHA256:…`.
+        fingerprint: String,
+    },
+    /// Listed, but not for this address.
+    #[error(
+        "the key {fingerprint} is allowed, but not from the address {from}; ask the operator to widen its `from=` option"
+    )]
+    WrongAddress {
+        /// `SHA256:…`.
+        fingerprint: String,
+        /// Where the agent is.
+        from: IpAddr,
+    },
+    /// Listed, but no longer.
+    #[error("the key {fingerprint} was allowed until {at}; ask the operator to renew it")]
+    Expired {
+        /// `SHA256:…`.
+        fingerprint: String,
+        /// When it ended.
+        at: OffsetDateTime,
+    },
+    /// Any key is allowed, but only from this machine.
+    #[error("the key {fingerprint} may connect only from this machine itself, and {from} is another one")]
+    OnlyLoopback {
+        /// `SHA256:…`.
+        fingerprint: String,
+        /// Where the agent is.
+        from: IpAddr,
+    },
+}
+
+impl AgentKeys {
+    /// Reads the list at `path`: a file, or a folder of which every regular file counts whose
+    /// name does not begin with `.` or end with `~`. Does not notice changes until
+    /// [`AgentKeys::watch`] is called. Reads files: not for a busy task.
+    ///
+    /// # Errors
+    /// When something there cannot be read. A malformed line is only warned about.
+    pub fn open(path: Option<&Path>, any: AnyKey) -> Result<Self, KeysError> {
+        let list = path.map(read_all).transpose()?.unwrap_or_default();
+        Ok(Self(Arc::new(Inner {
+            path: path.map(Path::to_owned),
+            any,
+            list: ArcSwap::from_pointee(list),
+            changes: watch::Sender::new(0),
+        })))
+    }
+
+    /// Decides whether this key may connect from this address, now. To be asked again for a
+    /// running session whenever [`AgentKeys::changes`] says so.
+    ///
+    /// # Errors
+    /// When it may not, with a sentence for its holder.
+    pub fn check(&self, key: &PublicKey, from: IpAddr) -> Result<(), KeyRefusal> {
+        self.check_at(key, from, OffsetDateTime::now_utc())
+    }
+
+    /// Changes its value when the list has changed or a key has expired. Nothing is missed
+    /// between two looks: mark it as seen first, then check.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// How many keys are listed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.list.load().len()
+    }
+
+    /// Whether no key is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Starts to reread the list when it changes, until draining begins.
+    pub fn watch(&self, tasks: &Tasks) {
+        if let Some(path) = self.0.path.clone() {
+            let (keys, drain) = (self.clone(), tasks.drain_begun());
+            tasks.spawn("agents' keys", async move {
+                tokio::select! {
+                    () = drain.cancelled() => {}
+                    () = keys.follow(path) => {}
+                }
+            });
+        }
+    }
+
+    fn check_at(&self, key: &PublicKey, from: IpAddr, now: OffsetDateTime) -> Result<(), KeyRefusal> {
+        let from = from.to_canonical();
+        match self.0.any {
+            AnyKey::Yes => return Ok(()),
+            AnyKey::OnLoopback if from.is_loopback() => return Ok(()),
+            AnyKey::OnLoopback | AnyKey::No => {}
+        }
+        let fingerprint = || key.fingerprint(HashAlg::Sha256).to_string();
+        let list = self.0.list.load();
+        let mut refusal = None;
+        for entry in list.get(key.key_data()).into_iter().flatten() {
+            match entry.expires {
+                Some(at) if at <= now => {
+                    refusal = Some(KeyRefusal::Expired { fingerprint: fingerprint(), at })
+                }
+                _ if !entry.allows_from(from) => {
+                    refusal = Some(KeyRefusal::WrongAddress { fingerprint: fingerprint(), from });
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| {
+            let fingerprint = fingerprint();
+            if self.0.any == AnyKey::OnLoopback && self.0.path.is_none() {
+                KeyRefusal::OnlyLoopback { fingerprint, from }
+            } else {
+                KeyRefusal::NotListed { fingerprint }
+            }
+        }))
+    }
+
+    /// Rereads on word from the system, on changed file times, and tells of expired keys.
+    async fn follow(self, path: PathBuf) {
+        let (told, mut word) = mpsc::channel(1);
+        let _watcher = watcher(&path, told);
+        let mut stamp = off_thread({
+            let path = path.clone();
+            move || stamp(&path)
+        })
+        .await;
+        let mut looked = OffsetDateTime::now_utc();
+        // Something may have changed between `open` and now.
+        self.reread(&path).await;
+        loop {
+            let wait = self.next_expiry(looked).map_or(POLL, |left| left.min(POLL));
+            let is_told = tokio::select! {
+                Some(()) = word.recv() => true,
+                () = tokio::time::sleep(wait) => false,
+            };
+            if is_told {
+                until_quiet(&mut word).await;
+            }
+            let seen = off_thread({
+                let path = path.clone();
+                move || self::stamp(&path)
+            })
+            .await;
+            if is_told || seen != stamp {
+                stamp = seen;
+                self.reread(&path).await;
+            }
+            let now = OffsetDateTime::now_utc();
+            if self.expired_between(looked, now) {
+                self.bump();
+            }
+            looked = now;
+        }
+    }
+
+    async fn reread(&self, path: &Path) {
+        let read = off_thread({
+            let path = path.to_owned();
+            move || read_all(&path)
+        })
+        .await;
+        match read {
+            Some(Ok(list)) if list != **self.0.list.load() => {
+                tracing::info!(path = %path.display(), keys = list.len(), "agents' keys have changed");
+                self.0.list.store(Arc::new(list));
+                self.bump();
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => tracing::error!(%error, "keeping agents' keys as they were"),
+            None => tracing::error!("reading agents' keys was cut short; keeping them as they were"),
+        }
+    }
+
+    fn bump(&self) {
+        self.0.changes.send_modify(|generation| *generation += 1);
+    }
+
+    fn next_expiry(&self, after: OffsetDateTime) -> Option<Duration> {
+        let list = self.0.list.load();
+        let next =
+            list.values().flatten().filter_map(|entry| entry.expires).filter(|at| *at > after).min()?;
+        Duration::try_from(next - OffsetDateTime::now_utc()).ok().or(Some(Duration::ZERO))
+    }
+
+    fn expired_between(&self, after: OffsetDateTime, until: OffsetDateTime) -> bool {
+        let list = self.0.list.load();
+        list.values().flatten().filter_map(|entry| entry.expires).any(|at| after < at && at <= until)
+    }
+}
+
+/// Runs what reads files where it does not hold up other tasks. `None` when the runtime ends.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+async fn until_quiet(word: &mut mpsc::Receiver<()>) {
+    let _ = tokio::time::timeout(QUIET_LIMIT, async {
+        while let Ok(Some(())) = tokio::time::timeout(QUIET, word.recv()).await {}
+    })
+    .await;
+}
+
+/// Asks the system for word of changes. The folder around the path is watched, because files
+/// are replaced by renaming; so are a folder of keys itself, and where a symbolic link leads.
+fn watcher(path: &Path, told: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    use notify::event::{AccessKind, AccessMode, EventKind};
+    let on_event = move |event: notify::Result<notify::Event>| {
+        let only_read = event.is_ok_and(|event| match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+            kind => kind.is_access(),
+        });
+        if !only_read {
+            // Full means that word is already on its way.
+            let _ = told.try_send(());
+        }
+    };
+    let mut watcher = match notify::recommended_watcher(on_event) {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            tracing::warn!(%error, "no word of changes from the system; looking at agents' keys every 10 s");
+            return None;
+        }
+    };
+    let mut folders = vec![folder_of(path)];
+    if let Ok(real) = path.canonicalize() {
+        folders.push(folder_of(&real));
+        if real.is_dir() {
+            folders.push(real);
+        }
+    }
+    folders.sort();
+    folders.dedup();
+    for folder in folders {
+        if let Err(error) = watcher.watch(&folder, notify::RecursiveMode::NonRecursive) {
+            tracing::warn!(path = %folder.display(), %error, "cannot watch; looking at agents' keys every 10 s");
+        }
+    }
+    Some(watcher)
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// What changes when a file of the list does.
+fn stamp(path: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+    let files = files_of(path).unwrap_or_default();
+    let stamp_of = |file: PathBuf| {
+        let facts = fs::metadata(&file).ok()?;
+        Some((file, facts.len(), facts.modified().ok()))
+    };
+    files.into_iter().filter_map(stamp_of).collect()
+}
+
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, KeysError> {
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |error| KeysError::Unreadable { path, error }
+    };
+    if !fs::metadata(path).map_err(unreadable(path))?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for item in fs::read_dir(path).map_err(unreadable(path))? {
+        let item = item.map_err(unreadable(path))?;
+        let name = item.file_name();
+        let name = name.to_string_lossy();
+        // Follows links: that is how Kubernetes puts a Secret into a folder. One that leads
+        // nowhere is not a file.
+        let is_file = fs::metadata(item.path()).is_ok_and(|facts| facts.is_file());
+        if is_file && !name.starts_with('.') && !name.ends_with('~') {
+            files.push(item.path());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_all(path: &Path) -> Result<List, KeysError> {
+    let mut list = List::new();
+    for file in files_of(path)? {
+        let mut octets = Vec::new();
+        fs::File::open(&file)
+            .and_then(|open| open.take(FILE_MAX + 1).read_to_end(&mut octets))
+            .map_err(|error| KeysError::Unreadable { path: file.clone(), error })?;
+        if octets.len() as u64 > FILE_MAX {
+            return Err(KeysError::TooLarge(file));
+        }
+        // Comments may be in any encoding; keys and options are ASCII.
+        for (number, text) in (1..).zip(String::from_utf8_lossy(&octets).lines()) {
+            let place = format_args!("{}:{number}", file.display());
+            match parse_line(text) {
+                Ok(None) => {}
+                Ok(Some(line)) => {
+                    for note in &line.notes {
+                        tracing::debug!(place = %place, "{note}");
+                    }
+                    list.entry(line.key.key_data().clone()).or_default().push(line.entry);
+                }
+                Err(fault) => {
+                    tracing::warn!(place = %place, "this line of agents' keys is left out: {fault}")
+                }
+            }
+        }
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const REMOTE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn key(line: &str) -> PublicKey {
+        PublicKey::from_openssh(line).expect("valid key")
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::write(path, text).expect("writable");
+    }
+
+    #[test]
+    fn any_key_and_no_key() {
+        let key = key(FIRST);
+        let keys = |any| AgentKeys::open(None, any).expect("nothing to read");
+        assert_eq!(keys(AnyKey::Yes).check(&key, REMOTE), Ok(()));
+        assert_eq!(keys(AnyKey::OnLoopback).check(&key, "::1".parse().expect("literal")), Ok(()));
+        assert_eq!(
+            keys(AnyKey::OnLoopback).check(&key, "::ffff:127.0.0.1".parse().expect("literal")),
+            Ok(())
+        );
+        let refusal = keys(AnyKey::OnLoopback).check(&key, REMOTE).expect_err("must refuse");
+        assert!(matches!(refusal, KeyRefusal::OnlyLoopback { .. }));
+        let refusal = keys(AnyKey::No).check(&key, LOCAL).expect_err("must refuse").to_string();
+        assert!(refusal.starts_with("the key SHA256:"), "{refusal}");
+    }
+
+    #[test]
+    fn refusals_say_why() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("keys");
+        let check = |text: &str| {
+            write(&path, text);
+            AgentKeys::open(Some(&path), AnyKey::No).expect("readable").check(&key(FIRST), REMOTE)
+        };
+        assert_eq!(check(&format!("junk\n{FIRST} me\n")), Ok(()));
+        assert!(matches!(check("# none\n"), Err(KeyRefusal::NotListed { .. })));
+        assert!(matches!(check(&format!("from=\"10.*\" {FIRST}")), Err(KeyRefusal::WrongAddress { .. })));
+        let expired = format!("expiry-time=\"20200101Z\" {FIRST}");
+        assert!(matches!(check(&expired), Err(KeyRefusal::Expired { .. })));
+        assert_eq!(check(&format!("{expired}\nexpiry-time=\"29990101Z\" {FIRST}")), Ok(()));
+        assert!(AgentKeys::open(Some(&dir.path().join("absent")), AnyKey::No).is_err());
+    }
+
+    #[test]
+    fn a_folder_counts_its_plain_files() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let keys = || AgentKeys::open(Some(dir.path()), AnyKey::No).expect("readable");
+        write(&dir.path().join(".hidden"), FIRST);
+        write(&dir.path().join("backup~"), FIRST);
+        fs::create_dir(dir.path().join("sub")).expect("makable");
+        assert!(keys().is_empty());
+        write(&dir.path().join("team"), FIRST);
+        assert_eq!(keys().check(&key(FIRST), REMOTE), Ok(()));
+    }
+
+    async fn changed(changes: &mut watch::Receiver<u64>) {
+        tokio::time::timeout(Duration::from_secs(30), changes.changed())
+            .await
+            .expect("a change in time")
+            .expect("the keys live");
+    }
+
+    #[tokio::test]
+    async fn rereads_after_writing_renaming_and_link_swaps() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("keys");
+        write(&path, FIRST);
+        let keys = AgentKeys::open(Some(&path), AnyKey::No).expect("readable");
+        let mut changes = keys.changes();
+        let tasks = Tasks::new();
+        keys.watch(&tasks);
+        let is_allowed = || keys.check(&key(FIRST), REMOTE).is_ok();
+
+        write(&path, "# all gone\n");
+        changed(&mut changes).await;
+        assert!(!is_allowed());
+
+        let next = dir.path().join("next");
+        write(&next, FIRST);
+        fs::rename(&next, &path).expect("same folder");
+        changed(&mut changes).await;
+        assert!(is_allowed());
+
+        let (empty, link) = (dir.path().join("empty"), dir.path().join("link"));
+        write(&empty, "");
+        std::os::unix::fs::symlink(&empty, &link).expect("linkable");
+        fs::rename(&link, &path).expect("same folder");
+        changed(&mut changes).await;
+        assert!(!is_allowed());
+        tasks.begin_drain();
+        tasks.all_ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_failed_reading_keeps_the_list_and_expiry_is_told() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("keys");
+        let soon = OffsetDateTime::now_utc() + Duration::from_secs(2);
+        let soon = soon
+            .format(time::macros::format_description!("[year][month][day][hour][minute][second]Z"))
+            .expect("formattable");
+        write(&path, &format!("expiry-time=\"{soon}\" {FIRST}"));
+        let keys = AgentKeys::open(Some(&path), AnyKey::No).expect("readable");
+        assert_eq!(keys.check(&key(FIRST), REMOTE), Ok(()));
+        let mut changes = keys.changes();
+        keys.watch(&Tasks::new());
+        fs::remove_file(&path).expect("removable");
+        changed(&mut changes).await;
+        assert_eq!(keys.len(), 1, "the list must stay");
+        assert!(matches!(keys.check(&key(FIRST), REMOTE), Err(KeyRefusal::Expired { .. })));
+    }
+}
