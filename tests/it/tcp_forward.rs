@@ -53,14 +53,3 @@ fn another_port_is_refused_with_a_reason_that_the_person_sees() {
     }
     gateway.wait_reason("port-not-offered");
 }
-
-#[test]
-fn a_person_with_another_forward_that_works_sees_the_reason_too() {
-    let gateway = Gateway::start();
-    let ssh =
-        OpenSsh::new(&gateway).args(&["-tt"]).forward("8080", nobody()).forward("web:80", nobody()).spawn();
-    poll("words about the port", SOON, || {
-        let words = format!("{}{}", ssh.out, ssh.err);
-        (words.contains("not offered") && words.contains("https://web-dzk582uo.gw.test/")).then_some(())
-    });
-}

@@ -38,7 +38,7 @@ fn through_s_client_without_alpn() {
 #[test]
 fn through_the_plain_listener_of_a_move() {
     let mut setup = Setup::new();
-    setup.set("plain_ssh", vec!["127.0.0.1:0"]);
+    setup.set("plain.ssh", vec!["127.0.0.1:0"]);
     let (gateway, backend) = (setup.start(), Backend::start());
     let _agent = OpenSsh::new(&gateway).via(Via::PlainListener).forward("/web", backend.address()).start();
     assert_eq!(Curl::new(&gateway).get(&format!("https://{}/small", host("web"))).text(), "small");

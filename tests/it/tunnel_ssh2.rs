@@ -79,7 +79,7 @@ fn with_ecdsa_keys() {
 #[test]
 fn over_the_plain_listener() {
     let mut setup = Setup::new();
-    setup.set("plain_ssh", vec!["127.0.0.1:0"]);
+    setup.set("plain.ssh", vec!["127.0.0.1:0"]);
     let (gateway, backend) = (setup.start(), Backend::start());
     let port = gateway.address_of("plain-ssh").port();
     let more = json!({ "port": port, "ca": null, "forwards": { "/web": backend.address().port() } });

@@ -147,8 +147,8 @@ pub fn tcp_to(address: std::net::SocketAddr) -> TcpStream {
     stream
 }
 
-/// A TLS client that trusts the authority, offers `alpn`, and sends `sni` if given.
-pub fn tls_client(ca: PathBuf, sni: Option<&str>, alpn: &[&str]) -> ClientConnection {
+/// A TLS client's side that trusts the authority and offers `alpn`.
+pub fn tls_config(ca: PathBuf, alpn: &[&str]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).expect("a certificate")).expect("a certificate");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -158,6 +158,12 @@ pub fn tls_client(ca: PathBuf, sni: Option<&str>, alpn: &[&str]) -> ClientConnec
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config
+}
+
+/// A TLS client that sends `sni` if given.
+pub fn tls_client(ca: PathBuf, sni: Option<&str>, alpn: &[&str]) -> ClientConnection {
+    let mut config = tls_config(ca, alpn);
     config.enable_sni = sni.is_some();
     // Without SNI, the certificate shown is the first one, which is good for this name.
     let name = ServerName::try_from(sni.unwrap_or("gw.test").to_owned()).expect("a host name");
