@@ -64,7 +64,8 @@ pub fn provision(
     let host_key = host_key::load(&settings.ssh.host_key)?;
     let registry = Registry::new();
     let http = Http::new(settings.clone(), registry.clone(), visitors.clone());
-    let ssh = Ssh::new(settings.clone(), registry, keys.clone(), host_key, agents.clone());
+    let closing = visitors.drain_begun();
+    let ssh = Ssh::new(settings.clone(), registry, keys.clone(), host_key, agents.clone(), closing);
     let edge = Edge::new(settings.clone(), certs, http, ssh, visitors.clone(), agents.clone())?;
     Ok(Provisioned { edge, keys })
 }
