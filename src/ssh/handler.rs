@@ -224,8 +224,7 @@ impl Handler for Callbacks {
         match Command::parse(line) {
             Some(command) => self.ask(channel, Ask::Exec(command), library),
             None => {
-                let words = "this gateway knows the commands `hello` and `tunnel-url NAME…`, and no other";
-                self.session.tell_refusal(words);
+                tracing::debug!(conn = %self.session.conn, "a command that is neither hello nor tunnel-url");
                 library.channel_failure(channel)
             }
         }

@@ -45,6 +45,9 @@ pub struct Shared {
     pub keys: AgentKeys,
     /// Who owns the sessions' tasks.
     pub tasks: Tasks,
+    /// Cancelled when the gateway begins to shut down: sessions go on, for the visitors they
+    /// carry, until their own tasks are told to drain.
+    pub closing: CancellationToken,
     /// Space for what visitors have not taken yet.
     pub budget: Arc<Budget>,
 }
@@ -67,7 +70,7 @@ pub struct AgentConnection {
 }
 
 impl Ssh {
-    /// Prepares to serve. `tasks` owns the sessions.
+    /// Prepares to serve. `tasks` owns the sessions; `closing` tells them ahead of the end.
     #[must_use]
     pub fn new(
         settings: Arc<Settings>,
@@ -75,6 +78,7 @@ impl Ssh {
         keys: AgentKeys,
         host_key: PrivateKey,
         tasks: Tasks,
+        closing: CancellationToken,
     ) -> Arc<Self> {
         let limits = &settings.limits;
         let budget = Budget::new(
@@ -84,7 +88,7 @@ impl Ssh {
             settings.state_dir.clone(),
         );
         let config = Arc::new(library_config(&settings, host_key));
-        let shared = Arc::new(Shared { settings, registry, keys, tasks, budget });
+        let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget });
         Arc::new(Self { shared, config })
     }
 
@@ -156,6 +160,8 @@ async fn watch(session: Arc<Session>, login: Instant) {
         () = tokio::time::sleep_until(login) => return session.end(Reason::LoginTimeout),
     }
     let mut changes = session.shared.keys.changes();
+    let closing = &session.shared.closing;
+    let mut told = false;
     loop {
         let allowed = session
             .identity()
@@ -166,6 +172,10 @@ async fn watch(session: Arc<Session>, login: Instant) {
         tokio::select! {
             () = drain.cancelled() => return session.end(Reason::Draining),
             () = tokio::time::sleep(KEY_CHECK) => {}
+            () = closing.cancelled(), if !told => {
+                told = true;
+                session.notice(format!("the gateway is shutting down ({})", Reason::Draining));
+            }
             // The sender lives as long as the gateway; without it, the clock is left.
             Ok(()) = changes.changed() => {}
         }

@@ -216,7 +216,7 @@ impl Session {
     }
 
     /// Tells whoever watches; dropped when nobody does.
-    fn notice(&self, text: String) {
+    pub fn notice(&self, text: String) {
         let _ = self.notices.send(text.into());
     }
 
