@@ -177,7 +177,7 @@ fn a_hello_in_many_records_works() {
 #[test]
 fn a_slow_hello_is_cut_at_the_deadline() {
     let mut setup = Setup::new();
-    setup.set("limits.handshake_timeout", "1s");
+    setup.set("limits.handshake_timeout", "1s").set("limits.silence_timeout", "500ms");
     let gateway = setup.start();
     let (_client, hello) = hello(&gateway);
     let mut stream = visitor::tcp(&gateway);
@@ -194,7 +194,7 @@ fn a_slow_hello_is_cut_at_the_deadline() {
 #[test]
 fn a_connection_that_says_nothing_is_cut_at_the_deadline() {
     let mut setup = Setup::new();
-    setup.set("limits.handshake_timeout", "1s");
+    setup.set("limits.handshake_timeout", "1s").set("limits.silence_timeout", "500ms");
     let gateway = setup.start();
     let before = Instant::now();
     assert_eq!(read_to_end(&mut visitor::tcp(&gateway)), b"");

@@ -64,7 +64,7 @@ fn a_head_may_not_be_endless() {
 #[test]
 fn a_head_may_not_take_for_ever() {
     let mut setup = Setup::new();
-    setup.set("limits.handshake_timeout", "1s").set("http.idle_timeout", "1s");
+    setup.set("limits.handshake_timeout", "2s").set("http.idle_timeout", "1s");
     let gateway = setup.start();
     let mut stream = visitor::tls(&gateway, Some("gw.test"), &["http/1.1"]).expect("a handshake");
     stream.write_all(b"GET / HTTP/1.1\r\nHost: gw.test\r\nX-A").expect("open");

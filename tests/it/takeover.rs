@@ -79,7 +79,7 @@ fn a_suspended_agent_is_evicted_by_a_newcomer() {
 #[test]
 fn a_suspended_agent_is_noticed_by_keep_alive() {
     let mut setup = Setup::new();
-    setup.set("ssh.keepalive_interval", "500ms");
+    setup.set("ssh.keepalive_interval", "1s");
     let gateway = setup.start();
     let first = Agent::web(&gateway, nobody());
     first.process.signal(Signal::STOP);
@@ -92,11 +92,11 @@ fn a_suspended_agent_is_noticed_by_keep_alive() {
 #[test]
 fn an_idle_agent_lives_on_by_keep_alive() {
     let mut setup = Setup::new();
-    setup.set("ssh.keepalive_interval", "200ms");
+    setup.set("ssh.keepalive_interval", "1s");
     let (gateway, backend) = (setup.start(), Backend::start());
     let mut agent = Agent::web(&gateway, backend.address());
-    // Time enough for a dozen keep-alives.
-    let end = Instant::now() + Duration::from_secs(3);
+    // Longer than three unanswered ones take to end a session.
+    let end = Instant::now() + Duration::from_secs(6);
     poll("end of the wait", SOON, || (Instant::now() > end).then_some(()));
     assert!(agent.process.has_ended().is_none(), "{}", agent.process.err);
     assert_eq!(Curl::new(&gateway).get(&format!("{}small", url())).text(), "small");

@@ -83,7 +83,7 @@ impl<'a> OpenSsh<'a> {
     pub fn new(gateway: &'a Gateway) -> Self {
         Self {
             gateway,
-            via: Via::Connect,
+            via: Via::SClient { alpn: true },
             key: "ed25519a".to_owned(),
             user: "me".to_owned(),
             arguments: Vec::new(),
@@ -141,10 +141,9 @@ impl<'a> OpenSsh<'a> {
             Via::Raw | Via::PlainListener => None,
         };
         let mut command = Command::new("ssh");
-        command.args(["-F", "none", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"]);
+        command.args(["-F", "none", "-T", "-o", "StrictHostKeyChecking=no"]);
         command.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "GlobalKnownHostsFile=/dev/null"]);
         command.args(["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "LogLevel=INFO"]);
-        command.args(["-o", "PreferredAuthentications=publickey"]);
         command.arg("-i").arg(key).arg("-p").arg(address.port().to_string()).args(["-l", &self.user]);
         if let Some(proxy) = proxy {
             command.arg("-o").arg(format!("ProxyCommand={proxy}"));

@@ -15,7 +15,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("curl", "curl"),
     ("openssl", "openssl"),
-    ("ssh-audit", "ssh-audit"),
 ];
 
 /// A running program.
