@@ -1,5 +1,8 @@
 //! Visitors' requests: one connection served, each request in visible order.
 
+mod guard;
+mod head;
+
 use std::sync::Arc;
 
 use crate::config::Settings;
