@@ -336,7 +336,10 @@ mod tests {
             ("Host: a\r\nContent-Length: 18446744073709551615\r\n", Fault::Length),
             ("Host: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n", Fault::TwoLengths),
             ("Host: a\r\nTransfer-Encoding: gzip, chunked\r\n", Fault::TransferEncoding),
-            ("Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Fault::TransferEncoding),
+            (
+                "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                Fault::TransferEncoding,
+            ),
             ("Host: a\r\nTransfer-Encoding: identity\r\n", Fault::TransferEncoding),
         ] {
             assert_eq!(verdict(&format!("GET / HTTP/1.1\r\n{fields}\r\n")), Err(fault), "{fields:?}");
@@ -369,7 +372,8 @@ mod tests {
                 assert_eq!(chunks.feed(&rest), Ok((body.len() - split, true)));
             }
         }
-        for bad in ["5\nhello", "g\r\n", "\r\n", "5 \r\nhello", "5\r\nhelloX", "-1\r\n", "0\r\nA : b\r\n\r\n"] {
+        for bad in ["5\nhello", "g\r\n", "\r\n", "5 \r\nhello", "5\r\nhelloX", "-1\r\n", "0\r\nA : b\r\n\r\n"]
+        {
             assert!(Chunks::new().feed(bad.as_bytes()).is_err(), "{bad:?} was taken");
         }
     }
