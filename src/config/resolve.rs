@@ -4,10 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::list::find;
-use super::value::{self, list, text};
+use super::value::{self, list, parse_base_url, parse_colon_pair, parse_network, parse_pair, text};
 use super::written::{Value, Written};
 use super::{
     AnyKey, BaseUrl, Fault, Faults, HttpSettings, Limits, LogSettings, PemPair, PemSource, Settings,
@@ -353,60 +351,6 @@ fn clashes(one: SocketAddr, other: SocketAddr) -> bool {
         && (one.ip() == other.ip() || is_wide)
 }
 
-fn parse_base_url(url: &str) -> Result<BaseUrl, String> {
-    const HINT: &str = "write `https://HOST[:PORT]`";
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(format!("`{url}` is not a URL; {HINT}"));
-    };
-    let https = match scheme.to_ascii_lowercase().as_str() {
-        "https" => true,
-        "http" => false,
-        _ => return Err(format!("`{url}` is neither an https nor an http URL; {HINT}")),
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.contains(['/', '?', '#', '@']) {
-        return Err(format!("`{url}` holds more than scheme, host and port; {HINT}"));
-    }
-    let (host, port) = HostName::parse_authority(authority).map_err(|error| format!("{error}; {HINT}"))?;
-    if host.is_ip() {
-        return Err(format!(
-            "`{host}` is an IP address, below which no tunnel can have a name; write a host name"
-        ));
-    }
-    if port == Some(0) {
-        return Err(format!("`{url}` has the port 0; {HINT}"));
-    }
-    let own = if https { 443 } else { 80 };
-    Ok(BaseUrl { https, host, port: port.filter(|port| *port != own) })
-}
-
-fn parse_network(item: &str) -> Result<IpNet, String> {
-    let bad = || format!("`{item}` is not a network; write such as `10.0.0.0/8` or one address");
-    item.parse::<IpNet>().or_else(|_| item.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| bad())
-}
-
-fn parse_pair(item: &toml::Value, relative: impl Fn(&str) -> PemSource) -> Result<PemPair, String> {
-    const HINT: &str = "write `{ cert = \"cert.pem\", key = \"key.pem\" }`";
-    let table = item.as_table().ok_or_else(|| format!("`{item}` is not a pair; {HINT}"))?;
-    if let Some(unknown) = table.keys().find(|key| !["cert", "key"].contains(&key.as_str())) {
-        return Err(format!("a pair has no `{unknown}`; {HINT}"));
-    }
-    let file = |name: &str| {
-        let path = table.get(name).and_then(toml::Value::as_str).filter(|path| !path.is_empty());
-        path.map(&relative).ok_or_else(|| format!("a pair without the path of its `{name}`; {HINT}"))
-    };
-    Ok(PemPair { cert: file("cert")?, key: file("key")? })
-}
-
-fn parse_colon_pair(item: &str, relative: impl Fn(&str) -> PemSource) -> Result<PemPair, String> {
-    match item.split_once(':') {
-        Some((cert, key)) if !cert.is_empty() && !key.is_empty() => {
-            Ok(PemPair { cert: relative(cert), key: relative(key) })
-        }
-        _ => Err(format!("`{item}` is not a pair; write `cert.pem:key.pem`, with commas between pairs")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,29 +374,6 @@ mod tests {
                 "`{}` is never read: {faults}",
                 setting.path
             );
-        }
-    }
-
-    #[test]
-    fn base_urls() {
-        let parse = |url: &str| parse_base_url(url).map(|base| base.url_of(&base.host));
-        assert_eq!(parse("https://Example.com").as_deref(), Ok("https://example.com/"));
-        assert_eq!(parse("https://example.com:443/").as_deref(), Ok("https://example.com/"));
-        assert_eq!(parse("http://example.com:443").as_deref(), Ok("http://example.com:443/"));
-        for bad in [
-            "",
-            "example.com",
-            "ftp://example.com",
-            "https://",
-            "https://a/b",
-            "https://a?b",
-            "https://u@a",
-            "https://a:0",
-            "https://a:b",
-            "https://127.0.0.1",
-            "https://[::1]",
-        ] {
-            assert!(parse(bad).is_err(), "{bad} was taken");
         }
     }
 }
