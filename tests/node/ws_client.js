@@ -7,9 +7,10 @@ const WebSocket = require('ws');
 const options = JSON.parse(process.argv[2]);
 const say = (result, code) => { process.stdout.write(JSON.stringify(result) + '\n'); process.exitCode = code; };
 
-const socket = new WebSocket(`wss://${options.host}${options.path}`, ['echo.v1'], {
-  host: '127.0.0.1',
-  port: options.port,
+const socket = new WebSocket(`wss://${options.host}:${options.port}${options.path}`, ['echo.v1'], {
+  lookup: (host, lookupOptions, callback) => (lookupOptions.all
+    ? callback(null, [{ address: '127.0.0.1', family: 4 }])
+    : callback(null, '127.0.0.1', 4)),
   servername: options.host,
   ca: fs.readFileSync(options.ca),
   headers: { Host: options.host },
