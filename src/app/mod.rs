@@ -1,1 +1,104 @@
-//! Composition root.
+//! The composition root: provision → run → drain. Nothing else knows all the rooms.
+
+mod drain;
+mod provision;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+pub use provision::AppError;
+
+use crate::config::Settings;
+use crate::edge::Edge;
+use crate::net::{Slots, Tasks, accept_loop, bind};
+use provision::Provisioned;
+
+/// The addresses that were bound; ports are the real ones where 0 was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Bound {
+    /// The single port.
+    pub tls: Vec<SocketAddr>,
+    /// Plain HTTP.
+    pub plain_http: Vec<SocketAddr>,
+    /// Plain SSH.
+    pub plain_ssh: Vec<SocketAddr>,
+}
+
+/// Runs the gateway until a signal ends it (SIGTERM or SIGINT), draining first. `ready` is
+/// called once everything is bound.
+///
+/// # Errors
+/// When something that the configuration names cannot be used, or an address not be bound.
+pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), AppError> {
+    let signals = drain::Signals::install()?;
+    let (visitors, agents) = (Tasks::new(), Tasks::new());
+    let settings = Arc::new(settings);
+    let Provisioned { edge, keys } = provision::provision(&settings, &visitors, &agents)?;
+    let bound = listen(&settings, &edge, &visitors)?;
+    keys.watch(&agents);
+    ready(&bound);
+    drain::until_stopped(signals, &visitors, &agents, settings.drain_timeout).await;
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Tls,
+    PlainHttp,
+    PlainSsh,
+}
+
+impl What {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::PlainHttp => "plain-http",
+            Self::PlainSsh => "plain-ssh",
+        }
+    }
+}
+
+/// Binds everything before anything is accepted.
+fn listen(settings: &Settings, edge: &Arc<Edge>, visitors: &Tasks) -> Result<Bound, AppError> {
+    let wanted = settings
+        .listen
+        .iter()
+        .map(|address| (What::Tls, *address))
+        .chain(settings.plain_http.iter().map(|address| (What::PlainHttp, *address)))
+        .chain(settings.plain_ssh.iter().map(|address| (What::PlainSsh, *address)));
+    let mut listeners = Vec::new();
+    let mut bound = Bound::default();
+    for (what, mut address) in wanted {
+        // With port 0, all addresses of one kind share the port that the first one gets.
+        let list = match what {
+            What::Tls => &mut bound.tls,
+            What::PlainHttp => &mut bound.plain_http,
+            What::PlainSsh => &mut bound.plain_ssh,
+        };
+        if let (0, Some(first)) = (address.port(), list.first()) {
+            address.set_port(first.port());
+        }
+        let listener = bind(address)?;
+        let real = listener.local_addr().unwrap_or(address);
+        list.push(real);
+        listeners.push((what, listener, real));
+    }
+    let slots = Slots::new(settings.limits.connections, settings.limits.connections_per_address);
+    for (what, listener, address) in listeners {
+        tracing::info!(what = what.word(), %address, "listening");
+        serve(what, listener, address.port(), edge.clone(), slots.clone(), visitors);
+    }
+    Ok(bound)
+}
+
+fn serve(what: What, listener: TcpListener, port: u16, edge: Arc<Edge>, slots: Slots, visitors: &Tasks) {
+    let accepting =
+        accept_loop(listener, slots, visitors.clone(), move |stream, peer, id, slot| match what {
+            What::Tls => edge.serve_tls(stream, peer, id, slot, port),
+            What::PlainHttp => edge.serve_plain_http(stream, peer, id, slot, port),
+            What::PlainSsh => edge.serve_plain_ssh(stream, peer, id, slot),
+        });
+    visitors.spawn("listener", accepting);
+}

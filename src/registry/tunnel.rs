@@ -14,9 +14,6 @@ use crate::name::TunnelName;
 use crate::net::{ByteStream, VisitorAddr};
 use crate::observe::Reason;
 
-/// Visits that a slow watcher of a tunnel may lag behind before it misses some.
-const VISITS_KEPT: usize = 64;
-
 /// A boxed future, for traits that must be objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -97,6 +94,8 @@ impl TunnelId {
 /// A request that a visitor made, as a watcher of the tunnel sees it.
 #[derive(Clone, Debug)]
 pub struct Visit {
+    /// The tunnel visited.
+    pub tunnel: TunnelName,
     /// The request's method.
     pub method: http::Method,
     /// The path, without the query (it may hold secrets).
@@ -129,18 +128,10 @@ pub struct Tunnel {
     pub opener: Arc<dyn Opener>,
     /// Who holds it.
     pub holder: Arc<dyn Holder>,
-    /// What visitors asked for, for those who watch.
+    /// What visitors asked for, for those who watch; tunnels of one session share it.
     pub visits: broadcast::Sender<Visit>,
     /// Cancelled when the lease ends.
     pub gone: CancellationToken,
-}
-
-impl Tunnel {
-    /// A channel for [`Tunnel::visits`].
-    #[must_use]
-    pub fn visits_channel() -> broadcast::Sender<Visit> {
-        broadcast::Sender::new(VISITS_KEPT)
-    }
 }
 
 impl std::fmt::Debug for Tunnel {

@@ -1,1 +1,20 @@
-//! Agents' sessions.
+//! Agents' sessions: who they are, what they expose, and the way to it.
+//!
+//! Knows nothing of HTTP: visitors reach an agent through the [`Opener`](crate::registry::Opener)
+//! that a session puts into the registry with each name it claims. All of the living with the
+//! SSH library's ways is in [`transport`] and [`channel`].
+
+pub mod channel;
+mod commands;
+pub mod forward;
+mod handler;
+pub mod host_key;
+mod opener;
+mod screen;
+mod server;
+mod session;
+pub mod spill;
+mod terminal;
+pub mod transport;
+
+pub use server::{AgentConnection, Ssh};

@@ -1,0 +1,60 @@
+//! From the signal to stop until nothing runs.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::AppError;
+use crate::net::Tasks;
+
+/// How long agents have to hear that the gateway ends, once no visitor is left.
+const AGENTS_LEAVE: Duration = Duration::from_secs(3);
+
+/// The signals that end the gateway.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over.
+    pub fn install() -> Result<Self, AppError> {
+        let take = |kind| signal(kind).map_err(AppError::Signals);
+        Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Waits for a signal, then drains: no new connection, what runs goes on for at most `timeout`.
+/// Visitors go first, because agents carry their bytes. A second signal cuts at once.
+pub async fn until_stopped(mut signals: Signals, visitors: &Tasks, agents: &Tasks, timeout: Duration) {
+    let name = signals.next().await;
+    tracing::info!(
+        signal = name,
+        timeout_s = timeout.as_secs_f64(),
+        visitors = visitors.running(),
+        agents = agents.running(),
+        "draining; a second signal cuts at once"
+    );
+    visitors.begin_drain();
+    let drained = async {
+        if tokio::time::timeout(timeout, visitors.all_ended()).await.is_err() {
+            tracing::info!(left = visitors.running(), "drain time is over; cutting what is left");
+            visitors.cut();
+        }
+        agents.begin_drain();
+        let _ = tokio::time::timeout(AGENTS_LEAVE, agents.all_ended()).await;
+    };
+    tokio::select! {
+        () = drained => tracing::info!("drained"),
+        name = signals.next() => tracing::info!(signal = name, "cut"),
+    }
+    visitors.cut();
+    agents.cut();
+}

@@ -1,0 +1,71 @@
+//! Makes everything that the configuration names, or says what cannot be made.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::access::{AgentKeys, KeysError};
+use crate::certs::{CertError, CertStore};
+use crate::config::Settings;
+use crate::edge::Edge;
+use crate::http::Http;
+use crate::net::{BindError, Tasks};
+use crate::registry::Registry;
+use crate::ssh::{Ssh, host_key};
+
+/// Why the gateway does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A certificate.
+    #[error(transparent)]
+    Certificates(#[from] CertError),
+    /// The agents' keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The host key.
+    #[error(transparent)]
+    HostKey(#[from] host_key::HostKeyError),
+    /// An address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// TLS itself.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The folder for what the gateway keeps.
+    #[error("cannot make the folder `{path}`: {error}; set `state_dir` to one that can be written to")]
+    StateDir {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// What was made.
+pub struct Provisioned {
+    /// Where connections go.
+    pub edge: Arc<Edge>,
+    /// The agents' keys, to be watched.
+    pub keys: AgentKeys,
+}
+
+/// Makes everything but the listeners.
+pub fn provision(
+    settings: &Arc<Settings>,
+    visitors: &Tasks,
+    agents: &Tasks,
+) -> Result<Provisioned, AppError> {
+    let path = &settings.state_dir;
+    std::fs::create_dir_all(path).map_err(|error| AppError::StateDir { path: path.clone(), error })?;
+    let certs = CertStore::from_settings(&settings.tls)?;
+    let keys = AgentKeys::open(settings.ssh.authorized_keys.as_deref(), settings.ssh.any_key)?;
+    let host_key = host_key::load(&settings.ssh.host_key)?;
+    let registry = Registry::new();
+    let http = Http::new(settings.clone(), registry.clone(), visitors.clone());
+    let closing = visitors.drain_begun();
+    let ssh = Ssh::new(settings.clone(), registry, keys.clone(), host_key, agents.clone(), closing);
+    let edge = Edge::new(settings.clone(), certs, http, ssh, visitors.clone(), agents.clone())?;
+    Ok(Provisioned { edge, keys })
+}

@@ -1,0 +1,285 @@
+//! One connection from accept to hand-over, under one deadline.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rustls::ServerConfig;
+use rustls::server::{Accepted, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::StartHandshake;
+use tokio_rustls::server::TlsStream;
+
+use super::classify::{ALPN, Opening, TlsClass, by_alpn};
+use super::hello;
+use crate::certs::CertStore;
+use crate::config::Settings;
+use crate::http::{Connection, Http, TlsFacts};
+use crate::name::HostName;
+use crate::net::{ConnId, Duplex, PeerAddr, Replay, Slot, Tasks};
+use crate::observe::Reason;
+use crate::ssh::{AgentConnection, Ssh};
+
+/// The gateway's listeners, and where what they accept goes.
+pub struct Edge {
+    settings: Arc<Settings>,
+    certs: CertStore,
+    tls: Arc<ServerConfig>,
+    http: Arc<Http>,
+    ssh: Arc<Ssh>,
+    visitors: Tasks,
+    agents: Tasks,
+}
+
+/// What became of a connection by the time it is handed over.
+enum Handed {
+    Http(Box<dyn Duplex>, Connection),
+    Ssh(Box<dyn Duplex>, AgentConnection),
+    PlainHttp(Box<dyn Duplex>, Connection),
+}
+
+/// What is known of a connection from the start.
+#[derive(Clone, Copy)]
+struct Accept {
+    id: ConnId,
+    peer: PeerAddr,
+    port: u16,
+    deadline: Instant,
+}
+
+/// Why a connection was ended before it was handed over.
+struct Refusal {
+    reason: Reason,
+    detail: Option<String>,
+    sni: Option<String>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: None, sni: None }
+    }
+}
+
+impl Edge {
+    /// Prepares to serve. `visitors` owns the connections until they turn out to be agents'.
+    ///
+    /// # Errors
+    /// When the TLS library cannot make session tickets: the system has no randomness.
+    pub fn new(
+        settings: Arc<Settings>,
+        certs: CertStore,
+        http: Arc<Http>,
+        ssh: Arc<Ssh>,
+        visitors: Tasks,
+        agents: Tasks,
+    ) -> Result<Arc<Self>, rustls::Error> {
+        let tls = Arc::new(tls_config(certs.clone())?);
+        Ok(Arc::new(Self { settings, certs, tls, http, ssh, visitors, agents }))
+    }
+
+    /// Serves a connection to the single port, in tasks of its own.
+    pub fn serve_tls(self: &Arc<Self>, stream: TcpStream, peer: PeerAddr, id: ConnId, slot: Slot, port: u16) {
+        let edge = self.clone();
+        let accept = self.accept(peer, id, port);
+        self.visitors.spawn("connection", async move {
+            let deadline = accept.deadline;
+            let handed = tokio::time::timeout_at(deadline, edge.identify(stream, accept)).await;
+            match handed.unwrap_or_else(|_| Err(Reason::HandshakeTimeout.into())) {
+                Ok(handed) => edge.hand_over(handed, slot).await,
+                Err(refusal) => {
+                    let Refusal { reason, detail, sni } = refusal;
+                    tracing::info!(conn = %id, %peer, sni, %reason, detail, "connection refused");
+                }
+            }
+        });
+    }
+
+    /// Serves a connection to a plain HTTP listener.
+    pub fn serve_plain_http(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: PeerAddr,
+        id: ConnId,
+        slot: Slot,
+        port: u16,
+    ) {
+        let edge = self.clone();
+        let conn = Connection { id, peer, local_port: port, tls: None };
+        self.visitors.spawn("connection", async move {
+            edge.hand_over(Handed::Http(Box::new(stream), conn), slot).await;
+        });
+    }
+
+    /// Serves a connection to a plain SSH listener.
+    pub fn serve_plain_ssh(self: &Arc<Self>, stream: TcpStream, peer: PeerAddr, id: ConnId, slot: Slot) {
+        let conn = AgentConnection { id, peer, tls: false };
+        self.spawn_agent(Box::new(stream), conn, slot);
+    }
+
+    fn accept(&self, peer: PeerAddr, id: ConnId, port: u16) -> Accept {
+        Accept { id, peer, port, deadline: Instant::now() + self.settings.limits.handshake_timeout }
+    }
+
+    async fn hand_over(self: Arc<Self>, handed: Handed, slot: Slot) {
+        let started = Instant::now();
+        let (conn, reason) = match handed {
+            Handed::Ssh(io, conn) => return self.spawn_agent(io, conn, slot),
+            Handed::Http(io, conn) => {
+                let reason = self.http.clone().serve(io, conn.clone()).await;
+                (conn, reason)
+            }
+            Handed::PlainHttp(io, conn) => {
+                let served = self.http.clone().serve_plain_on_tls_port(io, conn.clone());
+                (conn, served.await)
+            }
+        };
+        drop(slot);
+        let (tls, h2) = (conn.tls.is_some(), conn.tls.is_some_and(|tls| tls.h2));
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(conn = %conn.id, peer = %conn.peer, tls, h2, seconds, %reason, "connection ended");
+    }
+
+    /// Agents outlive visitors when the gateway drains, because they carry the visitors' bytes;
+    /// so their sessions belong to another owner.
+    fn spawn_agent(&self, io: Box<dyn Duplex>, conn: AgentConnection, slot: Slot) {
+        let ssh = self.ssh.clone();
+        self.agents.spawn("ssh session", async move {
+            ssh.serve(io, conn).await;
+            drop(slot);
+        });
+    }
+
+    async fn identify(&self, mut stream: TcpStream, accept: Accept) -> Result<Handed, Refusal> {
+        let mut seen = BytesMut::new();
+        match hello::read_opening(&mut stream, &mut seen).await? {
+            Opening::Tls => self.identify_tls(stream, seen, accept).await,
+            Opening::Ssh if self.settings.ssh.raw => {
+                let conn = AgentConnection { id: accept.id, peer: accept.peer, tls: false };
+                Ok(Handed::Ssh(Box::new(Replay::new(seen.freeze(), stream)), conn))
+            }
+            Opening::Ssh => Err(Reason::PlainSsh.into()),
+            Opening::Http => {
+                let conn =
+                    Connection { id: accept.id, peer: accept.peer, local_port: accept.port, tls: None };
+                Ok(Handed::PlainHttp(Box::new(Replay::new(seen.freeze(), stream)), conn))
+            }
+            Opening::Unknown | Opening::NeedMore => Err(Reason::UnknownProtocol.into()),
+        }
+    }
+
+    async fn identify_tls(
+        &self,
+        mut stream: TcpStream,
+        seen: BytesMut,
+        accept: Accept,
+    ) -> Result<Handed, Refusal> {
+        let accepted = hello::read_hello(&mut stream, seen).await.map_err(|(reason, error)| Refusal {
+            reason,
+            detail: error.map(|error| error.to_string()),
+            sni: None,
+        })?;
+        let hello = accepted.client_hello();
+        let sni = hello.server_name().and_then(|name| HostName::parse(name).ok());
+        let class = by_alpn(hello.alpn());
+        let refuse = |reason: Reason, detail: Option<String>| Refusal {
+            reason,
+            detail,
+            sni: sni.as_ref().map(ToString::to_string),
+        };
+        match class {
+            TlsClass::AcmeChallenge => {
+                hello::refuse_protocol(&mut stream).await;
+                return Err(refuse(Reason::NoSuchChallenge, None));
+            }
+            TlsClass::NothingCommon => {
+                hello::refuse_protocol(&mut stream).await;
+                return Err(refuse(Reason::NoCommonProtocol, None));
+            }
+            TlsClass::Ssh | TlsClass::Http | TlsClass::Unsaid => {}
+        }
+        let Some(served) = self.certs.select(sni.as_ref()) else {
+            hello::refuse_name(&mut stream).await;
+            let detail = "no certificate here covers the name asked for";
+            return Err(refuse(Reason::TlsFailed, Some(detail.to_owned())));
+        };
+        let stream = self
+            .handshake(accepted, stream)
+            .await
+            .map_err(|error| refuse(Reason::TlsFailed, Some(error.to_string())))?;
+        let facts =
+            TlsFacts { names: served.names.clone(), h2: stream.get_ref().1.alpn_protocol() == Some(b"h2") };
+        match class {
+            TlsClass::Ssh => Ok(agent(stream, accept)),
+            TlsClass::Http => Ok(visitor(stream, accept, facts)),
+            _ => self.identify_within_tls(stream, sni.as_ref(), accept, facts).await,
+        }
+    }
+
+    fn handshake(
+        &self,
+        accepted: Accepted,
+        stream: TcpStream,
+    ) -> impl Future<Output = std::io::Result<TlsStream<TcpStream>>> + use<> {
+        StartHandshake::from_parts(accepted, stream).into_stream(self.tls.clone())
+    }
+
+    /// Without ALPN, the first bytes after the handshake decide; and where SSH is expected, so
+    /// does silence, because in SSH the server may speak first.
+    async fn identify_within_tls(
+        &self,
+        mut stream: TlsStream<TcpStream>,
+        sni: Option<&HostName>,
+        accept: Accept,
+        facts: TlsFacts,
+    ) -> Result<Handed, Refusal> {
+        let mut seen = BytesMut::new();
+        let expects_ssh = sni.is_some_and(|sni| self.settings.ssh.hostnames.contains(sni));
+        let patience = if expects_ssh { self.settings.limits.silence_timeout } else { Duration::MAX };
+        let opening = match tokio::time::timeout(patience, hello::read_opening(&mut stream, &mut seen)).await
+        {
+            Ok(opening) => opening?,
+            Err(_) if seen.is_empty() => return Ok(agent(stream, accept)),
+            Err(_) => hello::read_opening(&mut stream, &mut seen).await?,
+        };
+        let stream = Replay::new(seen.freeze(), stream);
+        match opening {
+            Opening::Ssh => Ok(agent(stream, accept)),
+            // Whatever it is, it has come to where HTTPS is served, and gets HTTP's answer.
+            _ => Ok(visitor(stream, accept, facts)),
+        }
+    }
+}
+
+fn agent(io: impl Duplex + 'static, accept: Accept) -> Handed {
+    Handed::Ssh(Box::new(io), AgentConnection { id: accept.id, peer: accept.peer, tls: true })
+}
+
+fn visitor(io: impl Duplex + 'static, accept: Accept, facts: TlsFacts) -> Handed {
+    let Accept { id, peer, port, .. } = accept;
+    Handed::Http(Box::new(io), Connection { id, peer, local_port: port, tls: Some(facts) })
+}
+
+fn tls_config(certs: CertStore) -> Result<ServerConfig, rustls::Error> {
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(BySni(certs)));
+    config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
+    // Stateless tickets, whose keys rotate.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct BySni(CertStore);
+
+impl ResolvesServerCert for BySni {
+    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let sni = hello.server_name().and_then(|name| HostName::parse(name).ok());
+        self.0.select(sni.as_ref()).map(|served| served.key.clone())
+    }
+}

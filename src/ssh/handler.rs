@@ -1,0 +1,246 @@
+//! The SSH library's callbacks, in our words.
+//!
+//! They run inside the session's own loop: nothing here may wait for this session's peer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use russh::keys::Certificate;
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, VerifiedPublicKey};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, MethodKind, MethodSet, Pty, Sig};
+use tokio::sync::mpsc;
+
+use super::commands::Command;
+use super::forward::{self, ForwardError};
+use super::opener::ChannelOpener;
+use super::session::{Claim, ForwardKey, Session};
+use super::terminal::{self, Ask};
+use crate::access::{AccessLevel, Identity};
+use crate::observe::Reason;
+
+/// Session channels that one session may have open.
+const TERMINALS_MAX: usize = 8;
+/// Until this long after its start, a session is being set up.
+const SET_UP: Duration = Duration::from_secs(10);
+
+type Library = russh::server::Session;
+type Done<T = ()> = Result<T, russh::Error>;
+
+/// What the library calls.
+pub struct Callbacks {
+    session: Arc<Session>,
+    terminals: HashMap<ChannelId, mpsc::Sender<Ask>>,
+    had_terminal: bool,
+    /// Why the last key was refused, for whoever asks.
+    refusal: Option<String>,
+    authenticated_at: Option<Instant>,
+}
+
+impl Callbacks {
+    /// Callbacks for one session.
+    pub fn new(session: Arc<Session>) -> Self {
+        Self {
+            session,
+            terminals: HashMap::new(),
+            had_terminal: false,
+            refusal: None,
+            authenticated_at: None,
+        }
+    }
+
+    /// Refuses a key, and offers the client a method that only serves to say why: there the
+    /// person reads a sentence instead of a bare "Permission denied".
+    fn refuse_key(&mut self, words: String) -> Auth {
+        tracing::info!(conn = %self.session.conn, peer = %self.session.peer, reason = %Reason::KeyNotAllowed, detail = words, "key refused");
+        self.refusal = Some(words);
+        let methods = [MethodKind::PublicKey, MethodKind::KeyboardInteractive];
+        Auth::Reject { proceed_with_methods: Some(MethodSet::from(&methods[..])), partial_success: false }
+    }
+
+    /// Answers a forward request. A refusal during set-up ends an OpenSSH session with the
+    /// words in its disconnect message: OpenSSH shows these, and nothing else that a server
+    /// could say to a refused forward.
+    fn refused(&mut self, error: &ForwardError, library: &mut Library) -> bool {
+        let (session, reason) = (&self.session, error.reason());
+        tracing::info!(conn = %session.conn, peer = %session.peer, %reason, detail = %error, "forward refused");
+        let setting_up = !self.had_terminal && self.authenticated_at.is_some_and(|at| at.elapsed() < SET_UP);
+        if setting_up && session.link.software().starts_with("OpenSSH") {
+            let words = format!("{error} ({reason})");
+            // It can only fail when the session is ending anyhow.
+            let _ = library.disconnect(Disconnect::ByApplication, &words, "");
+        } else {
+            session.tell_refusal(&format!("{error} ({reason})"));
+        }
+        false
+    }
+
+    async fn claim_path(&self, path: &str) -> Result<(), ForwardError> {
+        let request = forward::parse(path)?;
+        let key = ForwardKey::Path(path.into());
+        let claim = Claim {
+            raw_name: request.path,
+            request_id: path.into(),
+            access: request.access,
+            meta: request.meta,
+            inject: request.inject,
+            opener: ChannelOpener::new(self.session.clone(), key.clone()),
+            key,
+        };
+        self.session.claim(claim).await.map(drop)
+    }
+
+    /// Claims for a TCP forward; the value is the port that the client is told.
+    async fn claim_tcp(&self, address: &str, port: u32) -> Result<u32, ForwardError> {
+        let user = self.session.user().cloned().ok_or(ForwardError::Ending)?;
+        let name = forward::parse_tcp(address, port, &user)?;
+        // A client that asks for port 0 learns a port, and finds the forward again by it.
+        let given = if port == 0 { 443 } else { port };
+        let key = ForwardKey::Tcp(address.into(), given);
+        let claim = Claim {
+            raw_name: name.to_owned(),
+            request_id: name.into(),
+            access: AccessLevel::Public,
+            meta: serde_json::Map::new(),
+            inject: Vec::new(),
+            opener: ChannelOpener::new(self.session.clone(), key.clone()),
+            key,
+        };
+        self.session.claim(claim).await.map(|_| given)
+    }
+
+    /// Passes a request on to its channel; the answer tells the client whether it was taken.
+    fn ask(&self, channel: ChannelId, ask: Ask, library: &mut Library) -> Done {
+        let taken = self.terminals.get(&channel).is_some_and(|asks| asks.try_send(ask).is_ok());
+        if taken { library.channel_success(channel) } else { library.channel_failure(channel) }
+    }
+}
+
+impl Handler for Callbacks {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(&mut self, _: &str, offer: PublicKeyOffer<'_>) -> Done<Auth> {
+        let from = self.session.peer.ip();
+        Ok(match self.session.shared.keys.check(offer.public_key, from) {
+            Ok(()) => Auth::Accept,
+            Err(refusal) => self.refuse_key(refusal.to_string()),
+        })
+    }
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Done<Auth> {
+        let session = &self.session;
+        if let Err(refusal) = session.shared.keys.check(key.public_key, session.peer.ip()) {
+            return Ok(self.refuse_key(refusal.to_string()));
+        }
+        session.authenticate(user, Identity::of(key.public_key));
+        self.authenticated_at = Some(Instant::now());
+        Ok(Auth::Accept)
+    }
+
+    async fn auth_openssh_certificate(&mut self, _: &str, certificate: &Certificate) -> Done<Auth> {
+        let id = certificate.key_id();
+        Ok(self.refuse_key(format!("SSH certificates are not taken here (`{id}`); offer the plain key")))
+    }
+
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        _: &str,
+        _: &str,
+        response: Option<Response<'a>>,
+    ) -> Done<Auth> {
+        if response.is_none()
+            && let Some(refusal) = self.refusal.take()
+        {
+            let (name, instructions) = ("".into(), format!("oneport: {refusal}").into());
+            return Ok(Auth::Partial { name, instructions, prompts: (&[][..]).into() });
+        }
+        let methods = MethodSet::from(&[MethodKind::PublicKey][..]);
+        Ok(Auth::Reject { proceed_with_methods: Some(methods), partial_success: false })
+    }
+
+    async fn streamlocal_forward(&mut self, path: &str, library: &mut Library) -> Done<bool> {
+        match self.claim_path(path).await {
+            Ok(()) => Ok(true),
+            Err(error) => Ok(self.refused(&error, library)),
+        }
+    }
+
+    async fn cancel_streamlocal_forward(&mut self, path: &str, _: &mut Library) -> Done<bool> {
+        Ok(self.session.cancel(&ForwardKey::Path(path.into())))
+    }
+
+    async fn tcpip_forward(&mut self, address: &str, port: &mut u32, library: &mut Library) -> Done<bool> {
+        match self.claim_tcp(address, *port).await {
+            Ok(given) => {
+                *port = given;
+                Ok(true)
+            }
+            Err(error) => Ok(self.refused(&error, library)),
+        }
+    }
+
+    async fn cancel_tcpip_forward(&mut self, address: &str, port: u32, _: &mut Library) -> Done<bool> {
+        Ok(self.session.cancel(&ForwardKey::Tcp(address.into(), port)))
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Library,
+    ) -> Done {
+        self.terminals.retain(|_, asks| !asks.is_closed());
+        if self.terminals.len() >= TERMINALS_MAX {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
+        self.had_terminal = true;
+        let id = channel.id();
+        let tasks = self.session.shared.tasks.clone();
+        self.terminals.insert(id, terminal::open(channel, &self.session, &tasks));
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _: &str,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: &[(Pty, u32)],
+        library: &mut Library,
+    ) -> Done {
+        self.ask(channel, Ask::Pty, library)
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, library: &mut Library) -> Done {
+        self.ask(channel, Ask::Shell, library)
+    }
+
+    async fn exec_request(&mut self, channel: ChannelId, line: &[u8], library: &mut Library) -> Done {
+        match Command::parse(line) {
+            Some(command) => self.ask(channel, Ask::Exec(command), library),
+            None => {
+                tracing::debug!(conn = %self.session.conn, "a command that is neither hello nor tunnel-url");
+                library.channel_failure(channel)
+            }
+        }
+    }
+
+    async fn signal(&mut self, channel: ChannelId, signal: Sig, library: &mut Library) -> Done {
+        match signal {
+            Sig::INT | Sig::TERM | Sig::HUP | Sig::QUIT | Sig::KILL => {
+                self.ask(channel, Ask::Interrupt, library)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _: &mut Library) -> Done {
+        self.terminals.remove(&channel);
+        Ok(())
+    }
+}

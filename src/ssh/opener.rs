@@ -1,0 +1,74 @@
+//! The way to an agent's service: a new channel on its session.
+
+use std::sync::Arc;
+
+use russh::server::{Handle, Msg};
+use russh::{Channel, Error};
+use tokio::sync::oneshot;
+
+use super::channel;
+use super::session::{ForwardKey, Session};
+use crate::net::{ByteStream, VisitorAddr};
+use crate::registry::{BoxFuture, OpenError, Opener};
+
+/// Opens channels for one forward.
+pub struct ChannelOpener {
+    session: Arc<Session>,
+    key: ForwardKey,
+}
+
+impl ChannelOpener {
+    /// An opener for what `key` names on `session`.
+    pub fn new(session: Arc<Session>, key: ForwardKey) -> Arc<Self> {
+        Arc::new(Self { session, key })
+    }
+}
+
+impl Opener for ChannelOpener {
+    fn open(&self, visitor: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
+        let (session, key) = (self.session.clone(), self.key.clone());
+        Box::pin(async move {
+            if session.link.is_dead() {
+                return Err(OpenError::Gone);
+            }
+            let handle = session.handle().ok_or(OpenError::Gone)?.clone();
+            let permit = session.channels.clone().try_acquire_owned().map_err(|_| OpenError::Full)?;
+            let patience = session.shared.settings.ssh.open_timeout;
+            let (give, take) = oneshot::channel();
+            let tasks = session.shared.tasks.clone();
+            // A task of its own that is never given up: a late answer to an open that nobody
+            // waits for would otherwise end the session, or leave the channel open for ever.
+            // When the requester has gone, the stream that it would have got is dropped, and
+            // dropping it closes the channel.
+            tasks.spawn("ssh channel open", async move {
+                let opened = open_channel(&handle, &key, visitor).await.map(|opened| {
+                    let shared = &session.shared;
+                    let budget = shared.budget.clone();
+                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, permit)
+                });
+                let _ = give.send(opened);
+            });
+            match tokio::time::timeout(patience, take).await {
+                Err(_) => Err(OpenError::TimedOut),
+                Ok(Err(_)) => Err(OpenError::Gone),
+                Ok(Ok(Err(Error::ChannelOpenFailure(_)))) => Err(OpenError::Refused),
+                Ok(Ok(Err(_))) => Err(OpenError::Gone),
+                Ok(Ok(Ok(stream))) => Ok(Box::new(stream) as ByteStream),
+            }
+        })
+    }
+}
+
+async fn open_channel(
+    handle: &Handle,
+    key: &ForwardKey,
+    visitor: VisitorAddr,
+) -> Result<Channel<Msg>, Error> {
+    match key {
+        ForwardKey::Path(path) => handle.channel_open_forwarded_streamlocal(&**path).await,
+        ForwardKey::Tcp(address, port) => {
+            // The visitor's port means nothing to the agent; some clients refuse 0.
+            handle.channel_open_forwarded_tcpip(&**address, *port, visitor.to_string(), 1).await
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What all sessions share, and the life of one: version, key, forwards, end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::keys::PrivateKey;
+use russh::server::Config;
+use russh::{MethodKind, MethodSet, SshId};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::handler::Callbacks;
+use super::host_key;
+use super::session::Session;
+use super::spill::Budget;
+use super::transport::{Link, transport};
+use crate::access::AgentKeys;
+use crate::config::Settings;
+use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
+use crate::observe::Reason;
+use crate::registry::{Holder as _, Registry};
+
+/// Window that a channel's peer may fill, in octets.
+const WINDOW: u32 = 1 << 20;
+/// Messages that a channel may hold before its reader takes them. The readers here always take,
+/// so it is only a bound.
+const CHANNEL_MESSAGES: usize = 4096;
+/// Messages from channels that wait for the session's loop; small, so that channels take turns.
+const EVENTS: usize = 16;
+/// Unanswered keep-alives that end a session.
+const KEEPALIVES: usize = 3;
+/// Authentication attempts that a client has.
+const ATTEMPTS: usize = 6;
+/// How often a session's key is checked anew; a removed key is noticed at once, an expired one
+/// within this.
+const KEY_CHECK: Duration = Duration::from_secs(20);
+
+/// What all sessions share.
+pub struct Shared {
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// Where names are claimed.
+    pub registry: Registry,
+    /// Whose keys may connect.
+    pub keys: AgentKeys,
+    /// Who owns the sessions' tasks.
+    pub tasks: Tasks,
+    /// Cancelled when the gateway begins to shut down: sessions go on, for the visitors they
+    /// carry, until their own tasks are told to drain.
+    pub closing: CancellationToken,
+    /// Space for what visitors have not taken yet.
+    pub budget: Arc<Budget>,
+}
+
+/// Serves agents.
+pub struct Ssh {
+    shared: Arc<Shared>,
+    config: Arc<Config>,
+}
+
+/// What is known of a connection by the time that it carries SSH.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentConnection {
+    /// Names it in records.
+    pub id: ConnId,
+    /// The other end.
+    pub peer: PeerAddr,
+    /// Whether it came within TLS.
+    pub tls: bool,
+}
+
+impl Ssh {
+    /// Prepares to serve. `tasks` owns the sessions; `closing` tells them ahead of the end.
+    #[must_use]
+    pub fn new(
+        settings: Arc<Settings>,
+        registry: Registry,
+        keys: AgentKeys,
+        host_key: PrivateKey,
+        tasks: Tasks,
+        closing: CancellationToken,
+    ) -> Arc<Self> {
+        let limits = &settings.limits;
+        let budget = Budget::new(
+            limits.buffer_memory,
+            limits.buffer_disk_per_stream,
+            limits.buffer_disk,
+            settings.state_dir.clone(),
+        );
+        let config = Arc::new(library_config(&settings, host_key));
+        let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget });
+        Arc::new(Self { shared, config })
+    }
+
+    /// Serves one connection to its end, which is the value.
+    pub async fn serve(self: Arc<Self>, io: impl Duplex + 'static, conn: AgentConnection) -> Reason {
+        let started = Instant::now();
+        let (io, link) = transport(io, &self.shared.tasks);
+        let session = Session::new(conn.id, conn.peer, self.shared.clone(), link.clone());
+        let _guard = EndGuard(session.clone());
+        let login = started + self.shared.settings.ssh.login_timeout;
+        let watch = self.shared.tasks.spawn("ssh watch", watch(session.clone(), login));
+        let running = russh::server::run_stream(self.config.clone(), io, Callbacks::new(session.clone()));
+        // Until the client's version line came there is no session to end, only a future to drop.
+        let result = match tokio::time::timeout_at(login, running).await {
+            Ok(Ok(running)) => {
+                session.set_handle(running.handle());
+                running.await
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                link.cut(Reason::LoginTimeout);
+                Ok(())
+            }
+        };
+        watch.abort();
+        session.release_all();
+        let reason = session.end_reason().unwrap_or_else(|| reason_of(&result, &session));
+        record(&session, conn, reason, started, &link, result.err());
+        reason
+    }
+}
+
+/// Ends whatever belongs to a session when its task goes, a panic included.
+struct EndGuard(Arc<Session>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.link.cut(Reason::Finished);
+        self.0.release_all();
+    }
+}
+
+fn library_config(settings: &Settings, host_key: PrivateKey) -> Config {
+    Config {
+        server_id: SshId::Standard("SSH-2.0-oneport".into()),
+        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        auth_rejection_time: Duration::from_millis(200),
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        keys: vec![host_key],
+        window_size: WINDOW,
+        channel_buffer_size: CHANNEL_MESSAGES,
+        event_buffer_size: EVENTS,
+        preferred: host_key::algorithms(),
+        max_auth_attempts: ATTEMPTS,
+        inactivity_timeout: None,
+        keepalive_interval: Some(settings.ssh.keepalive_interval),
+        keepalive_max: KEEPALIVES,
+        nodelay: true,
+        ..Config::default()
+    }
+}
+
+/// Watches over a session: its login, its key, and the gateway's end.
+async fn watch(session: Arc<Session>, login: Instant) {
+    let drain: CancellationToken = session.shared.tasks.drain_begun();
+    tokio::select! {
+        () = session.authenticated.cancelled() => {}
+        () = drain.cancelled() => return session.end(Reason::Draining),
+        () = tokio::time::sleep_until(login) => return session.end(Reason::LoginTimeout),
+    }
+    let mut changes = session.shared.keys.changes();
+    let closing = &session.shared.closing;
+    let mut told = false;
+    loop {
+        let allowed = session
+            .identity()
+            .is_some_and(|identity| session.shared.keys.check(&identity.key, session.peer.ip()).is_ok());
+        if !allowed {
+            return session.end(Reason::KeyRemoved);
+        }
+        tokio::select! {
+            () = drain.cancelled() => return session.end(Reason::Draining),
+            () = tokio::time::sleep(KEY_CHECK) => {}
+            () = closing.cancelled(), if !told => {
+                told = true;
+                session.notice(format!("the gateway is shutting down ({})", Reason::Draining));
+            }
+            // The sender lives as long as the gateway; without it, the clock is left.
+            Ok(()) = changes.changed() => {}
+        }
+    }
+}
+
+fn reason_of(result: &Result<(), russh::Error>, session: &Session) -> Reason {
+    match result {
+        Ok(()) if session.identity().is_some() => Reason::Finished,
+        Ok(()) => Reason::TooManyAttempts,
+        Err(russh::Error::KeepaliveTimeout) => Reason::AgentSilent,
+        Err(russh::Error::HUP | russh::Error::Disconnect) => Reason::Finished,
+        Err(russh::Error::IO(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            if session.identity().is_some() { Reason::ConnectionLost } else { Reason::ClosedEarly }
+        }
+        Err(russh::Error::IO(_)) => Reason::ConnectionLost,
+        Err(russh::Error::Join(_)) => Reason::Panic,
+        Err(_) => Reason::SshFailed,
+    }
+}
+
+fn record(
+    session: &Session,
+    conn: AgentConnection,
+    reason: Reason,
+    started: Instant,
+    link: &Link,
+    error: Option<russh::Error>,
+) {
+    let (received, sent) = link.counts();
+    let identity = session.identity();
+    tracing::info!(
+        conn = %conn.id,
+        peer = %conn.peer,
+        tls = conn.tls,
+        user = session.user().map(|user| &**user),
+        key = identity.map(|identity| &*identity.fingerprint),
+        client_id = identity.map(|identity| identity.client_id.as_str()),
+        software = link.software(),
+        %reason,
+        detail = error.map(|error| error.to_string()),
+        seconds = started.elapsed().as_secs_f64(),
+        received,
+        sent,
+        "session ended"
+    );
+}

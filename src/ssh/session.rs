@@ -1,0 +1,294 @@
+//! One agent's session, as all of its parts see it: who it is, what it exposes, how it ends.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use russh::Disconnect;
+use russh::server::Handle;
+use tokio::sync::{Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
+
+use super::forward::ForwardError;
+use super::server::Shared;
+use super::transport::Link;
+use crate::access::{AccessLevel, Identity};
+use crate::name::TunnelName;
+use crate::net::{ConnId, PeerAddr};
+use crate::observe::Reason;
+use crate::registry::{BoxFuture, Holder, Lease, Opener, Script, Taken, Tunnel, TunnelId, Visit};
+
+/// Notices that a slow screen may lag behind before it misses some.
+const NOTICES_KEPT: usize = 64;
+/// Within this, an agent that lives answers.
+const ALIVE_WITHIN: Duration = Duration::from_secs(5);
+/// How long the peer has to read why the session ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// One agent's session.
+pub struct Session {
+    /// The connection that it runs on.
+    pub conn: ConnId,
+    /// The other end.
+    pub peer: PeerAddr,
+    /// What all sessions share.
+    pub shared: Arc<Shared>,
+    /// The connection under it.
+    pub link: Arc<Link>,
+    /// The channels that the gateway may open.
+    pub channels: Arc<Semaphore>,
+    /// Cancelled when the agent has shown its key.
+    pub authenticated: CancellationToken,
+    /// Cancelled when the session is to end.
+    pub ending: CancellationToken,
+    /// What visitors ask for.
+    pub visits: broadcast::Sender<Visit>,
+    /// What a person at the agent should know.
+    pub notices: broadcast::Sender<Arc<str>>,
+    handle: OnceLock<Handle>,
+    user: OnceLock<(Arc<str>, Identity)>,
+    /// `None` once the session has ended.
+    forwards: Mutex<Option<Vec<Forward>>>,
+    end_reason: Mutex<Option<Reason>>,
+    /// Refusals from before a screen was there to show them.
+    refusals: Mutex<Vec<Arc<str>>>,
+}
+
+/// What the agent asked for, to find it again when it is cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardKey {
+    /// The socket path of a streamlocal forward.
+    Path(Arc<str>),
+    /// The bind address and port of a TCP forward.
+    Tcp(Arc<str>, u32),
+}
+
+struct Forward {
+    key: ForwardKey,
+    lease: Lease,
+}
+
+/// A name to claim, and what comes with it.
+pub struct Claim {
+    /// To find it again.
+    pub key: ForwardKey,
+    /// The raw name.
+    pub raw_name: String,
+    /// What `hello` calls it.
+    pub request_id: Arc<str>,
+    /// Who may visit.
+    pub access: AccessLevel,
+    /// Free data.
+    pub meta: serde_json::Map<String, serde_json::Value>,
+    /// Scripts to inject.
+    pub inject: Vec<Script>,
+    /// The way to it.
+    pub opener: Arc<dyn Opener>,
+}
+
+impl Session {
+    /// A session that nobody has authenticated on yet.
+    pub fn new(conn: ConnId, peer: PeerAddr, shared: Arc<Shared>, link: Arc<Link>) -> Arc<Self> {
+        let max_channels = shared.settings.ssh.max_channels.min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            conn,
+            peer,
+            shared,
+            link,
+            channels: Arc::new(Semaphore::new(max_channels)),
+            authenticated: CancellationToken::new(),
+            ending: CancellationToken::new(),
+            visits: broadcast::Sender::new(NOTICES_KEPT),
+            notices: broadcast::Sender::new(NOTICES_KEPT),
+            handle: OnceLock::new(),
+            user: OnceLock::new(),
+            forwards: Mutex::new(Some(Vec::new())),
+            end_reason: Mutex::default(),
+            refusals: Mutex::default(),
+        })
+    }
+
+    /// Notes the library's handle, once.
+    pub fn set_handle(&self, handle: Handle) {
+        let _ = self.handle.set(handle);
+    }
+
+    /// The library's handle; `None` only before the session runs.
+    pub fn handle(&self) -> Option<&Handle> {
+        self.handle.get()
+    }
+
+    /// Notes who the agent is.
+    pub fn authenticate(&self, user: &str, identity: Identity) {
+        let _ = self.user.set((user.into(), identity));
+        self.authenticated.cancel();
+    }
+
+    /// The user's name (the environment), once authenticated.
+    pub fn user(&self) -> Option<&Arc<str>> {
+        self.user.get().map(|(user, _)| user)
+    }
+
+    /// The agent's key, once authenticated.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.user.get().map(|(_, identity)| identity)
+    }
+
+    /// Claims a name. A dead holder of the same key gives way; a live one does not.
+    ///
+    /// Waits for the holder's sign of life, at most [`ALIVE_WITHIN`].
+    ///
+    /// # Errors
+    /// Why the claim is refused.
+    pub async fn claim(self: &Arc<Self>, claim: Claim) -> Result<Arc<Tunnel>, ForwardError> {
+        self.check_claim(&claim)?;
+        let (user, identity) = self.user.get().ok_or(ForwardError::Ending)?;
+        let mut tunnel = Tunnel {
+            id: TunnelId::next(),
+            name: TunnelName::derive(&claim.raw_name, &identity.client_id),
+            request_id: claim.request_id,
+            env_id: user.clone(),
+            owner: identity.clone(),
+            access: claim.access,
+            meta: claim.meta,
+            inject: claim.inject.into(),
+            opener: claim.opener,
+            holder: self.clone(),
+            visits: self.visits.clone(),
+            gone: CancellationToken::new(),
+        };
+        loop {
+            let taken = match self.shared.registry.claim(tunnel) {
+                Ok(lease) => return self.keep(claim.key, lease),
+                Err(taken) => taken,
+            };
+            let Taken { by, claim: again } = taken;
+            let ours =
+                self.forwards.lock().iter().flatten().any(|forward| forward.lease.tunnel().id == by.id);
+            if ours || by.owner.fingerprint != identity.fingerprint || by.holder.is_alive().await {
+                return Err(ForwardError::Taken(by.name.to_string()));
+            }
+            tracing::info!(conn = %self.conn, tunnel = %by.name, "the name's holder does not answer and gives way");
+            by.holder.end(Reason::TakenOver);
+            self.shared.registry.evict(&by);
+            tunnel = *again;
+        }
+    }
+
+    fn check_claim(&self, claim: &Claim) -> Result<(), ForwardError> {
+        let max = self.shared.settings.ssh.max_forwards;
+        let forwards = self.forwards.lock();
+        let forwards = forwards.as_ref().ok_or(ForwardError::Ending)?;
+        if forwards.iter().any(|forward| forward.key == claim.key) {
+            return Err(ForwardError::Duplicate(claim.request_id.to_string()));
+        }
+        if forwards.len() >= max {
+            return Err(ForwardError::TooMany(max));
+        }
+        Ok(())
+    }
+
+    fn keep(&self, key: ForwardKey, lease: Lease) -> Result<Arc<Tunnel>, ForwardError> {
+        let tunnel = lease.tunnel().clone();
+        let mut forwards = self.forwards.lock();
+        forwards.as_mut().ok_or(ForwardError::Ending)?.push(Forward { key, lease });
+        drop(forwards);
+        let url = self.shared.settings.base.tunnel_url(&tunnel.name);
+        tracing::info!(conn = %self.conn, tunnel = %tunnel.name, access = %tunnel.access, %url, "tunnel opened");
+        self.notice(format!("{url}  ({})", tunnel.access));
+        Ok(tunnel)
+    }
+
+    /// Gives a name back; false when it was not held.
+    pub fn cancel(&self, key: &ForwardKey) -> bool {
+        let mut forwards = self.forwards.lock();
+        let Some(forwards) = forwards.as_mut() else { return false };
+        let Some(index) = forwards.iter().position(|forward| forward.key == *key) else { return false };
+        let forward = forwards.remove(index);
+        self.notice(format!("{} is no longer exposed", forward.lease.tunnel().request_id));
+        tracing::info!(conn = %self.conn, tunnel = %forward.lease.tunnel().name, "tunnel closed");
+        true
+    }
+
+    /// What is exposed now, in the order of the claims.
+    pub fn tunnels(&self) -> Vec<Arc<Tunnel>> {
+        self.forwards.lock().iter().flatten().map(|forward| forward.lease.tunnel().clone()).collect()
+    }
+
+    /// Tells whoever watches; dropped when nobody does.
+    pub fn notice(&self, text: String) {
+        let _ = self.notices.send(text.into());
+    }
+
+    /// Tells a person at the agent that something was refused; kept for the next screen when
+    /// none is open.
+    pub fn tell_refusal(&self, text: &str) {
+        let text: Arc<str> = format!("refused: {text}").into();
+        if self.notices.send(text.clone()).is_err() {
+            let mut refusals = self.refusals.lock();
+            if refusals.len() < NOTICES_KEPT {
+                refusals.push(text);
+            }
+        }
+    }
+
+    /// Takes the refusals that no screen has shown yet.
+    pub fn take_refusals(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.refusals.lock())
+    }
+
+    /// Why it ended, as far as the gateway ended it.
+    pub fn end_reason(&self) -> Option<Reason> {
+        self.end_reason.lock().or_else(|| self.link.cut_reason())
+    }
+
+    /// Gives every name back. Nothing can be claimed after it.
+    pub fn release_all(&self) {
+        drop(self.forwards.lock().take());
+    }
+}
+
+/// What the agent hears when the gateway ends its session.
+fn goodbye(reason: Reason) -> &'static str {
+    match reason {
+        Reason::KeyRemoved => "your key may connect no longer; ask the operator of this gateway",
+        Reason::LoginTimeout => "no key was accepted in time",
+        Reason::TakenOver => {
+            "a newer session of the same key took your name over, because this one did not answer"
+        }
+        Reason::Draining => "the gateway is shutting down; connect again in a moment",
+        _ => "the gateway ends this session",
+    }
+}
+
+impl Holder for Session {
+    fn is_alive(&self) -> BoxFuture<'static, bool> {
+        let (handle, link) = (self.handle.get().cloned(), self.link.clone());
+        Box::pin(async move {
+            let Some(handle) = handle else { return false };
+            // The library has no ping from outside a callback. Any answer to a global request
+            // will do, and a client refuses this one (RFC 4254, section 4).
+            let ping = handle.cancel_forward_tcpip("keepalive@oneport".to_owned(), 0);
+            let answered = tokio::time::timeout(ALIVE_WITHIN, ping).await.is_ok();
+            answered && !link.is_dead()
+        })
+    }
+
+    fn end(&self, reason: Reason) {
+        if self.end_reason.lock().replace(reason).is_some() {
+            return;
+        }
+        self.notice(format!("{} ({reason})", goodbye(reason)));
+        self.ending.cancel();
+        let (handle, link) = (self.handle.get().cloned(), self.link.clone());
+        self.shared.tasks.spawn("ssh goodbye", async move {
+            if let Some(handle) = handle {
+                let words = format!("{} ({reason})", goodbye(reason));
+                let told = handle.disconnect(Disconnect::ByApplication, words, String::new());
+                let _ = tokio::time::timeout(GOODBYE, told).await;
+                let _ = tokio::time::timeout(GOODBYE, link.closed()).await;
+            }
+            link.cut(reason);
+        });
+    }
+}

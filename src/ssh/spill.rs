@@ -1,0 +1,298 @@
+//! Where the unread part of an answer waits: first in memory, then in a temporary file.
+//!
+//! A channel's reader must always take what comes, because the SSH library would else hold up
+//! every other channel of that agent. What a visitor has not taken yet lies here, under budgets:
+//! octets in memory a stream, octets on disk a stream, octets on disk in all. Past a budget, the
+//! stream that has been taken from least recently is cut; never the others.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// How much is read back from a file at once, in octets.
+const READ_BACK: usize = 128 * 1024;
+/// Size at which a file is followed by the next, in octets.
+const SEGMENT: u64 = 8 << 20;
+
+/// Space for unread answers, shared by all streams.
+#[derive(Debug)]
+pub struct Budget {
+    memory_per_stream: u64,
+    disk_per_stream: u64,
+    disk: u64,
+    folder: PathBuf,
+    started: Instant,
+    next: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    streams: HashMap<u64, Arc<Usage>>,
+}
+
+/// What one stream with a file uses, and when its visitor last took something.
+#[derive(Debug, Default)]
+struct Usage {
+    bytes: AtomicU64,
+    /// Milliseconds since the budget's start.
+    last_taken: AtomicU64,
+    cut: AtomicBool,
+    /// Wakes the owner when it was cut for somebody else's sake.
+    owner: Arc<Notify>,
+}
+
+/// Why an answer's unread part found no space.
+#[derive(Debug, thiserror::Error)]
+pub enum SpillError {
+    /// This stream was cut: it, or all together, reached the budget.
+    #[error("the visitor took too little of the answer")]
+    OverBudget,
+    /// The temporary file failed.
+    #[error("cannot use a temporary file in `{folder}`: {error}")]
+    File {
+        /// Where it lies.
+        folder: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl Budget {
+    /// Budgets in octets; files are made in `folder` and have no name there.
+    #[must_use]
+    pub fn new(memory_per_stream: u64, disk_per_stream: u64, disk: u64, folder: PathBuf) -> Arc<Self> {
+        let (started, next) = (Instant::now(), AtomicU64::new(0));
+        Arc::new(Self {
+            memory_per_stream,
+            disk_per_stream,
+            disk,
+            folder,
+            started,
+            next,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Octets that one stream may hold in memory.
+    #[must_use]
+    pub fn memory_per_stream(&self) -> u64 {
+        self.memory_per_stream
+    }
+
+    /// Octets on disk now, in all.
+    #[must_use]
+    pub fn disk_used(&self) -> u64 {
+        self.state.lock().used
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn enter(&self, owner: Arc<Notify>) -> (u64, Arc<Usage>) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let usage = Arc::new(Usage { last_taken: self.now().into(), owner, ..Usage::default() });
+        self.state.lock().streams.insert(id, usage.clone());
+        (id, usage)
+    }
+
+    /// Takes space, cutting whoever has taken nothing for longest until there is enough.
+    fn reserve(&self, own: &Usage, amount: u64) -> Result<(), SpillError> {
+        if own.bytes.load(Ordering::Relaxed) + amount > self.disk_per_stream {
+            own.cut.store(true, Ordering::Release);
+        }
+        let mut state = self.state.lock();
+        while !own.cut.load(Ordering::Acquire) && state.used + amount > self.disk {
+            let slowest = state
+                .streams
+                .values()
+                .filter(|usage| !usage.cut.load(Ordering::Acquire) && usage.bytes.load(Ordering::Relaxed) > 0)
+                .min_by_key(|usage| usage.last_taken.load(Ordering::Relaxed))
+                .cloned();
+            let Some(slowest) = slowest else {
+                own.cut.store(true, Ordering::Release);
+                break;
+            };
+            slowest.cut.store(true, Ordering::Release);
+            slowest.owner.notify_one();
+            // Its file goes when its owner sees the mark, which is soon; count it as free now.
+            state.used -= slowest.bytes.swap(0, Ordering::Relaxed);
+        }
+        if own.cut.load(Ordering::Acquire) {
+            return Err(SpillError::OverBudget);
+        }
+        own.bytes.fetch_add(amount, Ordering::Relaxed);
+        state.used += amount;
+        Ok(())
+    }
+
+    /// Gives back what a stream has read. A stream that was cut has nothing left to give.
+    fn give_back(&self, own: &Usage, amount: u64) {
+        let mut state = self.state.lock();
+        let held = own.bytes.load(Ordering::Relaxed);
+        let freed = amount.min(held);
+        own.bytes.store(held - freed, Ordering::Relaxed);
+        state.used -= freed;
+    }
+
+    fn leave(&self, id: u64) {
+        let mut state = self.state.lock();
+        if let Some(usage) = state.streams.remove(&id) {
+            state.used -= usage.bytes.swap(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One stream's part on disk: first in, first out, in segments that are given back as soon as
+/// they were read, so that a long stream with a steady backlog does not grow. The files have no
+/// names, so they vanish with the process whatever happens. The methods block: call them where
+/// that is allowed.
+#[derive(Debug)]
+pub struct Spill {
+    budget: Arc<Budget>,
+    id: u64,
+    usage: Arc<Usage>,
+    segments: VecDeque<Segment>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    file: File,
+    read_at: u64,
+    write_at: u64,
+}
+
+impl Spill {
+    /// Holds nothing yet. `owner` is told when the stream is cut for another's sake.
+    #[must_use]
+    pub fn new(budget: Arc<Budget>, owner: Arc<Notify>) -> Self {
+        let (id, usage) = budget.enter(owner);
+        Self { budget, id, usage, segments: VecDeque::new() }
+    }
+
+    /// Whether everything was read back.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Whether the stream was cut, by itself or for somebody else's sake.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.usage.cut.load(Ordering::Acquire)
+    }
+
+    /// Appends.
+    ///
+    /// # Errors
+    /// When the stream is over its budget (it is cut then), or a file fails.
+    pub fn append(&mut self, data: &[u8]) -> Result<(), SpillError> {
+        self.budget.reserve(&self.usage, data.len() as u64)?;
+        self.write(data).map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
+    }
+
+    /// Takes the next octets out; empty when there are none. A read counts as progress of the
+    /// visitor's.
+    ///
+    /// # Errors
+    /// When the stream was cut, or a file fails.
+    pub fn take(&mut self) -> Result<Bytes, SpillError> {
+        if self.is_cut() {
+            return Err(SpillError::OverBudget);
+        }
+        self.usage.last_taken.store(self.budget.now(), Ordering::Relaxed);
+        self.read().map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        if self.segments.back().is_none_or(|last| last.write_at >= SEGMENT) {
+            let file = tempfile::tempfile_in(&self.budget.folder)?;
+            self.segments.push_back(Segment { file, read_at: 0, write_at: 0 });
+        }
+        if let Some(last) = self.segments.back_mut() {
+            last.file.write_all_at(data, last.write_at)?;
+            last.write_at += data.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> io::Result<Bytes> {
+        let Some(first) = self.segments.front_mut() else { return Ok(Bytes::new()) };
+        let length = READ_BACK.min(usize::try_from(first.write_at - first.read_at).unwrap_or(READ_BACK));
+        let mut data = vec![0; length];
+        first.file.read_exact_at(&mut data, first.read_at)?;
+        first.read_at += length as u64;
+        if first.read_at == first.write_at {
+            let freed = first.write_at;
+            self.segments.pop_front();
+            self.budget.give_back(&self.usage, freed);
+        }
+        Ok(data.into())
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        self.budget.leave(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(stream: u64, all: u64) -> Arc<Budget> {
+        Budget::new(16, stream, all, std::env::temp_dir())
+    }
+
+    #[test]
+    fn what_goes_in_comes_out_in_order_and_frees_its_space() {
+        let budget = budget(1000, 1000);
+        let mut file = Spill::new(budget.clone(), Arc::default());
+        file.append(b"abc").expect("space");
+        file.append(b"def").expect("space");
+        assert_eq!(budget.disk_used(), 6);
+        assert_eq!(file.take().expect("whole"), "abcdef");
+        assert!(file.is_empty());
+        assert_eq!(budget.disk_used(), 0);
+        file.append(b"ghi").expect("space");
+        drop(file);
+        assert_eq!(budget.disk_used(), 0);
+    }
+
+    #[test]
+    fn a_stream_over_its_own_budget_is_cut() {
+        let budget = budget(4, 1000);
+        let mut file = Spill::new(budget, Arc::default());
+        file.append(b"abc").expect("space");
+        assert!(matches!(file.append(b"de"), Err(SpillError::OverBudget)));
+        assert!(file.is_cut());
+    }
+
+    #[test]
+    fn the_one_who_took_nothing_for_longest_is_cut_for_the_others() {
+        let budget = budget(100, 10);
+        let mut idle = Spill::new(budget.clone(), Arc::default());
+        idle.append(b"12345678").expect("space");
+        let mut busy = Spill::new(budget.clone(), Arc::default());
+        busy.append(b"1").expect("space");
+        busy.usage.last_taken.store(u64::MAX, Ordering::Relaxed);
+        busy.append(b"2345").expect("the idle one makes room");
+        assert!(idle.is_cut() && !busy.is_cut());
+        assert!(idle.take().is_err());
+        assert_eq!(budget.disk_used(), 5);
+        drop(idle);
+        assert_eq!(budget.disk_used(), 5);
+    }
+}

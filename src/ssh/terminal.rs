@@ -1,0 +1,166 @@
+//! A session channel: where a person, or an agent that asks something, is answered.
+//!
+//! What arrives on the channel is always taken at once, whatever the other side does with what
+//! is written, so that it never holds the session up; output goes through a bounded queue, and
+//! lines that find it full are dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::server::Msg;
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use tokio::sync::{broadcast, mpsc};
+
+use super::commands::Command;
+use super::screen::Screen;
+use super::session::Session;
+use crate::net::Tasks;
+use crate::observe::Reason;
+use crate::registry::Holder as _;
+
+/// Lines that may wait for a slow client.
+const QUEUED: usize = 256;
+/// How long a client may take to go after its person asked to end.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// What was asked for on the channel.
+#[derive(Debug)]
+pub enum Ask {
+    /// A terminal of this kind is there: lines end in CR LF, and keys come one by one.
+    Pty,
+    /// No command: show the person what goes on.
+    Shell,
+    /// A command.
+    Exec(Command),
+    /// A signal such as SIGINT: end.
+    Interrupt,
+}
+
+enum Output {
+    Out(String),
+    Err(String),
+    Exit { close: bool },
+}
+
+/// Serves a session channel in a task of its own; returns where its requests go.
+pub fn open(channel: Channel<Msg>, session: &Arc<Session>, tasks: &Tasks) -> mpsc::Sender<Ask> {
+    let (asks, asked) = mpsc::channel(4);
+    let (output, queued) = mpsc::channel(QUEUED);
+    let (read, write) = channel.split();
+    let link = session.link.clone();
+    let terminal =
+        Terminal { session: session.clone(), output, screen: None, notices: session.notices.subscribe() };
+    tasks.spawn("ssh terminal", terminal.run(read, asked));
+    tasks.spawn("ssh terminal output", async move {
+        tokio::select! {
+            () = write_out(write, queued) => {}
+            () = link.closed() => {}
+        }
+    });
+    asks
+}
+
+async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Output>) {
+    while let Some(output) = queued.recv().await {
+        let done = match output {
+            Output::Out(text) => write.data_bytes(text).await,
+            Output::Err(text) => write.extended_data_bytes(1, text).await,
+            Output::Exit { close: false } => write.exit_status(0).await,
+            Output::Exit { close: true } => {
+                let _ = write.exit_status(0).await;
+                let _ = write.eof().await;
+                write.close().await
+            }
+        };
+        if done.is_err() {
+            return;
+        }
+    }
+}
+
+struct Terminal {
+    session: Arc<Session>,
+    output: mpsc::Sender<Output>,
+    screen: Option<Screen>,
+    notices: broadcast::Receiver<Arc<str>>,
+}
+
+impl Terminal {
+    async fn run(mut self, mut read: ChannelReadHalf, mut asked: mpsc::Receiver<Ask>) {
+        let mut visits = self.session.visits.subscribe();
+        let mut pty = false;
+        loop {
+            tokio::select! {
+                message = read.wait() => match message {
+                    Some(ChannelMsg::Data { data }) if self.screen.as_ref().is_some_and(|s| s.is_end(&data)) => self.leave(),
+                    Some(ChannelMsg::Close) | None => return,
+                    Some(_) => {}
+                },
+                Some(ask) = asked.recv() => match ask {
+                    Ask::Pty => pty = true,
+                    Ask::Interrupt => self.leave(),
+                    Ask::Shell => self.show(pty),
+                    Ask::Exec(command) => self.answer(&command),
+                },
+                Ok(visit) = visits.recv() => if let Some(screen) = &self.screen {
+                    self.print(screen.visit(&visit));
+                },
+                notice = self.notices.recv() => if let Ok(notice) = notice {
+                    self.say(&notice);
+                },
+            }
+        }
+    }
+
+    fn show(&mut self, pty: bool) {
+        let screen = Screen::new(pty);
+        self.print(screen.opening(&self.session));
+        self.screen = Some(screen);
+        self.say_refusals();
+    }
+
+    fn answer(&mut self, command: &Command) {
+        self.say_refusals();
+        self.print(command.answer(&self.session));
+        // A connection with forwards must go on: closing the channel would end the client.
+        let close = *command != Command::Hello || self.session.tunnels().is_empty();
+        self.send(Output::Exit { close });
+    }
+
+    fn leave(&mut self) {
+        if self.screen.take().is_some() {
+            self.send(Output::Exit { close: true });
+            let session = self.session.clone();
+            self.session.shared.tasks.spawn("ssh leave", async move {
+                // The client ends the connection when its channel closes; if not, we do.
+                if tokio::time::timeout(LEAVE, session.link.closed()).await.is_err() {
+                    session.end(Reason::Finished);
+                }
+            });
+        }
+    }
+
+    fn say_refusals(&self) {
+        for refusal in self.session.take_refusals() {
+            self.say(&refusal);
+        }
+    }
+
+    /// On standard output where a person watches, else on standard error, so that what a
+    /// command prints stays whole.
+    fn say(&self, text: &str) {
+        match &self.screen {
+            Some(screen) => self.print(screen.line(text)),
+            None => self.send(Output::Err(format!("oneport: {text}\r\n"))),
+        }
+    }
+
+    fn print(&self, text: String) {
+        self.send(Output::Out(text));
+    }
+
+    fn send(&self, output: Output) {
+        // Full: the client does not read. It misses lines, and nobody waits for it.
+        let _ = self.output.try_send(output);
+    }
+}

@@ -1,0 +1,291 @@
+//! What lies between the SSH library and the connection under it.
+//!
+//! The library writes out its whole buffer before it reads again, so two peers that both do so
+//! dead-lock under load. Here writes go to a queue with its own task, so that a write never
+//! waits and reads go on. Bounds: a soft mark, at which channels stop handing data over, and a
+//! hard cap, at which the session ends. The same place holds the kill switch, the watchdog over
+//! a peer that takes nothing, the counters, and the peer's version line.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::net::{Duplex, Tasks};
+use crate::observe::Reason;
+
+/// Queued octets at which channels stop handing data over.
+const SOFT_MARK: usize = 512 * 1024;
+/// Queued octets at which the session ends. What a session may queue past the soft mark is one
+/// packet of at most 32 KiB a channel, and the library's own messages.
+const HARD_CAP: usize = 64 * 1024 * 1024;
+/// How long the peer may take nothing while something is queued for it.
+const STALL: Duration = Duration::from_secs(60);
+/// Longest version line (RFC 4253, section 4.2).
+const VERSION_LINE: usize = 255;
+
+/// The stream that the SSH library drives.
+pub struct Transport<S> {
+    read: ReadHalf<S>,
+    link: Arc<Link>,
+}
+
+/// The connection under a session, as the rest of the room sees it.
+#[derive(Debug, Default)]
+pub struct Link {
+    queue: Mutex<Queue>,
+    queued: Notify,
+    drained: Notify,
+    dead: AtomicBool,
+    closed: CancellationToken,
+    died: Mutex<Option<Reason>>,
+    reader: AtomicWaker,
+    received: AtomicU64,
+    sent: AtomicU64,
+    version: Mutex<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: BytesMut,
+    /// Octets taken from `waiting` that the peer has not taken yet.
+    in_flight: usize,
+    finished: bool,
+}
+
+impl Queue {
+    fn length(&self) -> usize {
+        self.waiting.len() + self.in_flight
+    }
+}
+
+/// Puts a transport on a connection. Its writing task ends with the transport, or when the link
+/// is cut.
+pub fn transport<S: Duplex + 'static>(io: S, tasks: &Tasks) -> (Transport<S>, Arc<Link>) {
+    let (read, write) = tokio::io::split(io);
+    let link = Arc::new(Link::default());
+    let writer = link.clone();
+    tasks.spawn("ssh writer", async move { writer.write_out(write).await });
+    (Transport { read, link: link.clone() }, link)
+}
+
+impl Link {
+    /// Ends the connection: the library's next read fails. The first reason stays.
+    pub fn cut(&self, reason: Reason) {
+        self.died.lock().get_or_insert(reason);
+        self.die();
+        self.reader.wake();
+    }
+
+    fn die(&self) {
+        self.dead.store(true, Ordering::Release);
+        self.closed.cancel();
+        self.queued.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    /// Resolves when the connection has ended or was cut. Cancel safe.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Why it was cut, if it was.
+    pub fn cut_reason(&self) -> Option<Reason> {
+        *self.died.lock()
+    }
+
+    /// Whether the connection has ended or was cut.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Whether more may be handed over now.
+    pub fn has_room(&self) -> bool {
+        self.is_dead() || self.queue.lock().length() < SOFT_MARK
+    }
+
+    /// Resolves when more may be handed over, or the link is dead. Cancel safe.
+    pub async fn room(self: Arc<Self>) {
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            if self.has_room() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Octets received from the peer, and sent to it.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+
+    /// The software in the peer's version line, such as `OpenSSH_9.2p1`; empty until it came.
+    pub fn software(&self) -> String {
+        let version = self.version.lock();
+        let line = String::from_utf8_lossy(&version);
+        let line = line.lines().find(|line| line.starts_with("SSH-")).unwrap_or_default();
+        line.splitn(3, '-').nth(2).unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
+    }
+
+    async fn write_out<S: Duplex>(&self, mut write: WriteHalf<S>) {
+        loop {
+            let chunk = {
+                let mut queue = self.queue.lock();
+                let chunk = queue.waiting.split().freeze();
+                queue.in_flight = chunk.len();
+                if chunk.is_empty() && (queue.finished || self.is_dead()) {
+                    break;
+                }
+                chunk
+            };
+            if chunk.is_empty() {
+                self.queued.notified().await;
+                continue;
+            }
+            if let Err(reason) = self.write_chunk(&mut write, &chunk).await {
+                self.cut(reason);
+                break;
+            }
+            self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        }
+        // The peer may be gone; then there is nobody to say goodbye to.
+        let _ = tokio::time::timeout(Duration::from_secs(1), write.shutdown()).await;
+    }
+
+    /// Writes one chunk, and lets those who wait for room go on as it shrinks.
+    async fn write_chunk<S: Duplex>(&self, write: &mut WriteHalf<S>, chunk: &[u8]) -> Result<(), Reason> {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let written = tokio::time::timeout(STALL, write.write(rest))
+                .await
+                .map_err(|_| Reason::AgentStalled)?
+                .map_err(|_| Reason::ConnectionLost)?;
+            if written == 0 {
+                return Err(Reason::ConnectionLost);
+            }
+            rest = &rest[written..];
+            self.queue.lock().in_flight = rest.len();
+            if self.has_room() {
+                self.drained.notify_waiters();
+            }
+        }
+        tokio::time::timeout(STALL, write.flush())
+            .await
+            .map_err(|_| Reason::AgentStalled)?
+            .map_err(|_| Reason::ConnectionLost)
+    }
+
+    fn note_version(&self, bytes: &[u8]) {
+        let mut version = self.version.lock();
+        let room = VERSION_LINE.saturating_sub(version.len());
+        version.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}
+
+impl<S: Duplex> AsyncRead for Transport<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.link.reader.register(cx.waker());
+        if self.link.is_dead() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.read).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = result {
+            let new = &buf.filled()[before..];
+            let earlier = self.link.received.fetch_add(new.len() as u64, Ordering::Relaxed);
+            if earlier < VERSION_LINE as u64 {
+                self.link.note_version(new);
+            }
+        }
+        result
+    }
+}
+
+impl<S: Duplex> AsyncWrite for Transport<S> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.link.is_dead() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let mut queue = self.link.queue.lock();
+        if queue.length() + buf.len() > HARD_CAP {
+            drop(queue);
+            self.link.cut(Reason::AgentStalled);
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        queue.waiting.extend_from_slice(buf);
+        drop(queue);
+        self.link.queued.notify_one();
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.link.queue.lock().finished = true;
+        self.link.queued.notify_one();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S> Drop for Transport<S> {
+    fn drop(&mut self) {
+        self.link.queue.lock().finished = true;
+        self.link.die();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_never_waits_and_a_cut_ends_the_read() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let tasks = Tasks::new();
+        let (mut transport, link) = transport(near, &tasks);
+        let text = vec![b'x'; SOFT_MARK + 1];
+        transport.write_all(&text).await.expect("queued");
+        assert!(!link.has_room());
+        let mut back = vec![0; text.len()];
+        far.read_exact(&mut back).await.expect("open");
+        link.clone().room().await;
+        far.write_all(b"SSH-2.0-Probe_1.0 comment\r\n").await.expect("open");
+        let mut line = [0; 27];
+        transport.read_exact(&mut line).await.expect("open");
+        assert_eq!(link.software(), "Probe_1.0 comment");
+        let cutter = link.clone();
+        let (read, ()) = tokio::join!(transport.read_u8(), async move { cutter.cut(Reason::TakenOver) });
+        assert!(read.is_err());
+        assert_eq!(link.cut_reason(), Some(Reason::TakenOver));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_cut() {
+        let (near, _far) = tokio::io::duplex(16);
+        let tasks = Tasks::new();
+        let (mut transport, link) = transport(near, &tasks);
+        transport.write_all(&[0; 64]).await.expect("queued");
+        assert!(transport.read_u8().await.is_err());
+        assert_eq!(link.cut_reason(), Some(Reason::AgentStalled));
+    }
+}
