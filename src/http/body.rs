@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::inject::Injected;
 use super::pool::Exchange;
 use super::record::{Record, Upload};
+use super::rewrite::Injected;
 use crate::observe::Reason;
 
 /// A request's body on its way to a service.

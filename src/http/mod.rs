@@ -11,6 +11,7 @@ mod own;
 mod pool;
 mod record;
 mod respond;
+mod rewrite;
 mod route;
 mod service;
 mod upgrade;
@@ -88,3 +89,6 @@ impl Http {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,9 +15,10 @@ use super::body::{Answer, Outgoing};
 use super::forward::{forward, not_http};
 use super::guard::Gate;
 use super::headers::{self, Origin};
-use super::inject::{Injected, Injection};
+use super::inject::Injection;
 use super::record::{Activity, Record, RequestId, Upload};
 use super::respond::{self, Failure, Form};
+use super::rewrite::Injected;
 use super::route::{Route, route};
 use super::upgrade::Wish;
 use super::{Connection, Http, own};
@@ -167,7 +168,7 @@ impl Session {
         });
         let body = match plan {
             Some((injection, plan)) if !http_body::Body::is_end_stream(&body) => {
-                Answer::injected(Injected::new(body, injection, &plan), exchange)
+                Answer::injected(Injected::new(body, injection.elements(), plan), exchange)
             }
             _ => Answer::relayed(body, exchange),
         };
