@@ -2,6 +2,7 @@
 
 mod drain;
 mod provision;
+mod validate;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 pub use provision::AppError;
+pub use validate::validate;
 
 use crate::config::Settings;
 use crate::edge::Edge;

@@ -1,8 +1,68 @@
 //! The configuration: what was written (`file`, `env`) → what it means ([`Settings`]).
+//!
+//! Refuses what it does not know, and finds all faults at once. Looks into no file but its own:
+//! whether certificates and keys can be used is looked at by [`crate::app`].
 
+mod env;
+mod fault;
+mod file;
+#[cfg(test)]
+mod golden;
+mod list;
+mod resolve;
 mod settings;
+mod value;
+mod written;
 
+use std::path::Path;
+
+pub use fault::{Fault, Faults};
+pub use list::{SETTINGS, Setting};
 pub use settings::{
-    AnyKey, BaseUrl, HttpSettings, Limits, LogSettings, PemPair, PemSource, Settings, SshSettings,
-    TlsSettings,
+    AnyKey, BaseUrl, HttpSettings, Limits, LogSettings, LoginSettings, PemPair, PemSource, Secret, Settings,
+    SshSettings, TlsSettings,
 };
+
+/// Reads the file, if one is given, and the environment, which wins.
+///
+/// A relative path in the file is relative to the file's folder; one in a variable, to the
+/// working directory.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Settings, Faults> {
+    let (from_env, env_faults) = env::read(env);
+    let (mut written, mut faults) = match file.map(file::read) {
+        None => Default::default(),
+        Some(Ok(read)) => read,
+        Some(Err(mut broken)) => {
+            broken.0.extend(env_faults);
+            return Err(broken);
+        }
+    };
+    written.override_with(from_env);
+    faults.extend(env_faults);
+    resolve::resolve(written, faults)
+}
+
+impl Settings {
+    /// What `oneport dev` runs with: `https://localhost:PORT`, loopback only, any key from
+    /// there. Certificates are left to be added once they are made. `port` must not be 0.
+    #[must_use]
+    pub fn dev(port: u16, state_dir: &Path) -> Self {
+        let mut written = written::Written::default();
+        written.set_text("base_url", "--port", format!("https://localhost:{}", port.max(1)));
+        written.set_text("listen", "--port", format!("127.0.0.1:{port},[::1]:{port}"));
+        written.set_text("state_dir", "--state-dir", "certs/dev");
+        written.set_text("ssh.allow_any_key", "dev", "true");
+        // Any pair will do until the real one is there: without one there is nothing to listen with.
+        written.set_text("tls.certificates", "dev", "cert:key");
+        let mut settings = resolve::resolve(written, Vec::new())
+            .expect("nothing in it depends on input but the port, which fits");
+        settings.state_dir = state_dir.to_owned();
+        settings.ssh.host_key = PemSource::File(state_dir.join("ssh_host_ed25519_key"));
+        settings.ssh.any_key = AnyKey::OnLoopback;
+        settings.tls = TlsSettings::default();
+        settings
+    }
+}

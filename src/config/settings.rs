@@ -33,6 +33,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// Bounds.
     pub limits: Limits,
+    /// Who may see private tunnels, as far as it is written.
+    pub login: LoginSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -186,4 +188,51 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Which records are written, in the syntax of `tracing`'s `EnvFilter`.
     pub filter: String,
+}
+
+/// What is written about logging in to private tunnels. Kept for later: nothing reads it yet.
+#[derive(Clone, Debug, Default)]
+pub struct LoginSettings {
+    /// What session cookies are protected with; the first makes new ones.
+    pub cookie_secrets: Vec<Secret>,
+    /// The public key (PEM) of the second issuer of tokens.
+    pub public_key: Option<String>,
+    /// The name of the second issuer.
+    pub issuer: Option<String>,
+    /// Where its identity provider is.
+    pub base_url: Option<String>,
+}
+
+impl LoginSettings {
+    /// Whether anything is written.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        !self.cookie_secrets.is_empty()
+            || self.public_key.is_some()
+            || self.issuer.is_some()
+            || self.base_url.is_some()
+    }
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for use and not for print.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }

@@ -1,0 +1,214 @@
+//! The list of all settings: the file, the environment, the defaults and the documentation are
+//! all read off it.
+
+/// A setting that can be written.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its path in the file, such as `ssh.raw`.
+    pub path: &'static str,
+    /// What kind of value it takes, for people.
+    pub kind: &'static str,
+    /// The default as it would be written in an environment variable; empty: none, or derived.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+impl Setting {
+    /// The environment variable that sets it: `ONEPORT_` and the path in capitals.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.path.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+/// What every variable of ours begins with.
+pub(super) const ENV_PREFIX: &str = "ONEPORT_";
+
+const fn setting(
+    path: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Setting {
+    Setting { path, kind, default, meaning }
+}
+
+/// All settings, in the order of the documentation.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "base_url",
+        "URL",
+        "",
+        "What public URLs begin with: `https://HOST[:PORT]` (or `http`). Tunnels are host names below HOST. Required.",
+    ),
+    setting(
+        "listen",
+        "list of addresses",
+        "0.0.0.0:443,[::]:443",
+        "Where the single port listens. Empty without being written when there is no certificate but a plain listener.",
+    ),
+    setting("state_dir", "path", "certs", "Folder for keys and certificates that the gateway makes itself."),
+    setting(
+        "drain_timeout",
+        "duration",
+        "30s",
+        "How long running requests and sessions may go on after SIGTERM.",
+    ),
+    setting(
+        "tls.certificates",
+        "list of {cert, key}",
+        "",
+        "PEM files: certificate chain (leaf first) and private key. The first pair is shown to clients without SNI. In the variable: `cert.pem:key.pem`, commas between pairs. Required unless only plain listeners are meant.",
+    ),
+    setting(
+        "ssh.hostnames",
+        "list of host names",
+        "",
+        "TLS names (SNI) under which a silent client without ALPN is taken for an SSH client. Default: the host of `base_url`.",
+    ),
+    setting(
+        "ssh.host_key",
+        "path",
+        "",
+        "The host's private key, in PEM (OpenSSH) form; made there (Ed25519) if absent. Default: `ssh_host_ed25519_key` in `state_dir`.",
+    ),
+    setting(
+        "ssh.authorized_keys",
+        "path",
+        "",
+        "Keys of agents in OpenSSH's `authorized_keys` format: a file, or a folder of such files. Reread when it changes. Required unless `ssh.allow_any_key`.",
+    ),
+    setting("ssh.allow_any_key", "true or false", "false", "Whether any SSH key may connect, from anywhere."),
+    setting(
+        "ssh.raw",
+        "true or false",
+        "false",
+        "Whether SSH without TLS is served on the single port, too.",
+    ),
+    setting(
+        "ssh.keepalive_interval",
+        "duration",
+        "5s",
+        "Pause between keep-alives to an agent; three unanswered end its session.",
+    ),
+    setting("ssh.login_timeout", "duration", "20s", "Time in which an agent must authenticate."),
+    setting("ssh.open_timeout", "duration", "10s", "Time in which an agent must answer a channel open."),
+    setting("ssh.max_forwards", "number", "64", "Tunnels that one session may offer."),
+    setting("ssh.max_channels", "number", "512", "Channels that are open on one session at most."),
+    setting(
+        "http.trusted_proxies",
+        "list of networks",
+        "",
+        "Peers whose `X-Forwarded-*` headers are believed, such as `10.0.0.0/8`.",
+    ),
+    setting("http.idle_timeout", "duration", "75s", "How long a visitor's idle connection stays open."),
+    setting(
+        "http.upstream_idle_timeout",
+        "duration",
+        "60s",
+        "How long an idle connection to an agent's service is kept for reuse.",
+    ),
+    setting(
+        "http.upstream_idle_max",
+        "number",
+        "32",
+        "Idle connections that are kept for one tunnel; 0 keeps none.",
+    ),
+    setting(
+        "http.upgrade_idle_timeout",
+        "duration",
+        "1h",
+        "How long nothing may move on a WebSocket or another upgraded stream.",
+    ),
+    setting(
+        "limits.handshake_timeout",
+        "duration",
+        "10s",
+        "Time from accept until a connection is handshaken and its protocol known.",
+    ),
+    setting(
+        "limits.silence_timeout",
+        "duration",
+        "1s",
+        "How long a client without ALPN may stay silent before the gateway speaks first, as SSH.",
+    ),
+    setting("limits.connections", "number", "20000", "Open connections in all."),
+    setting(
+        "limits.connections_per_address",
+        "number",
+        "1000",
+        "Open connections from one address (one /64 for IPv6).",
+    ),
+    setting("limits.header_bytes", "size", "64KiB", "Size of a request's head."),
+    setting(
+        "limits.buffer_memory",
+        "size",
+        "256KiB",
+        "Part of an answer that a visitor has not taken yet that is kept in memory; the rest goes to an unnamed temporary file.",
+    ),
+    setting("limits.buffer_disk_per_stream", "size", "1GiB", "Size of that temporary file for one answer."),
+    setting("limits.buffer_disk", "size", "4GiB", "Size of all such temporary files together."),
+    setting(
+        "plain.http",
+        "list of addresses",
+        "",
+        "Where HTTP is served without TLS, for the time of a move or behind another proxy.",
+    ),
+    setting("plain.ssh", "list of addresses", "", "Where SSH is served without TLS, for the time of a move."),
+    setting("log.format", "`text` or `json`", "text", "How a log record is written."),
+    setting(
+        "log.filter",
+        "filter",
+        "info",
+        "Which records are written: a level, or rules such as `info,oneport::ssh=debug`.",
+    ),
+];
+
+/// The setting of this path.
+#[must_use]
+pub fn find(path: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.path == path)
+}
+
+/// A hint for somebody who wrote `wrong`: the nearest of `names`, if one is near.
+pub(super) fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |name: &str| {
+        let whole = strsim::damerau_levenshtein(wrong, name);
+        // Right name, wrong section: as good as one typing mistake.
+        let (wrong_tail, tail) = (last_part(wrong), last_part(name));
+        let in_tail = strsim::damerau_levenshtein(wrong_tail, tail);
+        let is_near = whole <= (wrong.len() / 3).max(2);
+        let is_tail_near = in_tail <= wrong_tail.len() / 4;
+        (is_near || is_tail_near).then(|| if is_tail_near { whole.min(in_tail + 1) } else { whole })
+    };
+    names.into_iter().filter_map(|name| Some((distance(name)?, name))).min().map(|(_, name)| name)
+}
+
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_found() {
+        let near = |wrong| nearest(wrong, SETTINGS.iter().map(|setting| setting.path));
+        assert_eq!(near("ssh.authorised_keys"), Some("ssh.authorized_keys"));
+        assert_eq!(near("allow_any_key"), Some("ssh.allow_any_key"));
+        assert_eq!(near("http.raw"), Some("ssh.raw"));
+        assert_eq!(near("listne"), Some("listen"));
+        assert_eq!(near("something.else"), None);
+    }
+
+    #[test]
+    fn variables_are_unique() {
+        let mut names: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
+        assert!(names.contains(&"ONEPORT_SSH_ALLOW_ANY_KEY".to_owned()));
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), SETTINGS.len());
+    }
+}
