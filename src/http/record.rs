@@ -125,6 +125,7 @@ impl Record {
         };
         // An error means that the last watcher has just left.
         let _ = tunnel.visits.send(Visit {
+            tunnel: tunnel.name.clone(),
             method: self.method.clone(),
             path: self.path.as_ref().map_or("", PathAndQuery::path).into(),
             status,

@@ -286,8 +286,10 @@ impl Session {
         {
             answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
         }
-        // What is left of the body would have to be read before the next request.
-        if h1 && (self.only_https || (unread && reason != Reason::Answered)) {
+        // What is left of the body would have to be read before the next request; and who smuggles
+        // gets no second try.
+        let over = self.only_https || reason == Reason::BadRequest || (unread && reason != Reason::Answered);
+        if h1 && over {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         record.answered(answer.status());

@@ -78,6 +78,7 @@ pub fn settings() -> Settings {
             buffer_disk_per_stream: 1 << 20,
             buffer_disk: 1 << 20,
         },
+        login: LoginSettings::default(),
         log: LogSettings { format: LogFormat::Text, filter: "info".into() },
     }
 }
@@ -135,7 +136,7 @@ impl Gateway {
             inject: Arc::new([]),
             opener,
             holder: Arc::new(Nobody),
-            visits: Tunnel::visits_channel(),
+            visits: tokio::sync::broadcast::Sender::new(16),
             gone: tokio_util::sync::CancellationToken::new(),
         };
         adjust(&mut tunnel);
