@@ -14,7 +14,7 @@ pub use validate::validate;
 
 use crate::config::Settings;
 use crate::edge::Edge;
-use crate::net::{Slots, Tasks, accept_loop, bind};
+use crate::net::{BindError, Slots, Tasks, accept_loop, bind};
 use provision::Provisioned;
 
 /// The addresses that were bound; ports are the real ones where 0 was asked for.
@@ -82,7 +82,15 @@ fn listen(settings: &Settings, edge: &Arc<Edge>, visitors: &Tasks) -> Result<Bou
         if let (0, Some(first)) = (address.port(), list.first()) {
             address.set_port(first.port());
         }
-        let listener = bind(address)?;
+        let listener = match bind(address) {
+            Ok(listener) => listener,
+            // Lists such as `0.0.0.0` and `[::]` are written for machines with and without IPv6.
+            Err(error @ BindError::NoIpv6(_)) if !list.is_empty() => {
+                tracing::warn!(%error, "going on without");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let real = listener.local_addr().unwrap_or(address);
         list.push(real);
         listeners.push((what, listener, real));

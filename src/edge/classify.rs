@@ -37,9 +37,12 @@ pub fn by_first_bytes(bytes: &[u8]) -> Opening {
         return if common == SSH.len() { Opening::Ssh } else { Opening::NeedMore };
     }
     let method = bytes.iter().take(METHOD_MAX + 1).take_while(|b| b.is_ascii_uppercase()).count();
-    match bytes.get(method) {
-        Some(b' ') if method > 0 => Opening::Http,
-        None if method <= METHOD_MAX => Opening::NeedMore,
+    // The target begins with a path, `*` or `http:` (RFC 9112, section 3.2); what other protocols
+    // say after a word in capitals does not.
+    match (bytes.get(method), bytes.get(method + 1)) {
+        (Some(b' '), Some(b'/' | b'*' | b'h' | b'H')) if method > 0 => Opening::Http,
+        (Some(b' '), None) if method > 0 => Opening::NeedMore,
+        (None, _) if method <= METHOD_MAX => Opening::NeedMore,
         _ => Opening::Unknown,
     }
 }
@@ -92,7 +95,11 @@ mod tests {
             (b"SSI /", Opening::Http),
             (b"SEARCH / HTTP/1.1", Opening::Http),
             (b"GET", Opening::NeedMore),
+            (b"GET ", Opening::NeedMore),
             (b"GET /", Opening::Http),
+            (b"GET http://a/ HTTP/1.1", Opening::Http),
+            (b"EHLO mail.test", Opening::Unknown),
+            (b"PROXY TCP4 192.0.2.1", Opening::Unknown),
             (b"PRI * HTTP/2.0", Opening::Http),
             (b" GET", Opening::Unknown),
             (b"get /", Opening::Unknown),

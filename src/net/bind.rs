@@ -9,6 +9,9 @@ use tokio::net::TcpListener;
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
 
+/// `EAFNOSUPPORT` on Linux.
+const EAFNOSUPPORT: i32 = 97;
+
 /// Why an address could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -25,6 +28,9 @@ pub enum BindError {
         "cannot listen on `{0}`: this machine has no such address; use one of its own, `0.0.0.0` or `[::]`"
     )]
     NoSuchAddress(SocketAddr),
+    /// The system has no IPv6, and this is one of its general addresses.
+    #[error("cannot listen on `{0}`: this system has no IPv6; take the address out of the list")]
+    NoIpv6(SocketAddr),
     /// Something else.
     #[error("cannot listen on `{0}`: {1}")]
     Other(SocketAddr, io::Error),
@@ -36,7 +42,13 @@ pub enum BindError {
 /// # Errors
 /// When the operating system refuses. Must be called within a tokio runtime.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    let general_v6 = address.is_ipv6() && (address.ip().is_unspecified() || address.ip().is_loopback());
     open(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported if general_v6 => {
+            BindError::NoIpv6(address)
+        }
+        // What the standard library has no kind for: "address family not supported".
+        _ if general_v6 && error.raw_os_error() == Some(EAFNOSUPPORT) => BindError::NoIpv6(address),
         io::ErrorKind::AddrInUse => BindError::InUse(address),
         io::ErrorKind::PermissionDenied => BindError::Privileged(address),
         io::ErrorKind::AddrNotAvailable => BindError::NoSuchAddress(address),
