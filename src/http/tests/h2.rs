@@ -82,5 +82,9 @@ async fn an_early_answer_reaches_an_h2_visitor() {
     let _lease = gateway.offer(service.addr);
     let url = format!("http://{HOST}/");
     let (out, error) = curl(&gateway, &["-i", "-T", "-", &url], &vec![b'x'; 5_000_000]).await;
-    assert!(out.starts_with(b"HTTP/2 413") && out.ends_with(b"big"), "{error}");
+    assert!(
+        out.starts_with(b"HTTP/2 413") && out.ends_with(b"big"),
+        "{error}{}",
+        String::from_utf8_lossy(&out)
+    );
 }
