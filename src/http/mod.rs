@@ -1,6 +1,24 @@
 //! Visitors' requests: one connection served, each request in visible order.
 
+mod body;
+mod connection;
+mod forward;
+mod guard;
+mod head;
+mod headers;
+mod inject;
+mod own;
+mod pool;
+mod record;
+mod respond;
+mod rewrite;
+mod route;
+mod service;
+mod upgrade;
+
 use std::sync::Arc;
+
+use pool::Pool;
 
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
@@ -35,28 +53,42 @@ pub struct Http {
     settings: Arc<Settings>,
     registry: Registry,
     tasks: Tasks,
+    pool: Pool,
 }
 
 impl Http {
     /// Prepares to serve.
     #[must_use]
     pub fn new(settings: Arc<Settings>, registry: Registry, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { settings, registry, tasks })
+        let kept = &settings.http;
+        let pool = Pool::new(tasks.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
+        Arc::new(Self { settings, registry, tasks, pool })
     }
 
-    /// Serves one connection to its end, which is the value.
+    /// Serves one connection to its end, which is the value. HTTP/2 when ALPN chose it, else
+    /// HTTP/1.1; includes what follows a protocol switch. Each request gets its own record; that
+    /// of the connection is the caller's.
+    ///
+    /// When draining begins, requests that run are finished, and the connection is closed. Not
+    /// cancel safe: dropping the future ends the connection at once.
     pub async fn serve(self: Arc<Self>, io: impl Duplex + 'static, conn: Connection) -> Reason {
-        let _ = (io, conn, &self.settings, &self.registry, &self.tasks);
-        Reason::Finished
+        connection::serve(self, io, conn, false).await
     }
 
-    /// Answers a plain HTTP request that came to the TLS port: where HTTPS is, in words.
+    /// Answers a plain HTTP request that came to the TLS port: where HTTPS is, in words. Over
+    /// within the handshake's deadline, counted from the call; one request only.
     pub async fn serve_plain_on_tls_port(
         self: Arc<Self>,
         io: impl Duplex + 'static,
         conn: Connection,
     ) -> Reason {
-        let _ = (io, conn);
-        Reason::PlainHttp
+        let limit = self.settings.limits.handshake_timeout;
+        match tokio::time::timeout(limit, connection::serve(self, io, conn, true)).await {
+            Ok(_) => Reason::PlainHttp,
+            Err(_) => Reason::HandshakeTimeout,
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,7 +133,9 @@ impl Drop for EndGuard {
 
 fn library_config(settings: &Settings, host_key: PrivateKey) -> Config {
     Config {
-        server_id: SshId::Standard("SSH-2.0-oneport".into()),
+        // Existing agents' library sends OpenSSH's extensions only to a version that begins like
+        // OpenSSH's or has two digits in a row.
+        server_id: SshId::Standard("SSH-2.0-oneport_10".into()),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         auth_rejection_time: Duration::from_millis(200),
         auth_rejection_time_initial: Some(Duration::ZERO),

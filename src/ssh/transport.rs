@@ -30,6 +30,8 @@ const SOFT_MARK: usize = 512 * 1024;
 const HARD_CAP: usize = 64 * 1024 * 1024;
 /// How long the peer may take nothing while something is queued for it.
 const STALL: Duration = Duration::from_secs(60);
+/// How long a link that was cut still writes, and then says goodbye.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Longest version line (RFC 4253, section 4.2).
 const VERSION_LINE: usize = 255;
 
@@ -139,14 +141,28 @@ impl Link {
         line.splitn(3, '-').nth(2).unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
     }
 
+    /// Writes what is queued until the transport is finished; a link that was cut has
+    /// [`LAST_WORDS`] for what is queued still.
     async fn write_out<S: Duplex>(&self, mut write: WriteHalf<S>) {
+        tokio::select! {
+            () = self.write_queue(&mut write) => {}
+            () = async {
+                self.closed().await;
+                tokio::time::sleep(LAST_WORDS).await;
+            } => {}
+        }
+        // The peer may be gone; then there is nobody to say goodbye to.
+        let _ = tokio::time::timeout(LAST_WORDS, write.shutdown()).await;
+    }
+
+    async fn write_queue<S: Duplex>(&self, write: &mut WriteHalf<S>) {
         loop {
             let chunk = {
                 let mut queue = self.queue.lock();
                 let chunk = queue.waiting.split().freeze();
                 queue.in_flight = chunk.len();
                 if chunk.is_empty() && (queue.finished || self.is_dead()) {
-                    break;
+                    return;
                 }
                 chunk
             };
@@ -154,14 +170,11 @@ impl Link {
                 self.queued.notified().await;
                 continue;
             }
-            if let Err(reason) = self.write_chunk(&mut write, &chunk).await {
-                self.cut(reason);
-                break;
+            if let Err(reason) = self.write_chunk(write, &chunk).await {
+                return self.cut(reason);
             }
             self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         }
-        // The peer may be gone; then there is nobody to say goodbye to.
-        let _ = tokio::time::timeout(Duration::from_secs(1), write.shutdown()).await;
     }
 
     /// Writes one chunk, and lets those who wait for room go on as it shrinks.
@@ -269,9 +282,10 @@ mod tests {
         let mut back = vec![0; text.len()];
         far.read_exact(&mut back).await.expect("open");
         link.clone().room().await;
-        far.write_all(b"SSH-2.0-Probe_1.0 comment\r\n").await.expect("open");
         let mut line = [0; 27];
-        transport.read_exact(&mut line).await.expect("open");
+        let (wrote, read) =
+            tokio::join!(far.write_all(b"SSH-2.0-Probe_1.0 comment\r\n"), transport.read_exact(&mut line));
+        assert!(wrote.is_ok() && read.is_ok());
         assert_eq!(link.software(), "Probe_1.0 comment");
         let cutter = link.clone();
         let (read, ()) = tokio::join!(transport.read_u8(), async move { cutter.cut(Reason::TakenOver) });

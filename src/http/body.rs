@@ -1,0 +1,197 @@
+//! The two body types: what goes up to a service, and what comes down to a visitor. Both pass
+//! frames on as they come, and keep account.
+
+use std::error::Error as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::pool::Exchange;
+use super::record::{Record, Upload};
+use super::rewrite::Injected;
+use crate::observe::Reason;
+
+/// A request's body on its way to a service.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing(Option<(Incoming, Arc<Upload>)>);
+
+impl Outgoing {
+    /// Passes `body` on; the account is `None` when there is nothing to pass.
+    pub(super) fn new(body: Incoming) -> (Self, Option<Arc<Upload>>) {
+        if body.is_end_stream() {
+            return (Self(None), None);
+        }
+        let upload = Arc::<Upload>::default();
+        (Self(Some((body, upload.clone()))), Some(upload))
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some((body, upload)) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                upload.octets.fetch_add(length as u64, Ordering::Relaxed);
+                if frame.is_trailers() || body.is_end_stream() {
+                    upload.ended.store(true, Ordering::Release);
+                }
+            }
+            None => upload.ended.store(true, Ordering::Release),
+            Some(Err(error)) if is_malformed(error) => upload.malformed.store(true, Ordering::Release),
+            Some(Err(_)) => upload.cut.store(true, Ordering::Release),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
+    }
+}
+
+/// Whether a body broke its framing, rather than ending early.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// An answer's body on its way to a visitor. It owns the request's record, and what the answer
+/// comes from; both end with it.
+#[derive(Debug)]
+pub(super) struct Answer {
+    kind: Kind,
+    record: Option<Box<Record>>,
+    /// What the record says when the body went out whole.
+    outcome: Reason,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Own(Bytes),
+    Relayed(Incoming, Option<Exchange>),
+    Injected(Box<Injected>, Option<Exchange>),
+}
+
+impl Answer {
+    /// The gateway's own words.
+    pub(super) fn own(text: Bytes) -> Self {
+        Self { kind: Kind::Own(text), record: None, outcome: Reason::OwnAnswer }
+    }
+
+    /// A service's body, as it comes.
+    pub(super) fn relayed(body: Incoming, exchange: Exchange) -> Self {
+        Self { kind: Kind::Relayed(body, Some(exchange)), record: None, outcome: Reason::Answered }
+    }
+
+    /// A service's page with scripts put in.
+    pub(super) fn injected(body: Injected, exchange: Exchange) -> Self {
+        let kind = Kind::Injected(Box::new(body), Some(exchange));
+        Self { kind, record: None, outcome: Reason::Answered }
+    }
+
+    /// Gives the body its request's record, to be written when the body ends.
+    pub(super) fn with_record(mut self, record: Box<Record>, outcome: Reason) -> Self {
+        self.record = Some(record);
+        self.outcome = outcome;
+        self
+    }
+
+    /// The length of the gateway's own words, which are then dropped: for HEAD.
+    pub(super) fn take_own(&mut self) -> Option<usize> {
+        match &mut self.kind {
+            Kind::Own(text) => Some(std::mem::take(text).len()),
+            _ => None,
+        }
+    }
+
+    fn note_error(&mut self, error: &io::Error) {
+        if let Some(mut record) = self.record.take() {
+            tracing::debug!(request = %record.id, %error, "an answer ended early");
+            record.reason = Reason::ServiceClosed;
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let frame = match &mut self.kind {
+            Kind::Own(text) if text.is_empty() => None,
+            Kind::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
+            Kind::Relayed(body, _) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|r| r.map_err(io::Error::other))
+            }
+            Kind::Injected(body, _) => ready!(body.poll_data(cx)).map(|r| r.map(Frame::data)),
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                if let Some(record) = &mut self.record {
+                    record.octets_out += length as u64;
+                }
+            }
+            Some(Err(error)) => self.note_error(error),
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Own(text) => text.is_empty(),
+            Kind::Relayed(body, _) => body.is_end_stream(),
+            Kind::Injected(body, _) => body.is_ended(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
+            Kind::Relayed(body, _) => body.size_hint(),
+            Kind::Injected(..) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let complete = self.is_end_stream();
+        if let Kind::Relayed(_, exchange) | Kind::Injected(_, exchange) = &mut self.kind
+            && let Some(exchange) = exchange.take()
+            && complete
+        {
+            exchange.finish();
+        }
+        if let Some(record) = &mut self.record {
+            record.reason = if complete { self.outcome } else { Reason::VisitorLeft };
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! One visitor's connection from its first byte of HTTP to its end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::io::AsyncReadExt as _;
+
+use super::guard::{Gate, Guard};
+use super::record::Activity;
+use super::service::Session;
+use super::{Connection, Http};
+use crate::net::Duplex;
+use crate::observe::Reason;
+
+/// Octets that an HTTP/1.1 connection may buffer, each way.
+const BUFFER_MAX: usize = 128 * 1024;
+/// Octets of one HTTP/2 stream that may be on their way up.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Octets of one HTTP/2 connection that may be on their way up.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Octets of one HTTP/2 stream that may wait to go down.
+const STREAM_BUFFER: usize = 128 * 1024;
+/// Requests that may run at once on an HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+/// Streams that a peer may have opened and reset before they were looked at, and streams reset
+/// for its errors; past it the connection ends (CVE-2023-44487, CVE-2025-8671).
+const RESETS_MAX: usize = 64;
+/// Pause between pings on an HTTP/2 connection, and how long the answer may take.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection is read on after its last answer, so that the answer is not lost to a
+/// reset while the visitor still sends (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(3);
+
+/// Serves one connection to its end, which is the value.
+pub(super) async fn serve(
+    http: Arc<Http>,
+    io: impl Duplex + 'static,
+    conn: Connection,
+    only_https: bool,
+) -> Reason {
+    let settings = http.settings.clone();
+    let h2 = conn.tls.as_ref().is_some_and(|tls| tls.h2);
+    let trusted = settings.http.trusted_proxies.iter().any(|net| net.contains(&conn.peer.ip()));
+    let session = |gate: Arc<Gate>| {
+        Arc::new(Session {
+            http,
+            conn,
+            gate,
+            activity: Arc::new(Activity::new()),
+            only_https,
+            trusted,
+            switched: Mutex::default(),
+        })
+    };
+    if h2 {
+        return serve_h2(session(Arc::default()), io).await;
+    }
+    let (guard, gate) = Guard::new(io, settings.limits.header_bytes, settings.limits.handshake_timeout);
+    serve_h1(session(gate), guard).await
+}
+
+async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, guard: Guard<S>) -> Reason {
+    let service = {
+        let session = session.clone();
+        service_fn(move |request| session.clone().answer(request))
+    };
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The guard has its own deadline for heads; that of the parser would count idle time.
+        .header_read_timeout(None)
+        .max_buf_size(BUFFER_MAX.max(session.http.settings.limits.header_bytes * 2))
+        .serve_connection(TokioIo::new(guard), service)
+        .with_upgrades();
+    let reason = drive(&session, &mut connection, |connection| connection.graceful_shutdown()).await;
+    let rest = session.switched.lock().take();
+    if let Some(rest) = rest {
+        rest.await;
+        return Reason::Finished;
+    }
+    if let Some(parts) = connection.into_parts() {
+        let guard = parts.io.into_inner();
+        if !guard.is_between_requests() {
+            linger(guard.into_inner()).await;
+        }
+    }
+    reason
+}
+
+async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
+    let service = {
+        let session = session.clone();
+        service_fn(move |request| session.clone().answer(request))
+    };
+    let header_bytes = u32::try_from(session.http.settings.limits.header_bytes).unwrap_or(u32::MAX);
+    let mut connection = http2::Builder::new(session.http.tasks.clone())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_BUFFER)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(RESETS_MAX)
+        .max_header_list_size(header_bytes)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(io), service);
+    drive(&session, &mut connection, |connection| connection.graceful_shutdown()).await
+}
+
+/// Runs a connection to its end; asks it to end when the gateway drains, or when no request was
+/// open for the idle time.
+async fn drive<C>(session: &Session, connection: &mut C, ask_to_end: impl Fn(Pin<&mut C>)) -> Reason
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    let drain = session.http.tasks.drain_begun();
+    let mut asked = None;
+    loop {
+        tokio::select! {
+            result = &mut *connection => return match (result, asked) {
+                (Ok(()), asked) => asked.unwrap_or(Reason::Finished),
+                (Err(_), Some(asked)) => asked,
+                (Err(error), None) => {
+                    tracing::debug!(conn = %session.conn.id, %error, "a visitor's connection ended with an error");
+                    Reason::ConnectionLost
+                }
+            },
+            () = drain.cancelled(), if asked.is_none() => {
+                asked = Some(Reason::Draining);
+                ask_to_end(Pin::new(connection));
+            }
+            () = until_idle(session), if asked.is_none() => {
+                asked = Some(Reason::Idle);
+                ask_to_end(Pin::new(connection));
+            }
+        }
+    }
+}
+
+async fn until_idle(session: &Session) {
+    let limit = session.http.settings.http.idle_timeout;
+    loop {
+        // While a request is open, looking again after the whole time is soon enough.
+        let idle = session.activity.idle().unwrap_or(Duration::ZERO);
+        if idle >= limit {
+            return;
+        }
+        tokio::time::sleep(limit - idle).await;
+    }
+}
+
+/// Reads and drops what a visitor still sends, until it stops or the time is over.
+async fn linger(mut io: impl Duplex) {
+    let mut sink = vec![0; 16 * 1024];
+    // Over time, or a broken connection: either way there is nothing left to wait for.
+    let _ =
+        tokio::time::timeout(LINGER, async { while matches!(io.read(&mut sink).await, Ok(1..)) {} }).await;
+}

@@ -1,0 +1,131 @@
+//! A request to a tunnel's service, and the head of its answer back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::body::Outgoing;
+use super::pool::{Exchange, Pool, SendFailed};
+use super::record::Upload;
+use super::respond::Failure;
+use crate::access::Permit;
+use crate::net::VisitorAddr;
+use crate::observe::Reason;
+use crate::registry::{OpenError, Tunnel};
+
+/// Sends a request on, over a kept connection or a new one, and waits for the answer's head.
+///
+/// A request is sent again only when nothing of it was sent before, or when the connection was a
+/// kept one, not an octet of an answer came, and doing it twice does no harm (idempotent, without
+/// a body: RFC 9110, section 9.2.2). Dropping the future cuts the connection in use.
+///
+/// # Errors
+/// When no connection could be had, or no answer came on it.
+pub(super) async fn forward(
+    pool: &Pool,
+    _permit: &Permit,
+    tunnel: &Arc<Tunnel>,
+    visitor: VisitorAddr,
+    mut request: Request<Outgoing>,
+    upload: Option<Arc<Upload>>,
+) -> Result<(Response<Incoming>, Exchange), Failure> {
+    let bare = request.body().is_end_stream();
+    let repeatable = bare && request.method().is_idempotent();
+    // A service may leave the body of such a request unread, and take it for the next request.
+    let keep = bare || !body_is_odd(request.method());
+    while let Some(link) = pool.take(tunnel).await {
+        let spare = repeatable.then(|| copy_head(&request));
+        match link.send(request).await {
+            Ok((response, link)) => return Ok((response, pool.exchange(link, tunnel, upload, keep))),
+            Err(SendFailed { unsent: Some(unsent), .. }) => request = unsent,
+            Err(failed) => match spare.filter(|_| !failed.heard) {
+                Some(spare) => {
+                    request = spare;
+                    break;
+                }
+                None => return Err(no_answer(&failed.error, tunnel, upload.as_deref())),
+            },
+        }
+    }
+    let stream = tunnel.opener.open(visitor).await.map_err(|error| not_opened(error, tunnel))?;
+    let link = pool.connect(stream).await.map_err(|error| no_answer(&error, tunnel, None))?;
+    match link.send(request).await {
+        Ok((response, link)) => Ok((response, pool.exchange(link, tunnel, upload, keep))),
+        Err(failed) => Err(no_answer(&failed.error, tunnel, upload.as_deref())),
+    }
+}
+
+/// Methods whose body has no meaning of its own (RFC 9110, section 9.3).
+pub(super) fn body_is_odd(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS | Method::TRACE)
+}
+
+fn copy_head(request: &Request<Outgoing>) -> Request<Outgoing> {
+    let mut copy = Request::new(Outgoing::default());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}
+
+fn not_opened(error: OpenError, tunnel: &Tunnel) -> Failure {
+    let asked = &tunnel.request_id.split('#').next().unwrap_or_default();
+    let (status, what, next) = match error {
+        OpenError::TimedOut => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "the agent did not answer in time".to_owned(),
+            "check the agent's machine and its network, then try again",
+        ),
+        OpenError::Refused => (
+            StatusCode::BAD_GATEWAY,
+            format!("the agent could not reach its service for `{asked}`"),
+            "start the service on the agent's side, or correct the address it forwards to, then try again",
+        ),
+        OpenError::Gone => (
+            StatusCode::BAD_GATEWAY,
+            "the agent's session has just ended".to_owned(),
+            "connect the agent again, then try again",
+        ),
+        OpenError::Full => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent has as many open connections as it may".to_owned(),
+            "wait for some to end, then try again",
+        ),
+    };
+    Failure::new(error.reason(), status, what, next)
+}
+
+fn no_answer(error: &hyper::Error, tunnel: &Tunnel, upload: Option<&Upload>) -> Failure {
+    let is = |flag: fn(&Upload) -> &std::sync::atomic::AtomicBool| {
+        upload.is_some_and(|upload| flag(upload).load(Ordering::Acquire))
+    };
+    if is(|upload| &upload.malformed) {
+        return Failure::bad_request("the request's body is malformed");
+    }
+    if is(|upload| &upload.cut) {
+        let (what, next) = ("the request's body ended early", "send it whole");
+        return Failure::new(Reason::VisitorLeft, StatusCode::BAD_REQUEST, what, next);
+    }
+    if tunnel.gone.is_cancelled() {
+        return not_opened(OpenError::Gone, tunnel);
+    }
+    tracing::debug!(%error, tunnel = %tunnel.name, "no answer from a service");
+    if error.is_parse() {
+        return not_http("what the service sent is not HTTP/1.1");
+    }
+    Failure::new(
+        Reason::ServiceClosed,
+        StatusCode::BAD_GATEWAY,
+        "the service closed the connection before it answered",
+        "look at the service's log, then try again",
+    )
+}
+
+/// A service that does not speak HTTP/1.1 as it must.
+pub(super) fn not_http(what: &'static str) -> Failure {
+    let next = "forward a port that speaks plain HTTP/1.1 (not TLS)";
+    Failure::new(Reason::ServiceNotHttp, StatusCode::BAD_GATEWAY, what, next)
+}

@@ -1,0 +1,233 @@
+//! The trust boundary of headers: what is between two neighbours stays there, and what a visitor
+//! says of where it comes from is believed only from a trusted proxy.
+
+use std::net::IpAddr;
+
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use crate::net::{PeerAddr, VisitorAddr};
+
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// What else a visitor could say of where it comes from.
+const OTHER_CLAIMS: [HeaderName; 3] = [
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-forwarded-server"),
+];
+/// Fields between two neighbours (RFC 9110, section 7.6.1), and those of a proxy's own login.
+const BETWEEN_NEIGHBOURS: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    header::PROXY_AUTHORIZATION,
+];
+
+/// Who a request came from: the last address in the chain that is not a trusted proxy's.
+pub(super) fn visitor(headers: &HeaderMap, peer: PeerAddr, trusted: &[IpNet]) -> VisitorAddr {
+    let trusts = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
+    let mut visitor = peer.ip();
+    if !trusts(visitor) {
+        return VisitorAddr(visitor);
+    }
+    for value in headers.get_all(FOR).iter().rev() {
+        for word in value.to_str().unwrap_or_default().rsplit(',') {
+            // What is not an address ends the chain: nothing before it can be believed.
+            let Ok(address) = word.trim().trim_matches(['[', ']']).parse::<IpAddr>() else {
+                return VisitorAddr(visitor);
+            };
+            visitor = address.to_canonical();
+            if !trusts(visitor) {
+                return VisitorAddr(visitor);
+            }
+        }
+    }
+    VisitorAddr(visitor)
+}
+
+/// What the gateway itself knows of where a request came from.
+pub(super) struct Origin<'a> {
+    /// The other end of the connection.
+    pub(super) peer: PeerAddr,
+    /// Whether that is a trusted proxy.
+    pub(super) trusted: bool,
+    /// Whether the connection is under TLS.
+    pub(super) tls: bool,
+    /// The port that the visitor named, if it named one.
+    pub(super) port: Option<u16>,
+    /// The host as the visitor wrote it.
+    pub(super) host: Option<&'a HeaderValue>,
+}
+
+/// Rebuilds the forwarding headers: what a visitor sent is dropped; what a trusted proxy sent is
+/// kept, with its own address added to the chain.
+pub(super) fn rebuild_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
+    let peer = origin.peer.ip().to_string();
+    let mut chain = String::new();
+    if origin.trusted {
+        for value in headers.get_all(FOR) {
+            chain.push_str(value.to_str().unwrap_or_default());
+            chain.push_str(", ");
+        }
+    } else {
+        for name in OTHER_CLAIMS {
+            headers.remove(name);
+        }
+    }
+    chain.push_str(&peer);
+    if let Ok(chain) = HeaderValue::try_from(chain) {
+        headers.insert(FOR, chain);
+    }
+    let mut say = |name: HeaderName, value: Option<HeaderValue>| match (headers.entry(name), value) {
+        (Entry::Occupied(_), _) if origin.trusted => {}
+        (Entry::Occupied(mut entry), Some(value)) => drop(entry.insert(value)),
+        (Entry::Occupied(entry), None) => drop(entry.remove_entry_mult()),
+        (Entry::Vacant(entry), Some(value)) => drop(entry.insert(value)),
+        (Entry::Vacant(_), None) => {}
+    };
+    say(PROTO, Some(HeaderValue::from_static(if origin.tls { "https" } else { "http" })));
+    // No port in `Host` means the scheme's own, whatever port it arrived at behind a mapping.
+    let port = origin
+        .port
+        .map_or_else(|| HeaderValue::from_static(if origin.tls { "443" } else { "80" }), HeaderValue::from);
+    say(PORT, Some(port));
+    say(HOST, origin.host.cloned());
+}
+
+/// Takes out what is between two neighbours, and what `Connection` names as such.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|word| HeaderName::from_bytes(word.trim().as_bytes()).ok())
+            // Taking these out would change the message itself, which no sender may ask for.
+            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in BETWEEN_NEIGHBOURS {
+        headers.remove(name);
+    }
+}
+
+/// Whether the other side takes trailers (RFC 9110, section 10.1.4).
+pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut words = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    words.any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")))
+}
+
+/// The protocol that a request or an answer wants to switch to; `None` when `Connection` does
+/// not say `upgrade` (RFC 9110, section 7.8). HTTP/2 is never switched to.
+pub(super) fn upgrade_to(headers: &HeaderMap) -> Option<HeaderValue> {
+    let token = headers.get(header::UPGRADE)?;
+    let asked = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade")));
+    let h2 = token.as_bytes().to_ascii_lowercase().starts_with(b"h2");
+    (asked && !h2).then(|| token.clone())
+}
+
+/// Joins the cookie fields that HTTP/2 may split (RFC 9113, section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    fn peer(text: &str) -> PeerAddr {
+        PeerAddr(text.parse().expect("literal"))
+    }
+
+    #[test]
+    fn the_visitor_is_the_last_address_not_trusted() {
+        let trusted = ["10.0.0.0/8".parse().expect("literal")];
+        let of = |from: &str, chain: &'static str| {
+            visitor(&map(&[("x-forwarded-for", chain)]), peer(from), &trusted).to_string()
+        };
+        assert_eq!(of("192.0.2.1:1", "198.51.100.7"), "192.0.2.1");
+        assert_eq!(of("10.0.0.1:1", "203.0.113.5, 198.51.100.7, 10.1.1.1"), "198.51.100.7");
+        assert_eq!(of("10.0.0.1:1", "198.51.100.7, junk"), "10.0.0.1");
+        assert_eq!(of("[::ffff:10.0.0.1]:1", "2001:db8::1"), "2001:db8::1");
+    }
+
+    #[test]
+    fn forwarding_headers_are_believed_only_from_trusted_proxies() {
+        let sent = || {
+            map(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "gopher"), ("x-real-ip", "6.6.6.6")])
+        };
+        let host = HeaderValue::from_static("a.example:8443");
+        let origin = |trusted| Origin {
+            peer: peer("192.0.2.1:5"),
+            trusted,
+            tls: true,
+            port: Some(8443),
+            host: Some(&host),
+        };
+        let mut headers = sent();
+        rebuild_forwarded(&mut headers, &origin(false));
+        let rebuilt = [
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "8443"),
+            ("x-forwarded-host", "a.example:8443"),
+        ];
+        assert_eq!(headers, map(&rebuilt));
+        let mut headers = sent();
+        rebuild_forwarded(&mut headers, &origin(true));
+        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 192.0.2.1");
+        assert_eq!(headers["x-forwarded-proto"], "gopher");
+        assert_eq!(headers["x-real-ip"], "6.6.6.6");
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_behind() {
+        let mut headers = map(&[
+            ("connection", "close, X-Mine, host"),
+            ("keep-alive", "timeout=5"),
+            ("x-mine", "1"),
+            ("te", "trailers"),
+            ("upgrade", "tcp"),
+            ("host", "a"),
+            ("trailer", "sum"),
+        ]);
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("host", "a"), ("trailer", "sum")]));
+    }
+
+    #[test]
+    fn cookie_crumbs_are_joined() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2")]));
+    }
+}

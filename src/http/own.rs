@@ -1,0 +1,57 @@
+//! The gateway's own hosts: `auth.` and `api.` below the base host, and the base host itself.
+
+use http::{Method, Response, StatusCode};
+
+use super::body::Answer;
+use super::respond::{Failure, Form, escape, own, page};
+use super::route::Own;
+use crate::config::BaseUrl;
+use crate::observe::Reason;
+
+/// Answers a request that is for the gateway itself.
+///
+/// # Errors
+/// When there is nothing under this path, or not with this method.
+pub(super) fn answer(
+    place: Own,
+    method: &Method,
+    path: &str,
+    form: Form,
+    base: &BaseUrl,
+) -> Result<Response<Answer>, Failure> {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    match (place, path) {
+        (Own::Service, "/healthz") if is_read => Ok(own(StatusCode::OK, Form::Text, "OK\n")),
+        (Own::Base, "/") if is_read => Ok(front_page(form, base)),
+        (Own::Service, "/healthz") | (Own::Base, "/") => Err(Failure::new(
+            Reason::MethodNotAllowed,
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD are for this path",
+            "use one of these methods",
+        )),
+        _ => Err(Failure::new(
+            Reason::NotFound,
+            StatusCode::NOT_FOUND,
+            "there is nothing here under this path",
+            format!("tunnels are at `{}://NAME.{}`; check the host and the path", base.scheme(), base.host),
+        )),
+    }
+}
+
+fn front_page(form: Form, base: &BaseUrl) -> Response<Answer> {
+    let what = "This is a oneport gateway: it shows services that agents offer through a tunnel";
+    let (scheme, host) = (base.scheme(), &base.host);
+    match form {
+        Form::Html => {
+            let text = escape(&format!("{scheme}://NAME.{host}"));
+            let content = format!("<p>{what}. Each has an address of its own: <code>{text}</code>.</p>");
+            own(StatusCode::OK, form, page("oneport", &content))
+        }
+        Form::Json => own(StatusCode::OK, form, format!("{}\n", serde_json::json!({ "message": what }))),
+        Form::Text => own(
+            StatusCode::OK,
+            form,
+            format!("{what}.\nEach has an address of its own: {scheme}://NAME.{host}\n"),
+        ),
+    }
+}

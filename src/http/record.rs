@@ -1,0 +1,161 @@
+//! One access record a request, written when the request has ended, however it ended.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode, Version};
+
+use crate::name::HostName;
+use crate::net::{ConnId, VisitorAddr};
+use crate::observe::Reason;
+use crate::registry::{Tunnel, Visit};
+
+/// Names a request: the connection and the request's number on it. Shown in error pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RequestId(pub(super) ConnId, pub(super) u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}
+
+/// What is known of a request's body on its way up; shared with the connection it goes out on.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    /// Octets taken from the visitor.
+    pub(super) octets: AtomicU64,
+    /// Whether all of it was taken.
+    pub(super) ended: AtomicBool,
+    /// Whether it broke HTTP on the way.
+    pub(super) malformed: AtomicBool,
+    /// Whether the visitor went away in its middle.
+    pub(super) cut: AtomicBool,
+}
+
+/// How many requests a connection has open, and when it last had one.
+#[derive(Debug)]
+pub(super) struct Activity {
+    open: AtomicU64,
+    started: Instant,
+    last: AtomicU64,
+}
+
+impl Activity {
+    /// Begins now.
+    pub(super) fn new() -> Self {
+        Self { open: AtomicU64::new(0), started: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    /// How long no request has been open; `None` while one is.
+    pub(super) fn idle(&self) -> Option<std::time::Duration> {
+        let since = std::time::Duration::from_millis(self.last.load(Ordering::Relaxed));
+        (self.open.load(Ordering::Relaxed) == 0).then(|| self.started.elapsed().saturating_sub(since))
+    }
+
+    fn end_one(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request while it runs; dropping it writes the record.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// The request.
+    pub(super) id: RequestId,
+    /// Who it came from.
+    pub(super) visitor: VisitorAddr,
+    /// Its method.
+    pub(super) method: Method,
+    /// The host it was for.
+    pub(super) host: Option<HostName>,
+    /// Its path; the query stays out of the record.
+    pub(super) path: Option<PathAndQuery>,
+    /// The version it came in.
+    pub(super) version: Version,
+    /// The tunnel it went to.
+    pub(super) tunnel: Option<Arc<Tunnel>>,
+    /// The status of the answer.
+    pub(super) status: StatusCode,
+    /// Why it ended; until it is known, that the visitor left.
+    pub(super) reason: Reason,
+    /// Its body.
+    pub(super) upload: Option<Arc<Upload>>,
+    /// Octets that came in otherwise (after an upgrade).
+    pub(super) octets_in: u64,
+    /// Octets of the answer's body.
+    pub(super) octets_out: u64,
+    started: Instant,
+    activity: Arc<Activity>,
+}
+
+impl Record {
+    /// Begins the record of a request.
+    pub(super) fn new(id: RequestId, visitor: VisitorAddr, activity: &Arc<Activity>) -> Self {
+        activity.open.fetch_add(1, Ordering::Relaxed);
+        Self {
+            id,
+            visitor,
+            method: Method::GET,
+            host: None,
+            path: None,
+            version: Version::HTTP_11,
+            tunnel: None,
+            // What is written when the visitor leaves before there is an answer.
+            status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            reason: Reason::VisitorLeft,
+            upload: None,
+            octets_in: 0,
+            octets_out: 0,
+            started: Instant::now(),
+            activity: activity.clone(),
+        }
+    }
+
+    /// Notes the answer's status, and tells those who watch the tunnel.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+        let Some(tunnel) = self.tunnel.as_ref().filter(|tunnel| tunnel.visits.receiver_count() > 0) else {
+            return;
+        };
+        // An error means that the last watcher has just left.
+        let _ = tunnel.visits.send(Visit {
+            tunnel: tunnel.name.clone(),
+            method: self.method.clone(),
+            path: self.path.as_ref().map_or("", PathAndQuery::path).into(),
+            status,
+            millis: self.millis(),
+        });
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.activity.end_one();
+        let uploaded = self.upload.as_ref().map_or(0, |upload| upload.octets.load(Ordering::Relaxed));
+        tracing::info!(
+            request = %self.id,
+            visitor = %self.visitor,
+            method = %self.method,
+            host = self.host.as_ref().map_or("-", |host| host.as_str()),
+            path = self.path.as_ref().map_or("-", PathAndQuery::path),
+            status = self.status.as_u16(),
+            reason = self.reason.word(),
+            bytes_in = uploaded + self.octets_in,
+            bytes_out = self.octets_out,
+            millis = self.millis(),
+            protocol = ?self.version,
+            tunnel = self.tunnel.as_ref().map_or("-", |tunnel| tunnel.name.as_str()),
+            "request"
+        );
+    }
+}

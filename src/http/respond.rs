@@ -1,0 +1,171 @@
+//! The only place that turns an error into an answer: a small page for browsers, JSON for
+//! programs that ask for it, plain text for all others. Each says what happened, the reason's
+//! word, the request's id and what to do.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::body::Answer;
+use super::record::RequestId;
+use crate::observe::Reason;
+
+/// Why a request got no answer from a service. Only [`error`] makes an answer of it.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The word for it.
+    pub(super) reason: Reason,
+    /// The status for it.
+    pub(super) status: StatusCode,
+    /// What happened.
+    pub(super) what: Cow<'static, str>,
+    /// What to do next.
+    pub(super) next: Cow<'static, str>,
+}
+
+impl Failure {
+    /// A failure in words.
+    pub(super) fn new(
+        reason: Reason,
+        status: StatusCode,
+        what: impl Into<Cow<'static, str>>,
+        next: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { reason, status, what: what.into(), next: next.into() }
+    }
+
+    /// A request that breaks HTTP, or that could be read in two ways.
+    pub(super) fn bad_request(what: impl Into<Cow<'static, str>>) -> Self {
+        let next = "send the request again in the form that RFC 9112 describes";
+        Self::new(Reason::BadRequest, StatusCode::BAD_REQUEST, what, next)
+    }
+}
+
+/// How an answer of the gateway's own is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A page for a browser.
+    Html,
+    /// An object for a program.
+    Json,
+    /// Text for all others.
+    Text,
+}
+
+impl Form {
+    /// What `Accept` asks for; the first of its words that we write wins.
+    pub(super) fn accepted(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(header::ACCEPT);
+        let mut words =
+            values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        words
+            .find_map(|word| match word.split(';').next().unwrap_or_default().trim() {
+                "text/html" | "application/xhtml+xml" => Some(Self::Html),
+                kind if kind == "application/json" || kind.ends_with("+json") => Some(Self::Json),
+                "text/plain" => Some(Self::Text),
+                _ => None,
+            })
+            .unwrap_or(Self::Text)
+    }
+}
+
+/// Makes the answer to a request that failed.
+pub(super) fn error(failure: &Failure, form: Form, id: RequestId) -> Response<Answer> {
+    let Failure { reason, status, what, next } = failure;
+    let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    let text = match form {
+        Form::Html => page(
+            &title,
+            &format!(
+                "<p>{}.</p><p>{}.</p><p class=small>reason <code>{reason}</code> · request <code>{id}</code></p>",
+                escape(&capital(what)),
+                escape(&capital(next)),
+            ),
+        ),
+        Form::Json => {
+            let object = serde_json::json!({
+                "message": what, "reason": reason.word(), "id": id.to_string(), "next": next,
+            });
+            format!("{object}\n")
+        }
+        Form::Text => format!("{}.\n{}.\nreason: {reason}\nrequest: {id}\n", capital(what), capital(next)),
+    };
+    let mut answer = own(*status, form, text);
+    if *status == StatusCode::METHOD_NOT_ALLOWED {
+        // The only methods that the gateway's own paths have.
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    answer
+}
+
+/// Makes an answer of the gateway's own.
+pub(super) fn own(status: StatusCode, form: Form, text: impl Into<Bytes>) -> Response<Answer> {
+    let mut answer = Response::new(Answer::own(text.into()));
+    *answer.status_mut() = status;
+    let kind = match form {
+        Form::Html => "text/html; charset=utf-8",
+        Form::Json => "application/json; charset=utf-8",
+        Form::Text => "text/plain; charset=utf-8",
+    };
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// A small page; `content` is HTML, `title` is text.
+pub(super) fn page(title: &str, content: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <title>{title}</title><style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:15vh auto;\
+         padding:0 1rem}}.small{{color:#666;font-size:.85rem}}</style><h1>{title}</h1>{content}</html>\n"
+    )
+}
+
+/// Text as HTML.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_chooses_the_form() {
+        let form = |accept| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            Form::accepted(&headers)
+        };
+        assert_eq!(form("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"), Form::Html);
+        assert_eq!(form("application/json, text/plain, */*"), Form::Json);
+        assert_eq!(form("application/problem+json"), Form::Json);
+        assert_eq!(form("*/*"), Form::Text);
+    }
+
+    #[test]
+    fn nothing_from_outside_becomes_markup() {
+        assert_eq!(escape("<script src='x' a=\"&\">"), "&lt;script src=&#39;x&#39; a=&quot;&amp;&quot;&gt;");
+    }
+}

@@ -1,0 +1,369 @@
+//! One request, in visible order: host and path → the certificate covers the host → target →
+//! access → forward → the answer streams back → one record.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use parking_lot::Mutex;
+
+use super::body::{Answer, Outgoing};
+use super::forward::{forward, not_http};
+use super::guard::Gate;
+use super::headers::{self, Origin};
+use super::inject::Injection;
+use super::record::{Activity, Record, RequestId, Upload};
+use super::respond::{self, Failure, Form};
+use super::rewrite::Injected;
+use super::route::{Route, route};
+use super::upgrade::Wish;
+use super::{Connection, Http, own};
+use crate::access;
+use crate::name::HostName;
+use crate::net::VisitorAddr;
+use crate::observe::Reason;
+use crate::registry::{BoxFuture, Tunnel};
+
+/// What all requests of one connection share.
+pub(super) struct Session {
+    pub(super) http: Arc<Http>,
+    pub(super) conn: Connection,
+    pub(super) gate: Arc<Gate>,
+    pub(super) activity: Arc<Activity>,
+    /// Whether HTTPS is spoken here, and this is not: every request is told so.
+    pub(super) only_https: bool,
+    /// Whether the peer is a trusted proxy.
+    pub(super) trusted: bool,
+    /// What goes on after an HTTP/1.1 connection has switched protocols.
+    pub(super) switched: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+/// What a request comes to.
+enum Outcome {
+    Answered(Response<Answer>, Reason),
+    Switched(Response<Answer>, Wish, OnUpgrade),
+}
+
+/// Whom a request is for, in all the forms that are needed.
+struct Addressee {
+    host: Option<HostName>,
+    port: Option<u16>,
+    /// As the visitor wrote it.
+    text: Option<HeaderValue>,
+}
+
+impl Session {
+    /// Answers one request. Dropping the future, as happens when the visitor leaves, ends what
+    /// was begun for it.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answer>, Infallible> {
+        let (number, refusal) = self.gate.begin();
+        let peer = VisitorAddr(self.conn.peer.ip());
+        let mut record = Box::new(Record::new(RequestId(self.conn.id, number), peer, &self.activity));
+        if let Some(fault) = refusal {
+            // What stands there now is the guard's stand-in, of which nothing is worth noting.
+            let mut failure = Failure::bad_request(fault.to_string());
+            failure.status = fault.status();
+            return Ok(self.finish(record, Err(failure), Form::Text, true));
+        }
+        record.method = request.method().clone();
+        record.version = request.version();
+        record.path = request.uri().path_and_query().cloned();
+        let form = Form::accepted(request.headers());
+        let unread = !http_body::Body::is_end_stream(request.body());
+        let outcome = self.handle(request, &mut record).await;
+        Ok(self.finish(record, outcome, form, unread))
+    }
+
+    async fn handle(&self, mut request: Request<Incoming>, record: &mut Record) -> Result<Outcome, Failure> {
+        if *request.method() == Method::CONNECT
+            && request.extensions().get::<hyper::ext::Protocol>().is_none()
+        {
+            return Err(method_not_allowed());
+        }
+        let settings = &self.http.settings;
+        record.visitor = headers::visitor(request.headers(), self.conn.peer, &settings.http.trusted_proxies);
+        let addressee = addressee(&request)?;
+        record.host.clone_from(&addressee.host);
+        if self.only_https {
+            return self.to_https(&request, addressee.host.as_ref());
+        }
+        self.check_certificate(addressee.host.as_ref())?;
+        let base = &settings.base;
+        match route(addressee.host.as_ref(), request.uri().path_and_query(), &base.host) {
+            Route::Own(place) => {
+                let form = Form::accepted(request.headers());
+                let answer = own::answer(place, request.method(), request.uri().path(), form, base)?;
+                Ok(Outcome::Answered(answer, Reason::OwnAnswer))
+            }
+            Route::Tunnel(name, path) => {
+                let tunnel = self.http.registry.look_up(&name).ok_or_else(|| no_tunnel(name.as_str()))?;
+                record.tunnel = Some(tunnel.clone());
+                let permit = access::visit(tunnel.access, request.method()).map_err(denied)?;
+                if let Some(path) = path {
+                    *request.uri_mut() = Uri::from(path);
+                }
+                self.visit(request, &addressee, &tunnel, &permit, record).await
+            }
+        }
+    }
+
+    /// The visit to a tunnel, once it is allowed.
+    async fn visit(
+        &self,
+        mut request: Request<Incoming>,
+        addressee: &Addressee,
+        tunnel: &Arc<Tunnel>,
+        permit: &access::Permit,
+        record: &mut Record,
+    ) -> Result<Outcome, Failure> {
+        let wish = Wish::of(&mut request);
+        let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
+        let path = request.uri().path_and_query().cloned();
+        let mut injection = match &wish {
+            None => Injection::of(&tunnel.inject, path.as_ref().map_or("", PathAndQuery::path)),
+            Some(_) => None,
+        };
+        let (mut parts, body) = request.into_parts();
+        // The body of an extended CONNECT is the switched stream itself.
+        let (body, upload) = if wish.is_some() { Default::default() } else { Outgoing::new(body) };
+        self.prepare(&mut parts, addressee, upload.is_some());
+        if let Some(wish) = &wish {
+            wish.ask(&mut parts.method, &mut parts.headers);
+        }
+        if let Some(injection) = &mut injection {
+            injection.prepare(&mut parts.headers);
+        }
+        record.upload.clone_from(&upload);
+        let request = Request::from_parts(parts, body);
+        let forwarded = forward(&self.http.pool, permit, tunnel, record.visitor, request, upload.clone());
+        let (mut response, exchange) = forwarded.await?;
+
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(wish) = wish else {
+                return Err(not_http("the service switched protocols without being asked to"));
+            };
+            let service = hyper::upgrade::on(&mut response);
+            let status = wish.grant(response.headers_mut())?;
+            exchange.switched();
+            let mut answer = response.map(|_| Answer::own(bytes::Bytes::new()));
+            *answer.status_mut() = status;
+            *answer.version_mut() = Version::HTTP_11;
+            return Ok(Outcome::Switched(answer, wish, service));
+        }
+        if wish.is_some_and(|wish| wish.is_extended()) && response.status().is_success() {
+            // To the visitor, 2xx would mean that the switch was made (RFC 8441, section 4).
+            return Err(not_http("the service did not switch protocols as it was asked to"));
+        }
+        let (mut parts, body) = response.into_parts();
+        clean_answer(&mut parts.headers, h1, upload.as_deref());
+        let plan = injection.as_ref().and_then(|injection| {
+            Some((injection, injection.adjust(&method, parts.status, &mut parts.headers)?))
+        });
+        let body = match plan {
+            Some((injection, plan)) if !http_body::Body::is_end_stream(&body) => {
+                Answer::injected(Injected::new(body, injection.elements(), plan), exchange)
+            }
+            _ => Answer::relayed(body, exchange),
+        };
+        let mut answer = Response::new(body);
+        (*answer.status_mut(), *answer.headers_mut()) = (parts.status, parts.headers);
+        Ok(Outcome::Answered(answer, Reason::Answered))
+    }
+
+    /// Makes a visitor's request head one for the service.
+    fn prepare(&self, parts: &mut http::request::Parts, addressee: &Addressee, has_body: bool) {
+        let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(path);
+        if parts.version >= Version::HTTP_2 {
+            headers::join_cookies(&mut parts.headers);
+        }
+        parts.version = Version::HTTP_11;
+        parts.extensions.clear();
+        let trailers = headers::takes_trailers(&parts.headers);
+        let head = &mut parts.headers;
+        headers::remove_hop_by_hop(head);
+        // The parser answers it itself, as soon as the service is sent the body.
+        head.remove(header::EXPECT);
+        if trailers {
+            head.insert(header::TE, HeaderValue::from_static("trailers"));
+            head.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        if has_body && !head.contains_key(header::CONTENT_LENGTH) {
+            head.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        } else if !has_body && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+            head.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+        }
+        if let Some(text) = &addressee.text {
+            head.insert(header::HOST, text.clone());
+        } else if let Ok(base) = HeaderValue::from_str(self.http.settings.base.host.as_str()) {
+            head.insert(header::HOST, base);
+        }
+        let origin = Origin {
+            peer: self.conn.peer,
+            trusted: self.trusted,
+            tls: self.conn.tls.is_some(),
+            port: addressee.port,
+            host: addressee.text.as_ref(),
+        };
+        headers::rebuild_forwarded(head, &origin);
+    }
+
+    /// Browsers share one HTTP/2 connection among the hosts of a certificate, but no others.
+    fn check_certificate(&self, host: Option<&HostName>) -> Result<(), Failure> {
+        let (Some(tls), Some(host)) = (&self.conn.tls, host) else { return Ok(()) };
+        if tls.names.iter().any(|name| host.is_covered_by(name)) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::WrongHost,
+            StatusCode::MISDIRECTED_REQUEST,
+            format!("the certificate of this connection does not cover the host `{host}`"),
+            "open a new connection with that host as its server name, or check the host",
+        ))
+    }
+
+    /// Says where HTTPS is: by a redirect where that gives nothing away that was sent in the clear.
+    fn to_https(&self, request: &Request<Incoming>, host: Option<&HostName>) -> Result<Outcome, Failure> {
+        let base = &self.http.settings.base;
+        let host = host.unwrap_or(&base.host);
+        let port = base.port.filter(|_| base.https).map(|port| format!(":{port}")).unwrap_or_default();
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let location = HeaderValue::try_from(format!(
+            "https://{host}{port}{}",
+            request.uri().path_and_query().map_or("/", PathAndQuery::as_str)
+        ));
+        if let (true, false, Ok(location)) =
+            (is_read, request.headers().contains_key(header::AUTHORIZATION), location)
+        {
+            let text = format!("HTTPS is spoken here; go to https://{host}{port}/\n");
+            let mut answer = respond::own(StatusCode::PERMANENT_REDIRECT, Form::Text, text);
+            answer.headers_mut().insert(header::LOCATION, location);
+            return Ok(Outcome::Answered(answer, Reason::PlainHttp));
+        }
+        Err(Failure::new(
+            Reason::PlainHttp,
+            StatusCode::BAD_REQUEST,
+            "this is plain HTTP, and only HTTPS is spoken on this port",
+            format!("use `https://{host}{port}/`; what was sent has crossed the network unencrypted"),
+        ))
+    }
+
+    /// Gives the answer its record, or starts what follows a switch.
+    fn finish(
+        self: &Arc<Self>,
+        mut record: Box<Record>,
+        outcome: Result<Outcome, Failure>,
+        form: Form,
+        unread: bool,
+    ) -> Response<Answer> {
+        let id = record.id;
+        let h1 = record.version < Version::HTTP_2;
+        let (mut answer, reason) = match outcome {
+            Ok(Outcome::Switched(answer, wish, service)) => {
+                record.answered(answer.status());
+                self.gate.answer(true);
+                let idle = self.http.settings.http.upgrade_idle_timeout;
+                let rest = wish.run(service, record, idle);
+                if h1 {
+                    *self.switched.lock() = Some(Box::pin(rest));
+                } else {
+                    self.http.tasks.spawn("switched stream", rest);
+                }
+                return answer;
+            }
+            Ok(Outcome::Answered(answer, reason)) => (answer, reason),
+            Err(failure) => (respond::error(&failure, form, id), failure.reason),
+        };
+        if record.method == Method::HEAD
+            && let Some(length) = answer.body_mut().take_own()
+        {
+            answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+        }
+        // What is left of the body would have to be read before the next request; and who smuggles
+        // gets no second try.
+        let over = self.only_https || reason == Reason::BadRequest || (unread && reason != Reason::Answered);
+        if h1 && over {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        record.answered(answer.status());
+        self.gate.answer(false);
+        answer.map(|body| body.with_record(record, reason))
+    }
+}
+
+/// Makes a service's answer head one for the visitor.
+fn clean_answer(headers: &mut HeaderMap, h1: bool, upload: Option<&Upload>) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // The chunks were what counted (RFC 9112, section 6.3), and they are taken apart.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    headers::remove_hop_by_hop(headers);
+    let early = upload.is_some_and(|upload| !upload.ended.load(std::sync::atomic::Ordering::Acquire));
+    if h1 && early {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// Whom the request is for. Over HTTP/2 the authority says it; over HTTP/1.1 `Host`; where both
+/// are there, they must agree (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1).
+fn addressee(request: &Request<Incoming>) -> Result<Addressee, Failure> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, authority) = (hosts.next(), request.uri().authority());
+    if hosts.next().is_some() {
+        return Err(Failure::bad_request("there is more than one `Host` header"));
+    }
+    if let (Some(host), Some(authority)) = (host, authority)
+        && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+    {
+        return Err(Failure::bad_request("the `Host` header differs from the request's authority"));
+    }
+    let text = match (host, authority) {
+        (Some(host), _) => host.clone(),
+        (None, Some(authority)) => HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Failure::bad_request("the request's authority is not a host"))?,
+        (None, None) if request.version() == Version::HTTP_10 => {
+            return Ok(Addressee { host: None, port: None, text: None });
+        }
+        (None, None) => return Err(Failure::bad_request("the request names no host")),
+    };
+    let readable = text.to_str().map_err(|_| Failure::bad_request("the `Host` header is not text"))?;
+    let (host, port) =
+        HostName::parse_authority(readable).map_err(|error| Failure::bad_request(error.to_string()))?;
+    Ok(Addressee { host: Some(host), port, text: Some(text) })
+}
+
+fn no_tunnel(name: &str) -> Failure {
+    Failure::new(
+        Reason::NoTunnel,
+        StatusCode::BAD_GATEWAY,
+        format!("No active tunnel found for `{name}`"),
+        "check the name, and whether the agent that offers it is connected",
+    )
+}
+
+fn denied(denial: access::Denial) -> Failure {
+    match denial {
+        access::Denial::LoginRequired => Failure::new(
+            Reason::LoginRequired,
+            StatusCode::UNAUTHORIZED,
+            denial.to_string(),
+            "ask its owner for access",
+        ),
+    }
+}
+
+fn method_not_allowed() -> Failure {
+    Failure::new(
+        Reason::MethodNotAllowed,
+        StatusCode::METHOD_NOT_ALLOWED,
+        "CONNECT is for forward proxies, and this is a gateway",
+        "send the request to the host itself",
+    )
+}

@@ -1,0 +1,86 @@
+//! HTTP/2 with a real client: curl, which the test command installs (`apt-get install curl`).
+
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt as _;
+
+use super::support::*;
+
+async fn curl(gateway: &Gateway, args: &[&str], input: &[u8]) -> (Vec<u8>, String) {
+    let port = gateway.addr.port();
+    let mut child = tokio::process::Command::new("curl")
+        .args(["-v", "--http2-prior-knowledge", "--max-time", "20", "--connect-to"])
+        .arg(format!("::127.0.0.1:{port}"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("curl is needed: apt-get install curl");
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let feed = async move {
+        let _ = stdin.write_all(&input).await;
+    };
+    let ((), output) = tokio::join!(feed, child.wait_with_output());
+    let output = output.unwrap();
+    (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn requests_over_h2_reach_an_h1_service() {
+    let gateway = Gateway::start(Port::H2).await;
+    let service = Service::echo_head().await;
+    let _lease = gateway.offer(service.addr);
+    let url = format!("http://{HOST}:8443//a?b");
+    let (out, error) =
+        curl(&gateway, &["-i", "-H", "TE: trailers", "-H", "Cookie: a=1", "-H", "Expect:", &url], b"").await;
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.starts_with("HTTP/2 200"), "{out}{error}");
+    assert!(out.contains("GET //a?b HTTP/1.1\r\n"), "{out}");
+    assert!(out.contains(&format!("host: {HOST}:8443\r\n")), "{out}");
+    assert!(out.contains("x-forwarded-proto: https\r\n") && out.contains("te: trailers\r\n"), "{out}");
+    let (out, _) = curl(&gateway, &["-i", "http://none.example.test/"], b"").await;
+    assert!(String::from_utf8_lossy(&out).contains("No active tunnel found"));
+    let (out, error) = curl(&gateway, &["-I", "http://none.example.test/"], b"").await;
+    assert!(out.starts_with(b"HTTP/2 502") && error.is_empty(), "{error}");
+    let (out, _) = curl(&gateway, &["-i", "http://other.net/"], b"").await;
+    assert!(out.starts_with(b"HTTP/2 421"));
+    let (out, _) =
+        curl(&gateway, &["-i", "-H", "Host: x.example.test", "-H", ":authority: y", &url], b"").await;
+    assert!(!out.starts_with(b"HTTP/2 200") || out.windows(15).any(|w| w == b"x.example.test\r"));
+}
+
+#[tokio::test]
+async fn bodies_of_many_megabytes_pass_whole_over_h2() {
+    let gateway = Gateway::start(Port::H2).await;
+    let service = Service::start(|mut peer, _| async move {
+        let head = peer.head().await;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        let length: u64 = length.parse().unwrap();
+        peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")).await;
+        let (read, mut write) = peer.0.split();
+        tokio::io::copy(&mut tokio::io::AsyncReadExt::take(read, length), &mut write).await.unwrap();
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let body: Vec<u8> = (0..10_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let url = format!("http://{HOST}/");
+    let (out, error) = curl(&gateway, &["-T", "-", "-H", "Content-Length: 10000000", &url], &body).await;
+    assert!(out == body, "{} octets came back; {error}", out.len());
+}
+
+#[tokio::test]
+async fn an_early_answer_reaches_an_h2_visitor() {
+    let gateway = Gateway::start(Port::H2).await;
+    let service = Service::start(|mut peer, _| async move {
+        peer.head().await;
+        peer.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig").await;
+        let _ = peer.try_until("never").await;
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let url = format!("http://{HOST}/");
+    let (out, error) = curl(&gateway, &["-i", "-T", "-", &url], &vec![b'x'; 5_000_000]).await;
+    assert!(out.starts_with(b"HTTP/2 413") && out.ends_with(b"big"), "{error}");
+}

@@ -1,0 +1,152 @@
+//! Bodies stream both ways, and nothing waits for their end.
+
+use super::support::*;
+
+#[tokio::test]
+async fn events_pass_one_by_one() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let (go, wait) = tokio::sync::watch::channel(0);
+    let service = Service::start(move |mut peer, _| {
+        let mut wait = wait.clone();
+        async move {
+            peer.head().await;
+            peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await;
+            for number in 1..4 {
+                wait.wait_for(|go| *go >= number).await.unwrap();
+                peer.send(format!("data: {number}\n\n")).await;
+            }
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    visitor.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    visitor.head().await;
+    for number in 1..4 {
+        go.send(number).unwrap();
+        visitor.until(&format!("data: {number}\n\n\r\n")).await;
+    }
+    visitor.until("0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn uploads_pass_chunk_by_chunk_with_their_trailers() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let service = Service::start(|mut peer, _| async move {
+        let head = peer.head().await;
+        assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: sum\r\n\r\n").await;
+        peer.until("one\r\n").await;
+        peer.send("3\r\nOne\r\n").await;
+        let rest = peer.until("\r\n\r\n").await;
+        assert!(rest.ends_with("3\r\ntwo\r\n0\r\nsum: 2\r\n\r\n"), "{rest}");
+        peer.send("3\r\nTwo\r\n0\r\nSum: 2\r\n\r\n").await;
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    visitor
+        .send(format!(
+            "POST / HTTP/1.1\r\nHost: {HOST}\r\nTE: trailers\r\nConnection: te\r\nTrailer: sum\r\n\
+             Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
+        ))
+        .await;
+    visitor.until("3\r\nOne\r\n").await;
+    visitor.send("3\r\ntwo\r\n0\r\nSum: 2\r\n\r\n").await;
+    let rest = visitor.until("\r\n\r\n").await;
+    assert!(rest.ends_with("3\r\nTwo\r\n0\r\nsum: 2\r\n\r\n"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_hundred_is_sent_when_the_service_takes_the_body() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let service = Service::start(|mut peer, _| async move {
+        peer.head().await;
+        peer.until("body").await;
+        peer.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await;
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    let head =
+        |host| format!("PUT / HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    visitor.send(head(HOST)).await;
+    assert_eq!(visitor.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
+    visitor.send("body").await;
+    assert!(visitor.head().await.starts_with("HTTP/1.1 201 Created\r\n"));
+    // No tunnel: the answer comes at once, and nobody asks for the body.
+    let answer = gateway.ask(&head("none.example.test")).await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+}
+
+#[tokio::test]
+async fn head_has_the_length_and_no_body() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let service = Service::says("HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n").await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    for _ in 0..2 {
+        visitor.send(format!("HEAD / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+        assert!(visitor.head().await.contains("content-length: 77\r\n"));
+    }
+    assert_eq!(service.count(), 1);
+}
+
+#[tokio::test]
+async fn an_early_answer_to_an_upload_reaches_the_visitor_and_ends_reuse() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let service = Service::start(|mut peer, number| async move {
+        let head = peer.head().await;
+        peer.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig").await;
+        assert!(number > 0 || head.starts_with("POST"), "{head}");
+        // Takes nothing more; stays open until the gateway ends it.
+        let _ = peer.try_until("never").await;
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    visitor.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000000\r\n\r\n")).await;
+    visitor.send(vec![b'x'; 100_000]).await;
+    let answer = visitor.until("big").await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    assert_eq!(visitor.rest().await, "");
+    gateway.get("/", "").await;
+    assert_eq!(service.count(), 2);
+}
+
+#[tokio::test]
+async fn a_cut_answer_is_seen_as_cut() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let service = Service::start(|mut peer, _| async move {
+        peer.head().await;
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let answer = gateway.get("/", "").await;
+    assert!(answer.ends_with("4\r\nhalf\r\n"), "an end was made up: {answer}");
+}
+
+#[tokio::test]
+async fn a_visitor_who_leaves_ends_the_request_to_the_service() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let (left, mut has_left) = tokio::sync::mpsc::unbounded_channel();
+    let service = Service::start(move |mut peer, _| {
+        let left = left.clone();
+        async move {
+            peer.head().await;
+            left.send("asked").unwrap();
+            let _ = peer.try_until("never").await;
+            left.send("left").unwrap();
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    visitor.send(format!("GET /poll HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    assert_eq!(has_left.recv().await, Some("asked"));
+    drop(visitor);
+    let end = tokio::time::timeout(std::time::Duration::from_secs(5), has_left.recv()).await;
+    assert_eq!(end.unwrap(), Some("left"));
+}

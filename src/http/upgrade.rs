@@ -1,0 +1,138 @@
+//! Protocol switches: any token over HTTP/1.1, and RFC 8441 over HTTP/2, towards an HTTP/1.1
+//! service. After the switch the bytes are only copied.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::headers::{remove_hop_by_hop, upgrade_to};
+use super::record::Record;
+use super::respond::Failure;
+use crate::net::{CopyEnd, copy_both};
+use crate::observe::Reason;
+
+/// What RFC 6455, section 1.3, adds to a key before hashing it.
+const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A switch that a visitor asks for.
+#[derive(Debug)]
+pub(super) struct Wish {
+    /// The protocol, as it stands in `Upgrade`.
+    protocol: HeaderValue,
+    /// Asked for as RFC 8441 says, over HTTP/2; with the key that was made up, for WebSocket.
+    extended: Option<Option<HeaderValue>>,
+    /// The visitor's stream, once the switch is made.
+    visitor: OnUpgrade,
+}
+
+impl Wish {
+    /// The switch that a request asks for, if it does. A request with a body does not: `Upgrade`
+    /// may always be left alone (RFC 9110, section 7.8).
+    pub(super) fn of(request: &mut Request<Incoming>) -> Option<Self> {
+        use http_body::Body as _;
+        if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
+            let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
+            let is_websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+            let key = is_websocket.then(make_key).flatten();
+            return Some(Self { protocol, extended: Some(key), visitor: hyper::upgrade::on(request) });
+        }
+        if request.version() != http::Version::HTTP_11 || !request.body().is_end_stream() {
+            return None;
+        }
+        let protocol = upgrade_to(request.headers())?;
+        Some(Self { protocol, extended: None, visitor: hyper::upgrade::on(request) })
+    }
+
+    /// Whether it came as an extended CONNECT.
+    pub(super) fn is_extended(&self) -> bool {
+        self.extended.is_some()
+    }
+
+    /// Puts the wish into the request to the service, whose hop-by-hop fields are out already.
+    pub(super) fn ask(&self, method: &mut Method, headers: &mut HeaderMap) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, self.protocol.clone());
+        if let Some(key) = &self.extended {
+            *method = Method::GET;
+            if let Some(key) = key {
+                headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
+                headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+            }
+        }
+    }
+
+    /// Turns the service's consent into the visitor's: the status, the headers in place.
+    ///
+    /// # Errors
+    /// When the service's 101 is none: another protocol, or the wrong answer to the key.
+    pub(super) fn grant(&self, headers: &mut HeaderMap) -> Result<StatusCode, Failure> {
+        let Some(protocol) = upgrade_to(headers) else {
+            return Err(super::forward::not_http("the service switched protocols without saying to which"));
+        };
+        remove_hop_by_hop(headers);
+        let Some(key) = &self.extended else {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, protocol);
+            return Ok(StatusCode::SWITCHING_PROTOCOLS);
+        };
+        let accept = headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        if let Some(key) = key
+            && accept.as_ref().map(HeaderValue::as_bytes) != Some(accept_for(key).as_bytes())
+        {
+            return Err(super::forward::not_http("the service answered the WebSocket key wrongly"));
+        }
+        // A body is not announced in either direction (RFC 8441, section 5).
+        headers.remove(header::CONTENT_LENGTH);
+        Ok(StatusCode::OK)
+    }
+
+    /// Copies both ways until both have ended, and writes the record.
+    pub(super) async fn run(self, service: OnUpgrade, mut record: Box<Record>, idle: std::time::Duration) {
+        let (visitor, service) = match tokio::try_join!(self.visitor, service) {
+            Ok(both) => both,
+            Err(error) => {
+                tracing::debug!(request = %record.id, %error, "a protocol switch did not happen");
+                return;
+            }
+        };
+        let outcome = copy_both(TokioIo::new(visitor), TokioIo::new(service), idle).await;
+        (record.octets_in, record.octets_out) = (outcome.forth, outcome.back);
+        record.reason = match outcome.end {
+            CopyEnd::Finished => Reason::Finished,
+            CopyEnd::Idle => Reason::Idle,
+            CopyEnd::Failed(error) => {
+                tracing::debug!(request = %record.id, %error, "a switched stream broke");
+                Reason::ConnectionLost
+            }
+        };
+    }
+}
+
+fn make_key() -> Option<HeaderValue> {
+    let mut nonce = [0; 16];
+    aws_lc_rs::rand::fill(&mut nonce).ok()?;
+    HeaderValue::try_from(STANDARD.encode(nonce)).ok()
+}
+
+fn accept_for(key: &HeaderValue) -> String {
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key.as_bytes());
+    hash.update(WEBSOCKET_GUID);
+    STANDARD.encode(hash.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_value_is_that_of_the_rfc() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept_for(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+}

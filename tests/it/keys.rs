@@ -1,0 +1,120 @@
+//! Whose keys may connect, and what those hear whose may not.
+
+use std::path::PathBuf;
+
+use crate::support::SOON;
+use crate::support::agent::{OpenSsh, public_key};
+use crate::support::backend::nobody;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::poll;
+use crate::support::process::Output;
+
+/// A gateway with a list of keys, and where the list is.
+fn with_list(lines: &str) -> (Gateway, PathBuf) {
+    let mut setup = Setup::new();
+    let list = setup.path("authorized_keys");
+    std::fs::write(&list, lines).expect("temporary folder");
+    setup.unset("ssh", "allow_any_key").set("ssh.authorized_keys", list.to_str().expect("UTF-8"));
+    (setup.start(), list)
+}
+
+fn hello(gateway: &Gateway, key: &str) -> Output {
+    OpenSsh::new(gateway).key(key).command("hello").run()
+}
+
+#[track_caller]
+fn is_refused(output: &Output, word: &str) {
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.contains("oneport:") && output.stderr.contains(word), "a bare refusal: {output:?}");
+}
+
+#[test]
+fn listed_keys_connect_and_others_hear_why_not() {
+    let list = format!("# people\n\n{} me@example\n{}\n", public_key("ed25519a"), public_key("rsa2048"));
+    let (gateway, _) = with_list(&list);
+    assert!(hello(&gateway, "ed25519a").status.success());
+    assert!(hello(&gateway, "rsa2048").status.success());
+    let output = hello(&gateway, "ed25519b");
+    is_refused(&output, "not allowed");
+    is_refused(&output, "SHA256:");
+    gateway.wait_reason("key-not-allowed");
+}
+
+#[test]
+fn from_is_honoured() {
+    let list = format!(
+        "from=\"10.0.0.0/8,!127.0.0.1\" {}\nfrom=\"127.0.0.0/8\" {}\n",
+        public_key("ed25519a"),
+        public_key("ed25519b")
+    );
+    let (gateway, _) = with_list(&list);
+    is_refused(&hello(&gateway, "ed25519a"), "address");
+    assert!(hello(&gateway, "ed25519b").status.success());
+}
+
+#[test]
+fn expiry_time_is_honoured() {
+    let list = format!(
+        "expiry-time=\"20200101\" {}\nexpiry-time=\"20990101120000Z\" {}\n",
+        public_key("ed25519a"),
+        public_key("ed25519b")
+    );
+    let (gateway, _) = with_list(&list);
+    is_refused(&hello(&gateway, "ed25519a"), "until");
+    assert!(hello(&gateway, "ed25519b").status.success());
+}
+
+#[test]
+fn the_list_is_reread_and_a_removed_key_ends_its_sessions() {
+    let both = format!("{}\n{}\n", public_key("ed25519a"), public_key("ed25519b"));
+    let (gateway, list) = with_list(&both);
+    let mut removed = OpenSsh::new(&gateway).forward("/web", nobody()).start();
+    let mut kept = OpenSsh::new(&gateway).key("ed25519b").forward("/web", nobody()).start();
+    std::fs::write(&list, format!("{}\n{}\n", public_key("ed25519b"), public_key("ecdsa256")))
+        .expect("temporary folder");
+    removed.process.exit(SOON);
+    gateway.wait_reason("key-removed");
+    is_refused(&hello(&gateway, "ed25519a"), "not allowed");
+    assert!(kept.process.has_ended().is_none(), "{}", kept.process.err);
+    poll("new key being taken", SOON, || hello(&gateway, "ecdsa256").status.success().then_some(()));
+}
+
+#[test]
+fn a_list_replaced_by_rename_is_reread() {
+    let (gateway, list) = with_list(&format!("{}\n", public_key("ed25519a")));
+    let fresh = gateway.path("fresh");
+    std::fs::write(&fresh, format!("{}\n", public_key("ed25519b"))).expect("temporary folder");
+    std::fs::rename(&fresh, &list).expect("temporary folder");
+    poll("new list", SOON, || hello(&gateway, "ed25519b").status.success().then_some(()));
+    is_refused(&hello(&gateway, "ed25519a"), "not allowed");
+}
+
+#[test]
+fn a_folder_of_lists() {
+    let mut setup = Setup::new();
+    let folder = setup.path("keys");
+    std::fs::create_dir(&folder).expect("temporary folder");
+    std::fs::write(folder.join("alice"), public_key("ed25519a")).expect("temporary folder");
+    setup.unset("ssh", "allow_any_key").set("ssh.authorized_keys", folder.to_str().expect("UTF-8"));
+    let gateway = setup.start();
+    assert!(hello(&gateway, "ed25519a").status.success());
+    is_refused(&hello(&gateway, "ed25519b"), "not allowed");
+    std::fs::write(folder.join("bob"), public_key("ed25519b")).expect("temporary folder");
+    poll("second list", SOON, || hello(&gateway, "ed25519b").status.success().then_some(()));
+}
+
+#[test]
+fn other_ways_to_log_in_are_not_offered() {
+    let gateway = Gateway::start();
+    let output = OpenSsh::new(&gateway)
+        .args(&[
+            "-o",
+            "PreferredAuthentications=none,password,keyboard-interactive",
+            "-o",
+            "PubkeyAuthentication=no",
+        ])
+        .command("hello")
+        .run();
+    assert_ne!(output.status.code(), Some(0));
+    assert!(output.stderr.contains("(publickey)"), "{output:?}");
+}

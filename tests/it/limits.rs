@@ -1,0 +1,96 @@
+//! Bounds on connections, checked before any work is done for them.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use crate::support::SOON;
+use crate::support::agent::{Agent, host};
+use crate::support::backend::Backend;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::poll;
+use crate::support::visitor::{self, Curl, read_to_end, read_until};
+
+fn with(limit: &str, value: i64) -> Gateway {
+    let mut setup = Setup::new();
+    setup.set(limit, value);
+    setup.start()
+}
+
+/// Takes `count` slots and proves that they are taken: each is a finished handshake.
+fn take(gateway: &Gateway, count: usize) -> Vec<visitor::Tls> {
+    (0..count).map(|_| visitor::tls(gateway, Some("gw.test"), &["http/1.1"]).expect("a free slot")).collect()
+}
+
+fn is_closed(mut stream: TcpStream) -> bool {
+    matches!(stream.read(&mut [0]), Ok(0) | Err(_))
+}
+
+fn one_too_many(limit: &str) {
+    let gateway = with(limit, 3);
+    let mut taken = take(&gateway, 3);
+    assert!(is_closed(visitor::tcp(&gateway)), "a connection over the limit was kept");
+    gateway.wait_reason("too-many-connections");
+    taken.pop();
+    poll("slot given back", SOON, || visitor::tls(&gateway, Some("gw.test"), &["http/1.1"]).ok());
+}
+
+#[test]
+fn connections_in_all() {
+    one_too_many("limits.connections");
+}
+
+#[test]
+fn connections_from_one_address() {
+    one_too_many("limits.connections_per_address");
+}
+
+#[test]
+fn a_head_may_not_be_endless() {
+    let mut setup = Setup::new();
+    setup.set("limits.header_bytes", "16KiB");
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let _agent = Agent::web(&gateway, backend.address());
+    let long = "a".repeat(32 * 1024);
+    for version in ["--http1.1", "--http2"] {
+        let response = Curl::new(&gateway)
+            .args(&[version])
+            .header(&format!("X-Long: {long}"))
+            .call(&format!("https://{}/small", host("web")));
+        assert!(response.status == 431 || response.exit != 0, "{version}: {}", response.status);
+    }
+    assert_eq!(backend.requests(), 0);
+}
+
+#[test]
+fn a_head_may_not_take_for_ever() {
+    let mut setup = Setup::new();
+    setup.set("limits.handshake_timeout", "2s").set("http.idle_timeout", "1s");
+    let gateway = setup.start();
+    let mut stream = visitor::tls(&gateway, Some("gw.test"), &["http/1.1"]).expect("a handshake");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: gw.test\r\nX-A").expect("open");
+    let rest = read_to_end(&mut stream);
+    let rest = String::from_utf8_lossy(&rest).into_owned();
+    assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 4"), "{rest}");
+}
+
+#[test]
+fn an_idle_visitor_is_let_go() {
+    let mut setup = Setup::new();
+    setup.set("http.idle_timeout", "1s");
+    let gateway = setup.start();
+    let mut stream = visitor::tls(&gateway, Some("gw.test"), &["http/1.1"]).expect("a handshake");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n").expect("open");
+    read_until(&mut stream, "\r\n\r\n");
+    read_to_end(&mut stream);
+}
+
+#[test]
+fn an_unauthenticated_session_ends() {
+    let mut setup = Setup::new();
+    setup.set("ssh.login_timeout", "1s");
+    let gateway = setup.start();
+    let mut ssh = visitor::tls(&gateway, Some("gw.test"), &["ssh"]).expect("a handshake");
+    ssh.write_all(b"SSH-2.0-slow\r\n").expect("open");
+    read_to_end(&mut ssh);
+    gateway.wait_reason("login-timeout");
+}

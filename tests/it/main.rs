@@ -1,0 +1,18 @@
+//! The promises, each shown with real programs against the real binary.
+
+mod classify;
+mod config;
+mod docs;
+mod drain;
+mod http_visitors;
+mod keys;
+mod limits;
+mod ssh_audit;
+mod stalled_visitor;
+mod support;
+mod takeover;
+mod tcp_forward;
+mod tunnel_openssh;
+mod tunnel_ssh2;
+mod vectors;
+mod websocket;

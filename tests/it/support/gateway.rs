@@ -1,0 +1,219 @@
+//! The gateway: the real binary, a temporary folder, ports given by the kernel.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+use super::SOON;
+use super::ca::Ca;
+use super::process::{Output, Process};
+
+/// The program under test.
+pub const ONEPORT: &str = env!("CARGO_BIN_EXE_oneport");
+
+/// A configuration in the making. The default one serves `gw.test` and `*.gw.test` on one port
+/// of loopback and lets any key in.
+pub struct Setup {
+    pub dir: TempDir,
+    pub ca: Ca,
+    table: Table,
+}
+
+/// A running gateway.
+pub struct Gateway {
+    setup: Setup,
+    process: Process,
+}
+
+impl Setup {
+    /// The default configuration.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let ca = Ca::make(dir.path());
+        let leaf = ca.leaf("leaf", &["gw.test", "*.gw.test", "localhost"]);
+        let mut setup = Self { dir, ca, table: Table::new() };
+        let (state, cert, key) = (setup.path("state"), leaf.cert, leaf.key);
+        setup.set("listen", vec!["127.0.0.1:0"]);
+        setup.set("base_url", "https://gw.test");
+        setup.set("state_dir", text(&state));
+        setup.set("ssh.allow_any_key", true);
+        setup.set("log.format", "json");
+        setup.certificates(&[(&cert, &key)]);
+        setup
+    }
+
+    /// A path in this gateway's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Sets what lies at a path like `limits.handshake_timeout`.
+    pub fn set(&mut self, path: &str, value: impl Into<toml::Value>) -> &mut Self {
+        let mut table = &mut self.table;
+        let (folders, last) = path.rsplit_once('.').map_or(("", path), |split| split);
+        for folder in folders.split('.').filter(|folder| !folder.is_empty()) {
+            let entry = table.entry(folder).or_insert_with(|| Table::new().into());
+            table = entry.as_table_mut().expect("a section");
+        }
+        table.insert(last.to_owned(), value.into());
+        self
+    }
+
+    /// Takes out what lies at a path in a section.
+    pub fn unset(&mut self, section: &str, key: &str) -> &mut Self {
+        if let Some(table) = self.table.get_mut(section).and_then(toml::Value::as_table_mut) {
+            table.remove(key);
+        }
+        self
+    }
+
+    /// Sets the certificates.
+    pub fn certificates(&mut self, pairs: &[(&Path, &Path)]) -> &mut Self {
+        let list: Vec<toml::Value> = pairs
+            .iter()
+            .map(|(cert, key)| {
+                let mut pair = Table::new();
+                pair.insert("cert".to_owned(), text(cert).into());
+                pair.insert("key".to_owned(), text(key).into());
+                pair.into()
+            })
+            .collect();
+        self.set("tls.certificates", list)
+    }
+
+    /// Writes the configuration file.
+    pub fn write(&self) -> PathBuf {
+        let path = self.path("oneport.toml");
+        std::fs::write(&path, self.table.to_string()).expect("temporary folder");
+        path
+    }
+
+    /// `oneport serve` with this configuration.
+    pub fn command(&self) -> Command {
+        let mut command = bare();
+        command.arg("serve").arg("--config").arg(self.write()).current_dir(self.dir.path());
+        command
+    }
+
+    /// Starts the gateway and waits until it listens.
+    #[track_caller]
+    pub fn start(self) -> Gateway {
+        let command = self.command();
+        self.start_with(command)
+    }
+
+    /// Starts the gateway by a command of the test's own.
+    #[track_caller]
+    pub fn start_with(self, mut command: Command) -> Gateway {
+        let process = Process::start(&mut command);
+        let gateway = Gateway { setup: self, process };
+        gateway.address();
+        gateway
+    }
+}
+
+/// `oneport`, without any setting from the surroundings.
+pub fn bare() -> Command {
+    let mut command = Command::new(ONEPORT);
+    for (name, _) in std::env::vars() {
+        let old = ["PORT", "SSH_PORT", "TLS_PORT", "BASE_URL", "RUST_LOG"];
+        if name.starts_with("ONEPORT_") || old.contains(&name.as_str()) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// What `oneport` says with these arguments.
+#[track_caller]
+pub fn oneport(arguments: &[&str]) -> Output {
+    Process::run(bare().args(arguments), SOON)
+}
+
+/// The first address in the log that was bound for this purpose.
+fn bound(log: &str, what: &str) -> Option<SocketAddr> {
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|record| record["message"] == "listening" && record["what"] == what)
+        .and_then(|record| record["address"].as_str()?.parse().ok())
+}
+
+impl Gateway {
+    /// A gateway with the default configuration.
+    #[track_caller]
+    pub fn start() -> Self {
+        Setup::new().start()
+    }
+
+    /// The single port.
+    #[track_caller]
+    pub fn address(&self) -> SocketAddr {
+        self.address_of("tls")
+    }
+
+    /// The first listener of this kind: `tls`, `plain-http` or `plain-ssh`.
+    #[track_caller]
+    pub fn address_of(&self, what: &str) -> SocketAddr {
+        self.process.err.wait(&format!("listener `{what}`"), SOON, |log| bound(log, what))
+    }
+
+    /// A path in the gateway's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.setup.path(name)
+    }
+
+    /// The authority's certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.setup.ca.cert()
+    }
+
+    /// All log records so far.
+    pub fn log(&self) -> Vec<Value> {
+        self.process.err.to_string().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits for a log record.
+    #[track_caller]
+    pub fn wait_log(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        self.process.err.wait(&format!("log record: {what}"), SOON, |log| {
+            log.lines().filter_map(|line| serde_json::from_str(line).ok()).find(|record| matches(record))
+        })
+    }
+
+    /// Waits for a log record with this reason.
+    #[track_caller]
+    pub fn wait_reason(&self, reason: &str) -> Value {
+        self.wait_log(reason, |record| record["reason"] == reason)
+    }
+
+    /// Everything on standard error so far.
+    pub fn stderr(&self) -> String {
+        self.process.err.to_string()
+    }
+
+    /// Signals the process.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub fn finish(&mut self, limit: Duration) -> Output {
+        self.process.finish(limit)
+    }
+
+    /// Whether the gateway still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.has_ended().is_none()
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
