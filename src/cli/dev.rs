@@ -40,7 +40,7 @@ pub fn run(port: u16, state_dir: &Path) -> anyhow::Result<()> {
         key: find_key(),
         is_mac: cfg!(target_os = "macos"),
     };
-    crate::run_gateway(settings, |_| crate::print(&guide.text()))
+    super::run_gateway(settings, |_| super::print(&guide.text()))
 }
 
 fn has_ipv6_loopback() -> bool {
