@@ -7,28 +7,54 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::pool::Exchange;
 use super::record::{Record, Upload};
 use super::rewrite::Injected;
+use crate::net::Tasks;
 use crate::observe::Reason;
+
+/// How long the rest of an upload is still taken after its answer, over HTTP/2. Many clients
+/// take a stream that is reset for a failure, even when they have the answer.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// A request's body on its way to a service.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing(Option<(Incoming, Arc<Upload>)>);
+pub(super) struct Outgoing {
+    body: Option<(Incoming, Arc<Upload>)>,
+    linger: Option<Tasks>,
+}
 
 impl Outgoing {
-    /// Passes `body` on; the account is `None` when there is nothing to pass.
-    pub(super) fn new(body: Incoming) -> (Self, Option<Arc<Upload>>) {
+    /// Passes `body` on; the account is `None` when there is nothing to pass. With `linger`, what
+    /// is left when this is dropped is still taken for a while, and thrown away.
+    pub(super) fn new(body: Incoming, linger: Option<&Tasks>) -> (Self, Option<Arc<Upload>>) {
         if body.is_end_stream() {
-            return (Self(None), None);
+            return (Self::default(), None);
         }
         let upload = Arc::<Upload>::default();
-        (Self(Some((body, upload.clone()))), Some(upload))
+        (Self { body: Some((body, upload.clone())), linger: linger.cloned() }, Some(upload))
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let Some(tasks) = self.linger.take()
+            && let Some((mut body, _)) = self.body.take()
+            && !body.is_end_stream()
+        {
+            tasks.spawn("rest of an upload", async move {
+                let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+                // Over time, the stream is reset without an error (RFC 9113, section 8.1).
+                let _ = tokio::time::timeout(LINGER, rest).await;
+            });
+        }
     }
 }
 
@@ -40,7 +66,7 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some((body, upload)) = &mut self.0 else { return Poll::Ready(None) };
+        let Some((body, upload)) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -58,11 +84,11 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+        self.body.as_ref().is_none_or(|(body, _)| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
     }
 }
 

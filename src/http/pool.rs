@@ -14,7 +14,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::body::Outgoing;
 use super::record::Upload;
@@ -35,6 +36,7 @@ pub(super) struct Pool(Arc<Inner>);
 struct Inner {
     idle: Mutex<HashMap<TunnelId, Vec<(Link, Instant)>>>,
     tasks: Tasks,
+    drain: CancellationToken,
     idle_max: usize,
     idle_timeout: Duration,
 }
@@ -74,7 +76,8 @@ pub(super) struct Exchange {
 impl Pool {
     /// Keeps at most `idle_max` idle connections a tunnel, each for at most `idle_timeout`.
     pub(super) fn new(tasks: Tasks, idle_max: usize, idle_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { idle: Mutex::default(), tasks, idle_max, idle_timeout }))
+        let drain = tasks.drain_begun();
+        Self(Arc::new(Inner { idle: Mutex::default(), tasks, drain, idle_max, idle_timeout }))
     }
 
     /// The connection that was used last, if one is left that still lives.
@@ -82,10 +85,11 @@ impl Pool {
         loop {
             let mut link = {
                 let mut idle = self.0.idle.lock();
-                let (link, since) = idle.get_mut(&tunnel.id)?.pop()?;
+                let links = idle.get_mut(&tunnel.id)?;
+                let (link, since) = links.pop()?;
                 if since.elapsed() >= self.0.idle_timeout {
                     // Those below it are older still.
-                    idle.remove(&tunnel.id);
+                    links.clear();
                     return None;
                 }
                 link
@@ -114,7 +118,7 @@ impl Pool {
 
     fn give_back(&self, link: Link, tunnel: &Arc<Tunnel>) {
         let inner = &self.0;
-        let over = tunnel.gone.is_cancelled() || inner.tasks.drain_begun().is_cancelled();
+        let over = tunnel.gone.is_cancelled() || inner.drain.is_cancelled();
         if over || inner.idle_max == 0 || link.sender.is_closed() {
             return;
         }
@@ -133,11 +137,10 @@ impl Pool {
 
     /// Drops a tunnel's idle connections in time, until none is left.
     async fn keep(&self, tunnel: &Tunnel) {
-        let drain = self.0.tasks.drain_begun();
         loop {
             let over = tokio::select! {
                 () = tunnel.gone.cancelled() => true,
-                () = drain.cancelled() => true,
+                () = self.0.drain.cancelled() => true,
                 () = tokio::time::sleep(self.0.idle_timeout) => false,
             };
             let mut idle = self.0.idle.lock();
@@ -167,33 +170,32 @@ impl Link {
     /// Sends a request, and waits for the head of its answer; there is no limit, because long
     /// polls have none. Dropping the future cuts the connection.
     pub(super) async fn send(
-        self,
+        mut self,
         request: Request<Outgoing>,
     ) -> Result<(Response<Incoming>, Self), SendFailed> {
         self.heard.store(false, Ordering::Relaxed);
-        let mut link = CutOnDrop(Some(self));
-        let Some(this) = link.0.as_mut() else { unreachable!("just put there") };
-        let sent = this.sender.try_send_request(request).await;
-        match (sent, link.0.take()) {
-            (Ok(response), Some(this)) => Ok((response, this)),
-            (Err(mut failed), Some(this)) => {
-                let heard = this.heard.load(Ordering::Relaxed);
-                this.driver.abort();
+        let mut cut = CutOnDrop(Some(self.driver.abort_handle()));
+        match self.sender.try_send_request(request).await {
+            Ok(response) => {
+                cut.0 = None;
+                Ok((response, self))
+            }
+            Err(mut failed) => {
+                let heard = self.heard.load(Ordering::Relaxed);
                 let unsent = failed.take_message();
                 Err(SendFailed { error: failed.into_error(), unsent, heard })
             }
-            (_, None) => unreachable!("taken only here"),
         }
     }
 }
 
 /// Ends a link's connection when its request is given up half-way.
-struct CutOnDrop(Option<Link>);
+struct CutOnDrop(Option<AbortHandle>);
 
 impl Drop for CutOnDrop {
     fn drop(&mut self) {
-        if let Some(link) = &self.0 {
-            link.driver.abort();
+        if let Some(driver) = &self.0 {
+            driver.abort();
         }
     }
 }

@@ -76,12 +76,16 @@ impl Session {
         record.version = request.version();
         record.path = request.uri().path_and_query().cloned();
         let form = Form::accepted(request.headers());
-        let unread = !http_body::Body::is_end_stream(request.body());
-        let outcome = self.handle(request, &mut record).await;
+        let linger = (record.version >= Version::HTTP_2).then_some(&self.http.tasks);
+        let (head, body) = request.into_parts();
+        let (body, upload) = Outgoing::new(body, linger);
+        let unread = upload.is_some();
+        record.upload = upload;
+        let outcome = self.handle(Request::from_parts(head, body), &mut record).await;
         Ok(self.finish(record, outcome, form, unread))
     }
 
-    async fn handle(&self, mut request: Request<Incoming>, record: &mut Record) -> Result<Outcome, Failure> {
+    async fn handle(&self, mut request: Request<Outgoing>, record: &mut Record) -> Result<Outcome, Failure> {
         if *request.method() == Method::CONNECT
             && request.extensions().get::<hyper::ext::Protocol>().is_none()
         {
@@ -117,7 +121,7 @@ impl Session {
     /// The visit to a tunnel, once it is allowed.
     async fn visit(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<Outgoing>,
         addressee: &Addressee,
         tunnel: &Arc<Tunnel>,
         permit: &access::Permit,
@@ -131,8 +135,7 @@ impl Session {
             Some(_) => None,
         };
         let (mut parts, body) = request.into_parts();
-        // The body of an extended CONNECT is the switched stream itself.
-        let (body, upload) = if wish.is_some() { Default::default() } else { Outgoing::new(body) };
+        let upload = record.upload.clone();
         self.prepare(&mut parts, addressee, upload.is_some());
         if let Some(wish) = &wish {
             wish.ask(&mut parts.method, &mut parts.headers);
@@ -140,7 +143,6 @@ impl Session {
         if let Some(injection) = &mut injection {
             injection.prepare(&mut parts.headers);
         }
-        record.upload.clone_from(&upload);
         let request = Request::from_parts(parts, body);
         let forwarded = forward(&self.http.pool, permit, tunnel, record.visitor, request, upload.clone());
         let (mut response, exchange) = forwarded.await?;
@@ -230,7 +232,7 @@ impl Session {
     }
 
     /// Says where HTTPS is: by a redirect where that gives nothing away that was sent in the clear.
-    fn to_https(&self, request: &Request<Incoming>, host: Option<&HostName>) -> Result<Outcome, Failure> {
+    fn to_https(&self, request: &Request<Outgoing>, host: Option<&HostName>) -> Result<Outcome, Failure> {
         let base = &self.http.settings.base;
         let host = host.unwrap_or(&base.host);
         let port = base.port.filter(|_| base.https).map(|port| format!(":{port}")).unwrap_or_default();
@@ -313,7 +315,7 @@ fn clean_answer(headers: &mut HeaderMap, h1: bool, upload: Option<&Upload>) {
 
 /// Whom the request is for. Over HTTP/2 the authority says it; over HTTP/1.1 `Host`; where both
 /// are there, they must agree (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1).
-fn addressee(request: &Request<Incoming>) -> Result<Addressee, Failure> {
+fn addressee(request: &Request<Outgoing>) -> Result<Addressee, Failure> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (host, authority) = (hosts.next(), request.uri().authority());
     if hosts.next().is_some() {

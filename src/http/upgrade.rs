@@ -5,11 +5,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use super::body::Outgoing;
 use super::headers::{remove_hop_by_hop, upgrade_to};
 use super::record::Record;
 use super::respond::Failure;
@@ -33,7 +33,7 @@ pub(super) struct Wish {
 impl Wish {
     /// The switch that a request asks for, if it does. A request with a body does not: `Upgrade`
     /// may always be left alone (RFC 9110, section 7.8).
-    pub(super) fn of(request: &mut Request<Incoming>) -> Option<Self> {
+    pub(super) fn of(request: &mut Request<Outgoing>) -> Option<Self> {
         use http_body::Body as _;
         if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
             let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;

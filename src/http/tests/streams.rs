@@ -1,5 +1,7 @@
 //! Bodies stream both ways, and nothing waits for their end.
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::support::*;
 
 #[tokio::test]
@@ -149,4 +151,78 @@ async fn a_visitor_who_leaves_ends_the_request_to_the_service() {
     drop(visitor);
     let end = tokio::time::timeout(std::time::Duration::from_secs(5), has_left.recv()).await;
     assert_eq!(end.unwrap(), Some("left"));
+}
+
+#[tokio::test]
+async fn an_answer_counts_even_when_the_service_closes_on_the_upload() {
+    for _ in 0..10 {
+        let gateway = Gateway::start(Port::Plain).await;
+        let service = Service::start(|mut peer, _| async move {
+            peer.head().await;
+            peer.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig").await;
+            peer.0.shutdown().await.unwrap();
+        })
+        .await;
+        let _lease = gateway.offer(service.addr);
+        let mut visitor = gateway.visitor().await;
+        visitor.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\n")).await;
+        visitor.send(vec![b'x'; 1_000_000]).await;
+        let answer = visitor.until("big").await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_visitor_who_stops_reading_stops_the_service() {
+    const LENGTH: u64 = 200_000_000;
+    let gateway = Gateway::start(Port::Plain).await;
+    let (stalled, mut stalls) = tokio::sync::mpsc::unbounded_channel();
+    let service = Service::start(move |mut peer, _| {
+        let stalled = stalled.clone();
+        async move {
+            peer.head().await;
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n")).await;
+            let (piece, mut sent) = (vec![b'x'; 50_000], 0);
+            while sent < LENGTH {
+                let mut write = std::pin::pin!(peer.0.write_all(&piece));
+                if tokio::time::timeout(std::time::Duration::from_millis(300), &mut write).await.is_err() {
+                    let _ = stalled.send(sent);
+                    if write.await.is_err() {
+                        return;
+                    }
+                }
+                sent += piece.len() as u64;
+            }
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    visitor.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    visitor.head().await;
+    let sent = stalls.recv().await.expect("the service was never stopped");
+    assert!(sent < LENGTH / 4, "{sent} octets were taken for a visitor who reads none");
+    drop(visitor);
+}
+
+#[tokio::test]
+async fn kept_connections_end_with_their_tunnel() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let (closed, mut closings) = tokio::sync::mpsc::unbounded_channel();
+    let service = Service::start(move |mut peer, _| {
+        let closed = closed.clone();
+        async move {
+            peer.head().await;
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            let _ = peer.try_until("never").await;
+            closed.send(()).unwrap();
+        }
+    })
+    .await;
+    let lease = gateway.offer(service.addr);
+    gateway.get("/", "").await;
+    assert!(closings.try_recv().is_err(), "the connection was not kept");
+    drop(lease);
+    let end = tokio::time::timeout(std::time::Duration::from_secs(5), closings.recv()).await;
+    assert_eq!(end, Ok(Some(())));
 }

@@ -115,7 +115,7 @@ async fn h2_connect(gateway: &Gateway, protocol: &'static str) -> http::Response
         .unwrap();
     // The server's settings must have arrived before an extended CONNECT may be sent.
     sender.ready().await.unwrap();
-    let get = Request::builder().uri(format!("https://api.example.test/healthz")).body(Empty::new()).unwrap();
+    let get = Request::builder().uri("https://api.example.test/healthz").body(Empty::new()).unwrap();
     assert_eq!(sender.send_request(get).await.unwrap().status(), 200);
     sender.send_request(request).await.unwrap()
 }
