@@ -3,9 +3,9 @@
 
 use std::io::{Read as _, Write as _};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::agent::{Agent, OpenSsh, host};
+use crate::support::agent::{Agent, OpenSsh, host, node};
 use crate::support::backend::{self, Backend, big_sha256, nobody};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::process::Process;
@@ -191,16 +191,21 @@ fn a_refused_expect_spares_the_upload() {
 #[test]
 fn an_early_answer_to_an_unfinished_upload() {
     let house = House::new();
-    for version in ["--http1.1", "--http2"] {
-        let file = house.gateway.path("upload");
-        backend::big_file(&file, 32);
-        let data = format!("@{}", file.display());
-        let response =
-            house.curl().args(&[version, "-H", "Expect:", "--data-binary", &data]).call(&url("/early"));
-        assert_eq!(response.status, 413, "{version}: {response:?}");
-        // The connection to the service was in the middle of a body: the next request needs another.
-        assert_eq!(house.curl().get(&url("/small")).text(), "small");
-    }
+    let file = house.gateway.path("upload");
+    backend::big_file(&file, 32);
+    let data = format!("@{}", file.display());
+    let response = house.curl().http1().args(&["-H", "Expect:", "--data-binary", &data]).call(&url("/early"));
+    assert_eq!(response.status, 413, "{response:?}");
+    // The connection to the service was in the middle of a body: the next request needs another.
+    assert_eq!(house.curl().get(&url("/small")).text(), "small");
+
+    // Not with curl: several versions lose the answer when the stream is reset behind it.
+    let (port, ca) = (house.gateway.address().port(), house.gateway.ca());
+    let options = json!({ "port": port, "ca": ca, "host": host("web"), "path": "/early", "mb": 32 });
+    let output = node("h2_upload.js", &options).finish(SOON);
+    let result: Value = serde_json::from_str(output.stdout.trim()).unwrap_or_else(|_| panic!("{output:?}"));
+    assert_eq!((&result["status"], &result["error"]), (&json!(413), &Value::Null), "{result}");
+    assert_eq!(house.curl().get(&url("/small")).text(), "small");
 }
 
 #[test]

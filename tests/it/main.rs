@@ -2,6 +2,7 @@
 
 mod classify;
 mod config;
+mod dev;
 mod docs;
 mod drain;
 mod http_visitors;

@@ -34,13 +34,18 @@ const exec = (client, command) => new Promise((resolve) => {
     if (error) { say({ event: 'exec-refused', command, error: error.message }); return resolve(); }
     let stdout = '';
     let code = null;
-    channel.on('data', (data) => { stdout += data; });
-    channel.on('exit', (status) => {
-      code = status;
+    let said = false;
+    const finish = () => {
+      if (said) return;
+      said = true;
       say({ event: 'exec', command, code, stdout });
       resolve();
-    });
-    channel.on('close', () => { if (code === null) { say({ event: 'exec', command, code, stdout }); resolve(); } });
+    };
+    // The stream gives its data later than the exit status, and with forwards it stays open.
+    const check = () => { if (code !== null && stdout.endsWith('\r\n')) finish(); };
+    channel.on('data', (data) => { stdout += data; check(); });
+    channel.on('exit', (status) => { code = status; check(); });
+    channel.on('close', finish);
   });
 });
 

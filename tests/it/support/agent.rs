@@ -83,7 +83,7 @@ impl<'a> OpenSsh<'a> {
     pub fn new(gateway: &'a Gateway) -> Self {
         Self {
             gateway,
-            via: Via::SClient { alpn: true },
+            via: Via::Connect,
             key: "ed25519a".to_owned(),
             user: "me".to_owned(),
             arguments: Vec::new(),

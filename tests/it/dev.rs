@@ -1,0 +1,91 @@
+//! `oneport dev`, end to end, with exactly the commands that it prints.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::support::SOON;
+use crate::support::agent::{key_file, public_key};
+use crate::support::backend::Backend;
+use crate::support::gateway::bare;
+use crate::support::process::Process;
+
+fn dev(dir: &Path, home: &Path) -> Process {
+    // The command line takes no port 0, because its URLs are meant to last.
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    Process::start(bare().args(["dev", "--port", &port.to_string()]).current_dir(dir).env("HOME", home))
+}
+
+/// The printed command that begins with these words.
+fn printed(dev: &Process, begin: &str) -> String {
+    dev.out.wait(&format!("line with `{begin}`"), SOON, |said| {
+        // Whole lines only; the last one may still be on its way.
+        let (lines, _) = said.rsplit_once('\n')?;
+        lines.lines().find_map(|line| Some(line[line.find(begin)?..].to_owned()))
+    })
+}
+
+fn shell(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("exec {line}"));
+    command
+}
+
+#[test]
+fn the_printed_commands_lead_to_the_first_preview() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let backend = Backend::start();
+
+    // A person has a key in the usual place, and the service on port 3000. Here another file says
+    // where the key is (`ssh` does not look at HOME), and the service is where a port was free.
+    let keys = dir.path().join(".ssh");
+    std::fs::create_dir(&keys).expect("temporary folder");
+    let key = keys.join("id_ed25519");
+    std::fs::rename(key_file(dir.path(), "ed25519a"), &key).expect("temporary folder");
+    std::fs::write(keys.join("id_ed25519.pub"), public_key("ed25519a")).expect("temporary folder");
+    let config = dir.path().join("ssh_config");
+    std::fs::write(&config, format!("IdentityFile {}\nIdentitiesOnly yes\n", key.display()))
+        .expect("temporary folder");
+    let dev = dev(dir.path(), dir.path());
+
+    let ssh = printed(&dev, "ssh -o ProxyCommand")
+        .replacen("ssh ", &format!("ssh -F {} ", config.display()), 1)
+        .replace("localhost:3000", &format!("127.0.0.1:{}", backend.address().port()));
+    let ssh = Process::start(&mut shell(&ssh));
+    let url = ssh.out.wait("URL", SOON, |said| {
+        let from = said.find("https://web-dzk582uo.localhost:")?;
+        said[from..].split_whitespace().next().map(str::to_owned)
+    });
+
+    let curl = printed(&dev, "curl --cacert");
+    assert!(
+        curl.ends_with(&url),
+        "the URL of the session is `{url}`, that of the printed command is in `{curl}`"
+    );
+    let output = Process::run(&mut shell(&format!("{curl}small")), SOON);
+    assert_eq!(output.stdout, "small", "{output:?}");
+    assert!(printed(&dev, "https://web-").starts_with(&url));
+}
+
+#[test]
+fn the_authority_is_made_once_and_kept_safe() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let folder = dir.path().join("certs/dev");
+    let mut first = dev(dir.path(), dir.path());
+    printed(&first, "curl --cacert");
+    let ca = std::fs::read(folder.join("ca.pem")).expect("the authority's certificate");
+    for entry in std::fs::read_dir(&folder).expect("certs/dev") {
+        let path = entry.expect("certs/dev").path();
+        let secret = std::fs::read_to_string(&path).is_ok_and(|text| text.contains("PRIVATE KEY"));
+        let mode = std::fs::metadata(&path).expect("certs/dev").permissions().mode() & 0o777;
+        assert!(!secret || mode == 0o600, "{} has the mode {mode:o}", path.display());
+    }
+    first.signal(Signal::TERM);
+    assert_eq!(first.exit(SOON).code(), Some(0));
+    let second = dev(dir.path(), dir.path());
+    printed(&second, "curl --cacert");
+    assert_eq!(std::fs::read(folder.join("ca.pem")).expect("the authority's certificate"), ca);
+}
