@@ -2,8 +2,9 @@
 //! itself does not. `serve` and `serve --check` ask the same.
 
 use crate::access::AgentKeys;
-use crate::certs::{load_pair, read_source};
+use crate::certs::load_pair;
 use crate::config::{Fault, Faults, PemSource, Settings};
+use crate::ssh::host_key;
 
 /// Looks at every file that the settings name. Reads files: not for a busy task.
 ///
@@ -63,16 +64,9 @@ fn check_host_key(settings: &Settings, faults: &mut Vec<Fault>) {
         // Made on the first start.
         return;
     }
-    let what = match read_source(&settings.ssh.host_key) {
-        Err(error) => error.to_string(),
-        Ok(pem) => match russh::keys::decode_secret_key(&pem, None) {
-            Ok(_) => return,
-            Err(error) => format!(
-                "the SSH host key cannot be used: {error}; give an unencrypted key, such as `ssh-keygen -t ed25519 -N ''` makes"
-            ),
-        },
-    };
-    faults.push(Fault::new("ssh.host_key", what));
+    if let Err(error) = host_key::load(&settings.ssh.host_key) {
+        faults.push(Fault::new("ssh.host_key", error.to_string()));
+    }
 }
 
 fn check_agent_keys(settings: &Settings, faults: &mut Vec<Fault>) {

@@ -36,6 +36,7 @@ impl Reader<'_> {
             match SETTINGS.iter().find(|setting| setting.variable() == *name) {
                 Some(setting) if value.is_empty() && !setting.kind.starts_with("list") => {}
                 Some(setting) => self.written.set_text(setting.path, name, value.as_str()),
+                None if is_service_link(name, value) => {}
                 None => {
                     let names: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
                     let what = match nearest(name, names.iter().map(String::as_str)) {
@@ -75,7 +76,7 @@ impl Reader<'_> {
     }
 
     fn port(&mut self, name: &str, path: &'static str) {
-        let Some(value) = self.get(name) else { return };
+        let Some(value) = self.get(name).filter(|value| !is_service_link(name, value)) else { return };
         match value.parse::<u16>() {
             Ok(port) if port > 0 => {
                 self.written.set_text(path, name, format!("0.0.0.0:{port},[::]:{port}"));
@@ -154,6 +155,21 @@ impl Reader<'_> {
         let issuer = self.get("SAAS_JWT_ISSUER").map(str::to_owned);
         self.written.login = LoginSettings { cookie_secrets: secrets, public_key, issuer, base_url };
     }
+}
+
+/// Whether Kubernetes (or Docker) put the variable there to tell where a service is: one called
+/// `oneport` makes `ONEPORT_PORT` and more, one called `ssh` makes `SSH_PORT`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let is_protocol = |word: &str| matches!(word, "TCP" | "UDP" | "SCTP");
+    let is_port_of_service = name.split_once("_PORT_").is_some_and(|(_, rest)| {
+        let mut words = rest.split('_');
+        words.next().is_some_and(|word| word.bytes().all(|b| b.is_ascii_digit()))
+            && words.next().is_some_and(is_protocol)
+    });
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || is_port_of_service
+        || (name.ends_with("_PORT") && value.contains("://"))
 }
 
 /// A PEM text that was squeezed into one line, with `\n` written out, as it was before.

@@ -80,6 +80,25 @@ fn the_example_is_complete() {
     }
 }
 
+/// No example sets a variable that does not exist.
+#[test]
+fn variables_in_examples_exist() {
+    let mut seen = 0;
+    for path in
+        ["deploy/oneport.service", "deploy/Containerfile", "deploy/kubernetes.yaml", "docs/configuration.md"]
+    {
+        let text = fs::read_to_string(root().join(path)).expect("readable");
+        for word in text.split(|c: char| !c.is_ascii_uppercase() && c != '_') {
+            if word.starts_with("ONEPORT_") && word.len() > "ONEPORT_".len() {
+                let exists = SETTINGS.iter().any(|setting| setting.variable() == word);
+                assert!(exists, "`{word}` in {path} is no variable");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > SETTINGS.len());
+}
+
 #[test]
 fn the_documentation_lists_all() {
     const BEGIN: &str = "<!-- settings: begin -->\n";

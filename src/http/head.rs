@@ -162,7 +162,7 @@ fn check_request_line(line: &[u8]) -> Result<(bool, bool), Fault> {
         return Err(Fault::TargetTooLong);
     }
     // A fragment is never sent (RFC 9110, section 7.1), and what cuts it off would change the path.
-    if !target.iter().all(|b| *b > b' ' && *b != 0x7f && *b != b'#') {
+    if !target.iter().all(|b| *b > b' ' && *b != 0x7f && *b != b'#') || !is_parsed_behind(target) {
         return Err(Fault::Target);
     }
     match version {
@@ -171,6 +171,12 @@ fn check_request_line(line: &[u8]) -> Result<(bool, bool), Fault> {
         _ if version.starts_with(b"HTTP/") => Err(Fault::Version),
         _ => Err(Fault::RequestLine),
     }
+}
+
+/// Whether the parser behind takes the target as well; its own refusal would say nothing.
+fn is_parsed_behind(target: &[u8]) -> bool {
+    let ordinary = |b: &u8| b.is_ascii_alphanumeric() || b"/-_.~%?&=+,:;@!$'()*".contains(b);
+    (target[0] == b'/' && target.iter().all(ordinary)) || http::Uri::try_from(target).is_ok()
 }
 
 /// A field line's name and its value without the white space around (RFC 9112, section 5).
@@ -350,6 +356,8 @@ mod tests {
             ("G@T / HTTP/1.1", Fault::RequestLine),
             ("GET /#a HTTP/1.1", Fault::Target),
             ("GET /\t HTTP/1.1", Fault::Target),
+            ("GET /<a> HTTP/1.1", Fault::Target),
+            ("GET http:// HTTP/1.1", Fault::Target),
             ("GET / HTTP/2.0", Fault::Version),
             ("GET /", Fault::RequestLine),
         ] {

@@ -1,5 +1,7 @@
 //! Where records go: text for people, JSON for machines; always on standard error.
 
+use std::io::IsTerminal as _;
+
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
@@ -26,7 +28,10 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), String> {
         .map_err(|error| format!("`{filter}` is not a log filter: {error}; write a level such as `info`"))?
         // The SSH library logs peers' trouble as errors; our own records say it with the reason.
         .add_directive("russh=off".parse().map_err(|error| format!("built-in filter: {error}"))?);
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // Failing means that a subscriber is set already, which the doc allows.
     let _ = match format {
         LogFormat::Text => subscriber.with_target(false).try_init(),

@@ -8,6 +8,7 @@ mod drain;
 mod http_visitors;
 mod keys;
 mod limits;
+mod odd_agents;
 mod ssh_audit;
 mod stalled_visitor;
 mod support;

@@ -138,3 +138,30 @@ async fn client(gateway: &Gateway) -> Client {
     });
     sender
 }
+
+#[tokio::test]
+async fn an_idle_h2_connection_is_closed_in_time() {
+    let mut settings = settings();
+    settings.http.idle_timeout = std::time::Duration::from_millis(50);
+    let mut gateway = Gateway::with(Port::H2, settings).await;
+    let mut client = client(&gateway).await;
+    let request = http::Request::builder()
+        .uri("https://api.example.test/healthz")
+        .body(http_body_util::Empty::<bytes::Bytes>::new())
+        .unwrap();
+    assert_eq!(client.send_request(request).await.unwrap().status(), 200);
+    let end = tokio::time::timeout(LIMIT, gateway.ends.recv()).await;
+    assert_eq!(end, Ok(Some(crate::observe::Reason::Idle)));
+}
+
+#[tokio::test]
+async fn an_offer_of_h2_without_tls_is_left_alone() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let service = Service::echo_head().await;
+    let _lease = gateway.offer(service.addr);
+    let url = format!("http://{HOST}/");
+    let (out, error) = curl(&gateway, &["--http2", &url, &url], b"").await;
+    let out = String::from_utf8(out).unwrap();
+    assert_eq!(out.matches("GET / HTTP/1.1\r\n").count(), 2, "{out}{error}");
+    assert!(!out.contains("upgrade") && !out.contains("http2-settings"), "{out}");
+}

@@ -214,28 +214,78 @@ impl std::io::Write for Captured {
     }
 }
 
-#[tokio::test]
-async fn a_request_leaves_one_record_without_secrets() {
+impl Captured {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The fields of the records so far.
+    fn records(&self) -> Vec<serde_json::Value> {
+        let parse = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["fields"].take();
+        self.text().lines().map(parse).collect()
+    }
+}
+
+fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
     let captured = Captured::default();
     let writer = captured.clone();
     let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    (captured, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn a_request_leaves_one_record_without_secrets() {
+    let (captured, _guard) = capture();
     let gateway = Gateway::start(Port::Plain).await;
     let service = Service::echo_head().await;
     let _lease = gateway.offer(service.addr);
     gateway.get("/a?token=hush", "Cookie: hush\r\n").await;
-    let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
-    assert!(!text.contains("hush"), "{text}");
-    let records: Vec<serde_json::Value> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let [record] = &records[..] else { panic!("{text}") };
-    let fields = &record["fields"];
+    assert!(!captured.text().contains("hush"), "{}", captured.text());
+    let [fields] = &captured.records()[..] else { panic!("{}", captured.text()) };
     assert_eq!(fields["path"], "/a");
     assert_eq!(fields["status"], 200);
     assert_eq!(fields["reason"], "answered");
     assert_eq!(fields["tunnel"], "web-abc");
     assert_eq!(fields["host"], HOST);
     assert!(fields["bytes_out"].as_u64().unwrap() > 50);
+}
+
+#[tokio::test]
+async fn the_id_in_an_error_page_is_that_of_the_record() {
+    let (captured, _guard) = capture();
+    let gateway = Gateway::start(Port::Plain).await;
+    for request in ["GET / HTTP/1.1\r\nHost: x.example.test\r\nConnection: close\r\n\r\n", "GET /\r\n\r\n"] {
+        let answer = gateway.ask(request).await;
+        let id = answer.lines().find_map(|line| line.strip_prefix("request: ")).unwrap();
+        let records = captured.records();
+        let record = records.iter().find(|record| record["request"] == id).unwrap();
+        assert!(answer.contains(&format!("reason: {}\n", record["reason"].as_str().unwrap())), "{answer}");
+    }
+    assert_eq!(captured.records().len(), 2);
+}
+
+#[tokio::test]
+async fn a_record_says_who_left() {
+    let (captured, _guard) = capture();
+    let mut gateway = Gateway::start(Port::Plain).await;
+    let service = Service::start(|mut peer, number| async move {
+        peer.head().await;
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
+        if number == 0 {
+            let _ = peer.try_until("never").await;
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    visitor.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    visitor.until("half").await;
+    drop(visitor);
+    gateway.ends.recv().await;
+    gateway.get("/", "").await;
+    gateway.ends.recv().await;
+    let reasons: Vec<_> = captured.records().iter().map(|record| record["reason"].clone()).collect();
+    assert_eq!(reasons, ["visitor-left", "service-closed"]);
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use russh::keys::PublicKey;
 const EXAMPLE_PORT: u16 = 3000;
 /// The name under which it is exposed.
 const EXAMPLE_NAME: &str = "web";
+/// Goes on with a command in the next line, indented below its first.
+const NEXT_LINE: &str = " \\\n      ";
 /// Keys that OpenSSH makes, in the order in which one is taken for the example.
 const KEY_FILES: &[&str] = &["id_ed25519", "id_ecdsa", "id_rsa"];
 
@@ -38,7 +40,7 @@ pub fn run(port: u16, state_dir: &Path) -> anyhow::Result<()> {
         key: find_key(),
         is_mac: cfg!(target_os = "macos"),
     };
-    crate::run_gateway(settings, |_| crate::print(&guide.text()))
+    super::run_gateway(settings, |_| super::print(&guide.text()))
 }
 
 fn has_ipv6_loopback() -> bool {
@@ -114,11 +116,13 @@ impl Guide {
         let proxy = format!("{} connect %h:%p --ca {}", percent(&self.program), percent(&self.ca()));
         let known_hosts = percent(&self.folder.join("known_hosts"));
         let identity = match &self.key {
-            Some((path, _)) => format!(" -o IdentitiesOnly=yes -i {}", quote(&path.display().to_string())),
+            Some((path, _)) => {
+                format!("-o IdentitiesOnly=yes -i {}{NEXT_LINE}", quote(&path.display().to_string()))
+            }
             None => String::new(),
         };
         format!(
-            "ssh -o ProxyCommand={} -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={known_hosts}{identity} -p {} -R /{EXAMPLE_NAME}:localhost:{EXAMPLE_PORT} me@localhost",
+            "ssh -o ProxyCommand={}{NEXT_LINE}-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={known_hosts}{NEXT_LINE}{identity}-p {} -R /{EXAMPLE_NAME}:localhost:{EXAMPLE_PORT} me@localhost",
             quote(&proxy),
             self.port
         )

@@ -1,0 +1,95 @@
+//! What the commands do. Nothing else in the project writes to the standard streams.
+
+mod dev;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use oneport::agent::{self, ConnectOptions, Stdio};
+use oneport::app::Bound;
+use oneport::config::Settings;
+
+pub use dev::run as dev;
+
+/// Exit code for a configuration that is not valid.
+const EXIT_INVALID: u8 = 2;
+
+/// Runs the gateway, or only looks at its configuration.
+pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
+    // Not `env::vars`, which panics on a variable that is not UTF-8, be it ours or not.
+    let env = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+    let valid = oneport::config::load(config.as_deref(), env).and_then(|settings| {
+        start_log(&settings)?;
+        oneport::app::validate(&settings)?;
+        Ok(settings)
+    });
+    let settings = match valid {
+        Ok(settings) => settings,
+        Err(faults) => {
+            say(&faults.to_string());
+            return Ok(ExitCode::from(EXIT_INVALID));
+        }
+    };
+    if check {
+        print("the configuration is valid\n");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if settings.login.is_given() {
+        tracing::warn!(
+            "COOKIE_SECRETS and SAAS_* have no effect yet: logging in to private tunnels is still to come"
+        );
+    }
+    run_gateway(settings, |_| {})?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs until a signal ends it.
+fn run_gateway(settings: Settings, ready: impl FnOnce(&Bound)) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    // Boxed, because the whole gateway is a large future for this thread's stack.
+    runtime.block_on(Box::pin(oneport::app::run(settings, ready)))?;
+    Ok(())
+}
+
+fn start_log(settings: &Settings) -> Result<(), oneport::config::Faults> {
+    oneport::observe::init_logging(settings.log.format, &settings.log.filter)
+        .map_err(|what| oneport::config::Faults(vec![oneport::config::Fault::new("log.filter", what)]))
+}
+
+/// Is a ProxyCommand, and ends the process with it.
+pub fn connect(target: &str, options: ConnectOptions) -> anyhow::Result<ExitCode> {
+    if options.insecure {
+        say(
+            "oneport: WARNING: --insecure: not verifying the server. Whoever is on the way can read and change everything.",
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(async { agent::connect(target, &options, Stdio::of_process()).await });
+    let code = match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            say(&format!("oneport: {error}"));
+            1
+        }
+    };
+    // Not by returning: a read from a terminal may hold a thread that the runtime would wait for.
+    std::process::exit(code)
+}
+
+/// Writes to standard error. One that is closed is nobody to tell.
+pub fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Writes to standard output. One that is closed is nobody to tell.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,272 @@
+//! Agents that answer late, refuse, close too early or move much both ways: no session dies of
+//! it, and nobody hangs. The agent here is the SSH library's own client, which does what OpenSSH
+//! never would.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use russh::client::{self, ChannelOpenHandle, Handle, Msg, Session};
+use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
+use russh::{Channel, ChannelOpenFailure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+
+use crate::support::agent::{host, vector_key};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::visitor::{Curl, Response, Tls, read_until, tls};
+use crate::support::{SOON, poll};
+
+/// What the agent does with the channel of each visit, by the visit's path.
+struct Script {
+    /// Visits before this one get no answer to their channel open until it has permits.
+    late: Arc<Semaphore>,
+    opened: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
+    manner: Manner,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Confirms the first channel only when it may; answers all others.
+    LateOnce,
+    /// Refuses the first channel; answers all others.
+    RefuseOnce,
+    /// Closes the first channel as soon as it is open; answers all others.
+    CloseOnce,
+    /// Switches protocols and sends back what comes.
+    Echo,
+}
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+
+impl client::Handler for Script {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let first = self.opened.fetch_add(1, Ordering::Relaxed) == 0;
+        let (late, closed, manner) = (self.late.clone(), self.closed.clone(), self.manner);
+        tokio::spawn(async move {
+            match manner {
+                Manner::LateOnce if first => {
+                    late.acquire().await.expect("never closed").forget();
+                    reply.accept().await;
+                    // Nobody waits for it any more: it must be ended by the gateway.
+                    let mut rest = Vec::new();
+                    let _ = channel.into_stream().read_to_end(&mut rest).await;
+                }
+                Manner::RefuseOnce if first => reply.reject(ChannelOpenFailure::ConnectFailed).await,
+                Manner::CloseOnce if first => {
+                    reply.accept().await;
+                    let _ = channel.close().await;
+                }
+                Manner::Echo => {
+                    reply.accept().await;
+                    echo(channel).await;
+                }
+                _ => {
+                    reply.accept().await;
+                    let mut stream = channel.into_stream();
+                    let mut head = vec![0; 4096];
+                    let _ = stream.read(&mut head).await;
+                    let _ = stream.write_all(ANSWER).await;
+                    let _ = stream.shutdown().await;
+                    let _ = stream.read_to_end(&mut head).await;
+                }
+            }
+            closed.fetch_add(1, Ordering::Relaxed);
+        });
+        Ok(())
+    }
+}
+
+async fn echo(channel: Channel<Msg>) {
+    let mut stream = channel.into_stream();
+    let mut head = vec![0; 4096];
+    let mut length = 0;
+    while !head[..length].ends_with(b"\r\n\r\n") {
+        match stream.read(&mut head[length..]).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => length += count,
+        }
+    }
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    if stream.write_all(switch).await.is_err() {
+        return;
+    }
+    let (mut read, mut write) = tokio::io::split(stream);
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+    let _ = write.shutdown().await;
+}
+
+struct Agent {
+    runtime: tokio::runtime::Runtime,
+    _handle: Handle<Script>,
+    late: Arc<Semaphore>,
+    opened: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
+}
+
+impl Agent {
+    fn start(gateway: &Gateway, manner: Manner) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let (late, opened, closed) = (Arc::new(Semaphore::new(0)), Arc::default(), Arc::default());
+        let script =
+            Script { late: late.clone(), opened: Arc::clone(&opened), closed: Arc::clone(&closed), manner };
+        let key = vector_key("ed25519a");
+        let key =
+            decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
+        let address = gateway.address_of("plain-ssh");
+        let handle = runtime.block_on(async move {
+            // A small queue would let this client dead-lock itself, whatever the gateway does.
+            let config =
+                client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
+            let mut handle = client::connect(Arc::new(config), address, script).await.expect("connects");
+            let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+            assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
+            handle.streamlocal_forward("/web").await.expect("forwards");
+            handle
+        });
+        Self { runtime, _handle: handle, late, opened, closed }
+    }
+}
+
+fn gateway() -> Gateway {
+    let mut setup = Setup::new();
+    setup.set("plain.ssh", vec!["127.0.0.1:0"]);
+    setup.set("ssh.open_timeout", "1s");
+    setup.start()
+}
+
+fn visit(gateway: &Gateway) -> Response {
+    Curl::new(gateway)
+        .args(&["--max-time", "20"])
+        .header("Accept: application/json")
+        .get(&format!("https://{}/", host("web")))
+}
+
+fn assert_served(gateway: &Gateway) {
+    let response = visit(gateway);
+    assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{response:?}");
+    let ended = |record: &serde_json::Value| record["message"] == "session ended";
+    assert!(!gateway.log().iter().any(ended), "the session ended: {}", gateway.stderr());
+}
+
+#[test]
+fn a_late_answer_to_a_channel_open_ends_nothing() {
+    let gateway = gateway();
+    let agent = Agent::start(&gateway, Manner::LateOnce);
+    let response = visit(&gateway);
+    assert_eq!(response.status, 504, "{response:?}");
+    assert_eq!(response.json()["reason"], "agent-not-answering");
+    assert_served(&gateway);
+    agent.late.add_permits(1);
+    // The channel that nobody waits for is ended, and the session goes on.
+    poll("both channels to end", SOON, || (agent.closed.load(Ordering::Relaxed) == 2).then_some(()));
+    assert_served(&gateway);
+}
+
+#[test]
+fn a_refused_channel_is_a_502_with_its_reason() {
+    let gateway = gateway();
+    let agent = Agent::start(&gateway, Manner::RefuseOnce);
+    let response = visit(&gateway);
+    assert_eq!(response.status, 502, "{response:?}");
+    assert_eq!(response.json()["reason"], "service-unreachable");
+    assert!(response.text().contains("could not reach its service"), "{response:?}");
+    assert_served(&gateway);
+    assert_eq!(agent.opened.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_channel_that_the_agent_closes_at_once_hangs_nobody() {
+    let gateway = gateway();
+    let _agent = Agent::start(&gateway, Manner::CloseOnce);
+    let before = Instant::now();
+    // An upload that the agent takes nothing of.
+    let body = gateway.path("upload");
+    std::fs::write(&body, vec![7; 8 << 20]).expect("temporary folder");
+    let data = format!("@{}", body.display());
+    let response = Curl::new(&gateway)
+        .args(&["--max-time", "20", "--data-binary", &data])
+        .get(&format!("https://{}/upload", host("web")));
+    assert_eq!(response.status, 502, "{response:?}");
+    assert!(before.elapsed() < Duration::from_secs(10), "took {:?}", before.elapsed());
+    assert_served(&gateway);
+}
+
+#[test]
+fn bulk_both_ways_on_many_channels_never_dead_locks() {
+    const STREAMS: usize = 4;
+    const OCTETS: usize = 8 << 20;
+    let gateway = gateway();
+    let agent = Agent::start(&gateway, Manner::Echo);
+    std::thread::scope(|scope| {
+        let streams: Vec<_> = (0..STREAMS)
+            .map(|index| {
+                let gateway = &gateway;
+                scope.spawn(move || {
+                    let mut stream = tls(gateway, Some(&host("web")), &["http/1.1"]).expect("connects");
+                    let request = format!(
+                        "GET / HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+                        host("web")
+                    );
+                    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("open");
+                    read_until(&mut stream, "\r\n\r\n");
+                    both_ways(stream, index as u8, OCTETS);
+                })
+            })
+            .collect();
+        for stream in streams {
+            stream.join().expect("all came back");
+        }
+    });
+    assert_eq!(agent.opened.load(Ordering::Relaxed), STREAMS);
+    drop(agent.runtime);
+}
+
+/// Sends and reads at the same time, as one and the other can go on.
+fn both_ways(mut stream: Tls, byte: u8, octets: usize) {
+    let (mut sent, mut got) = (0, 0);
+    stream.sock.set_nonblocking(true).expect("a socket");
+    let piece = vec![byte; 64 * 1024];
+    let mut back = vec![0; 64 * 1024];
+    let before = Instant::now();
+    while got < octets {
+        assert!(before.elapsed() < Duration::from_secs(60), "{sent} octets sent, {got} came back");
+        let mut moved = false;
+        if sent < octets {
+            match std::io::Write::write(&mut stream, &piece[..piece.len().min(octets - sent)]) {
+                Ok(count) => (sent, moved) = (sent + count, true),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        match std::io::Read::read(&mut stream, &mut back) {
+            Ok(0) => panic!("closed after {got} octets"),
+            Ok(count) => {
+                assert!(back[..count].iter().all(|b| *b == byte), "somebody else's bytes");
+                (got, moved) = (got + count, true);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => panic!("{error}"),
+        }
+        if !moved {
+            std::thread::yield_now();
+        }
+    }
+}
