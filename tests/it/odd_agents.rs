@@ -2,12 +2,13 @@
 //! it, and nobody hangs. The agent here is the SSH library's own client, which does what OpenSSH
 //! never would.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use russh::client::{self, ChannelOpenHandle, Handle, Msg, Session};
-use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
 use russh::{Channel, ChannelOpenFailure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
@@ -131,18 +132,20 @@ impl Agent {
         let key =
             decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
         let address = gateway.address_of("plain-ssh");
-        let handle = runtime.block_on(async move {
-            // A small queue would let this client dead-lock itself, whatever the gateway does.
-            let config =
-                client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
-            let mut handle = client::connect(Arc::new(config), address, script).await.expect("connects");
-            let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-            assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
-            handle.streamlocal_forward("/web").await.expect("forwards");
-            handle
-        });
+        let handle = runtime.block_on(log_in(address, key, script));
         Self { runtime, _handle: handle, late, opened, closed }
     }
+}
+
+/// A session of `me` that exposes `/web`.
+async fn log_in(address: SocketAddr, key: PrivateKey, script: Script) -> Handle<Script> {
+    // A small queue would let this client dead-lock itself, whatever the gateway does.
+    let config = client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
+    let mut handle = client::connect(Arc::new(config), address, script).await.expect("connects");
+    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+    assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
+    handle.streamlocal_forward("/web").await.expect("forwards");
+    handle
 }
 
 fn gateway() -> Gateway {
