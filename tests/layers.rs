@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The rooms, from the one that imports nothing to the one that imports all.
 const ORDER: &[&str] = &[
     "name", "observe", "net", "config", "access", "registry", "certs", "agent", "ssh", "http", "edge", "app",
-    "dev", "main",
+    "cli", "main",
 ];
 /// Neighbours that never import each other, whatever the order says.
 const STRANGERS: &[(&str, &str)] = &[("ssh", "http")];
@@ -330,7 +330,7 @@ mod proof {
         refuses("net/io.rs", "use crate::{name::HostName, edge};", "upward");
         refuses("net/io.rs", "use crate::{name::{HostName, ClientId}, app::run};", "upward");
         refuses("registry/claim.rs", "fn f() { let x = crate::certs::load(); }", "upward");
-        refuses("app/mod.rs", "use crate::dev::run;", "upward");
+        refuses("app/mod.rs", "use crate::cli::run;", "upward");
         refuses("name.rs", "use crate::observe::Reason;", "upward");
     }
 

@@ -19,12 +19,12 @@ fn dev(dir: &Path, home: &Path) -> Process {
     Process::start(bare().args(["dev", "--port", &port.to_string()]).current_dir(dir).env("HOME", home))
 }
 
-/// The printed command that begins with these words.
+/// The printed command that begins with these words, on as many lines as it has.
 fn printed(dev: &Process, begin: &str) -> String {
-    dev.out.wait(&format!("line with `{begin}`"), SOON, |said| {
-        // Whole lines only; the last one may still be on its way.
-        let (lines, _) = said.rsplit_once('\n')?;
-        lines.lines().find_map(|line| Some(line[line.find(begin)?..].to_owned()))
+    dev.out.wait(&format!("command with `{begin}`"), SOON, |said| {
+        let text = said[said.find(begin)?..].replace("\\\n", " ");
+        // A whole line only: its end may still be on its way.
+        text.split_once('\n').map(|(line, _)| line.to_owned())
     })
 }
 
