@@ -27,7 +27,8 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
             Err(error) => faults.push(Fault::new("tls.certificates", error.to_string())),
         }
     }
-    if !faults.is_empty() || settings.listen.is_empty() || settings.tls.dev_ca.is_some() {
+    let without_names = settings.listen.is_empty() || settings.tls.dev_ca.is_some();
+    if !faults.is_empty() || without_names || names.is_empty() || settings.base.is_stand_in() {
         return;
     }
     let base = &settings.base.host;

@@ -20,14 +20,15 @@ pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
     // Not `env::vars`, which panics on a variable that is not UTF-8, be it ours or not.
     let env = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-    let valid = oneport::config::load(config.as_deref(), env).and_then(|settings| {
-        start_log(&settings)?;
-        oneport::app::validate(&settings)?;
-        Ok(settings)
-    });
-    let settings = match valid {
-        Ok(settings) => settings,
-        Err(faults) => {
+    let (settings, mut faults) = oneport::config::examine(config.as_deref(), env);
+    if let Some(settings) = &settings {
+        for more in [start_log(settings), oneport::app::validate(settings)] {
+            faults.0.extend(more.err().into_iter().flat_map(|more| more.0));
+        }
+    }
+    let settings = match settings {
+        Some(settings) if faults.0.is_empty() => settings,
+        _ => {
             say(&faults.to_string());
             return Ok(ExitCode::from(EXIT_INVALID));
         }

@@ -31,18 +31,32 @@ pub use settings::{
 /// # Errors
 /// Everything that is wrong.
 pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Settings, Faults> {
+    match examine(file, env) {
+        (Some(settings), faults) if faults.0.is_empty() => Ok(settings),
+        (_, faults) => Err(faults),
+    }
+}
+
+/// As [`load`], but goes on after faults, so that the files which the settings name can be looked
+/// at as well. Settings that come with faults are for that only: what was wrong is left out or
+/// stood in for. `None` when nothing could be understood.
+pub fn examine(
+    file: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+) -> (Option<Settings>, Faults) {
     let (from_env, env_faults) = env::read(env);
     let (mut written, mut faults) = match file.map(file::read) {
         None => Default::default(),
         Some(Ok(read)) => read,
         Some(Err(mut broken)) => {
             broken.0.extend(env_faults);
-            return Err(broken);
+            return (None, broken);
         }
     };
     written.override_with(from_env);
     faults.extend(env_faults);
-    resolve::resolve(written, faults)
+    let (settings, faults) = resolve::resolve(written, faults);
+    (Some(settings), faults)
 }
 
 impl Settings {
@@ -57,8 +71,8 @@ impl Settings {
         written.set_text("ssh.allow_any_key", "dev", "true");
         // Any pair will do until the real one is there: without one there is nothing to listen with.
         written.set_text("tls.certificates", "dev", "cert:key");
-        let mut settings = resolve::resolve(written, Vec::new())
-            .expect("nothing in it depends on input but the port, which fits");
+        // Nothing in it depends on input but the port, which fits: there are no faults.
+        let (mut settings, _) = resolve::resolve(written, Vec::new());
         settings.state_dir = state_dir.to_owned();
         settings.ssh.host_key = PemSource::File(state_dir.join("ssh_host_ed25519_key"));
         settings.ssh.any_key = AnyKey::OnLoopback;

@@ -18,11 +18,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Understands all settings.
-///
-/// # Errors
-/// Everything that is wrong, `faults` included.
-pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> Result<Settings, Faults> {
+/// Understands all settings, and says everything that is wrong, `faults` included.
+pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults) {
     let mut r = Resolver { written, faults };
     let base = r.base_url();
     let tls = TlsSettings { certificates: r.certificates(), dev_ca: None };
@@ -37,23 +34,22 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> Result<Settings, 
     let limits = r.limits();
     let log = r.log();
     let login = std::mem::take(&mut r.written.login);
-    match base {
-        Some(base) if r.faults.is_empty() => Ok(Settings {
-            listen,
-            plain_http,
-            plain_ssh,
-            base,
-            state_dir,
-            drain_timeout,
-            tls,
-            ssh,
-            http,
-            limits,
-            login,
-            log,
-        }),
-        _ => Err(Faults(r.faults)),
-    }
+    let base = base.unwrap_or_else(BaseUrl::stand_in);
+    let settings = Settings {
+        listen,
+        plain_http,
+        plain_ssh,
+        base,
+        state_dir,
+        drain_timeout,
+        tls,
+        ssh,
+        http,
+        limits,
+        login,
+        log,
+    };
+    (settings, Faults(r.faults))
 }
 
 struct Resolver {
@@ -368,7 +364,7 @@ mod tests {
                 setting.path,
                 Value::Toml(toml::Value::Datetime("1979-05-27".parse().expect("a date"))),
             );
-            let faults = resolve(written, Vec::new()).expect_err("a date fits nowhere");
+            let (_, faults) = resolve(written, Vec::new());
             assert!(
                 faults.0.iter().any(|fault| fault.place == setting.path && fault.what.contains("; ")),
                 "`{}` is never read: {faults}",

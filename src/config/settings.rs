@@ -51,6 +51,18 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
+    /// Where none could be understood. No certificate is for this name (RFC 6761, section 6.4).
+    pub(super) fn stand_in() -> Self {
+        let host = HostName::parse("base-url.invalid").expect("a host name");
+        Self { https: true, host, port: None }
+    }
+
+    /// Whether it is the stand-in for one that could not be understood.
+    #[must_use]
+    pub fn is_stand_in(&self) -> bool {
+        *self == Self::stand_in()
+    }
+
     /// The URL scheme, without the colon.
     #[must_use]
     pub fn scheme(&self) -> &'static str {

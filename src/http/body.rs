@@ -1,7 +1,6 @@
 //! The two body types: what goes up to a service, and what comes down to a visitor. Both pass
 //! frames on as they come, and keep account.
 
-use std::error::Error as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -94,14 +93,23 @@ impl Body for Outgoing {
 
 /// Whether a body broke its framing, rather than ending early.
 fn is_malformed(error: &hyper::Error) -> bool {
-    let mut source = error.source();
+    matches!(io_kind(error), Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput))
+}
+
+/// The kind of the I/O error that is the innermost cause of another error.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    let mut source = Some(error);
+    let mut kind = None;
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+            kind = Some(io.kind());
+            // An I/O error's own source is that of what it wraps.
+            source = io.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+        } else {
+            source = cause.source();
         }
-        source = cause.source();
     }
-    false
+    kind
 }
 
 /// An answer's body on its way to a visitor. It owns the request's record, and what the answer
@@ -156,7 +164,12 @@ impl Answer {
     fn note_error(&mut self, error: &io::Error) {
         if let Some(mut record) = self.record.take() {
             tracing::debug!(request = %record.id, %error, "an answer ended early");
-            record.reason = Reason::ServiceClosed;
+            record.reason = match io_kind(error) {
+                // What the opener's streams fail with; they are documented there.
+                Some(io::ErrorKind::TimedOut) => Reason::VisitorTooSlow,
+                Some(io::ErrorKind::ConnectionReset) => Reason::AgentGone,
+                _ => Reason::ServiceClosed,
+            };
         }
     }
 }

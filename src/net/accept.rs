@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{ConnId, PeerAddr, Slot, Slots, Tasks};
@@ -11,6 +12,8 @@ use super::{ConnId, PeerAddr, Slot, Slots, Tasks};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause after accept errors in a row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Silence after which the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Accepts until draining begins, and hands each connection with its slot to `serve`, which
 /// must not block. A connection without a free slot is closed at once.
@@ -33,9 +36,7 @@ pub async fn accept_loop(
                 let (peer, conn) = (PeerAddr(peer), ConnId::next());
                 match slots.take(peer.ip()) {
                     Ok(slot) => {
-                        // Small answers must not wait for an acknowledgement (Nagle's algorithm).
-                        // It only fails on a socket that is already dead, and then so does the rest.
-                        let _ = stream.set_nodelay(true);
+                        prepare(&stream);
                         serve(stream, peer, conn, slot);
                     }
                     Err(full) => {
@@ -54,6 +55,16 @@ pub async fn accept_loop(
             }
         }
     }
+}
+
+/// Sets what every connection needs. It only fails on a socket that is already dead, and then so
+/// does the rest.
+fn prepare(stream: &TcpStream) {
+    // Small answers must not wait for an acknowledgement (Nagle's algorithm).
+    let _ = stream.set_nodelay(true);
+    // A peer that vanished without a word is noticed where nothing is being written to it.
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

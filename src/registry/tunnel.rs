@@ -23,7 +23,8 @@ pub trait Opener: Send + Sync {
     /// Opens a new stream on behalf of `visitor`.
     ///
     /// Dropping the future gives the request up; whatever arrives late is closed by the opener.
-    /// Has its own deadline.
+    /// Has its own deadline. A stream fails with [`std::io::ErrorKind::TimedOut`] when it was cut
+    /// because too much of it was unread, and with `ConnectionReset` when what it ran over ended.
     fn open(&self, visitor: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>>;
 }
 
