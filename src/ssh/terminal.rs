@@ -130,6 +130,8 @@ impl Terminal {
     fn leave(&mut self) {
         if self.screen.take().is_some() {
             self.send(Output::Exit { close: true });
+            // A client waits for its forwarded connections, and visitors may keep theirs open.
+            self.session.release_all();
             let session = self.session.clone();
             self.session.shared.tasks.spawn("ssh leave", async move {
                 // The client ends the connection when its channel closes; if not, we do.

@@ -9,7 +9,7 @@ use super::support::*;
 async fn curl(gateway: &Gateway, args: &[&str], input: &[u8]) -> (Vec<u8>, String) {
     let port = gateway.addr.port();
     let mut child = tokio::process::Command::new("curl")
-        .args(["-v", "--http2-prior-knowledge", "--max-time", "20", "--connect-to"])
+        .args(["-sS", "--http2-prior-knowledge", "--max-time", "20", "--connect-to"])
         .arg(format!("::127.0.0.1:{port}"))
         .args(args)
         .stdin(Stdio::piped())
