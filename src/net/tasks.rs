@@ -93,3 +93,30 @@ impl Drop for PanicLog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_task_only() {
+        let tasks = Tasks::new();
+        let (give, take) = tokio::sync::oneshot::channel();
+        let other = tasks.spawn("other", async move { assert!(take.await.is_ok()) });
+        assert!(tasks.spawn("bad", async { panic!("on purpose") }).await.is_err());
+        give.send(()).expect("the other task still waits");
+        other.await.expect("the other task ends well");
+        tasks.begin_drain();
+        tasks.all_ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_every_task() {
+        let tasks = Tasks::new();
+        tasks.spawn("endless", std::future::pending());
+        tasks.begin_drain();
+        assert_eq!(tasks.running(), 1);
+        tasks.cut();
+        tasks.all_ended().await;
+    }
+}

@@ -1,13 +1,14 @@
 //! Whose keys may connect, and what those hear whose may not.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::support::SOON;
 use crate::support::agent::{OpenSsh, public_key};
 use crate::support::backend::nobody;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::poll;
-use crate::support::process::Output;
+use crate::support::process::{Output, Process};
 
 /// A gateway with a list of keys, and where the list is.
 fn with_list(lines: &str) -> (Gateway, PathBuf) {
@@ -117,4 +118,23 @@ fn other_ways_to_log_in_are_not_offered() {
         .run();
     assert_ne!(output.status.code(), Some(0));
     assert!(output.stderr.contains("(publickey)"), "{output:?}");
+}
+
+#[test]
+fn a_client_has_six_attempts() {
+    let (gateway, _) = with_list(&format!("{}\n", public_key("ed25519a")));
+    let mut ssh = OpenSsh::new(&gateway).key("ed25519b").command("hello");
+    for number in 0..8 {
+        let file = gateway.path(&format!("attempt-{number}")).display().to_string();
+        let made =
+            Process::run(Command::new("ssh-keygen").args(["-qt", "ed25519", "-N", "", "-f", &file]), SOON);
+        assert!(made.status.success(), "{made:?}");
+        ssh = ssh.args(&["-i", &file]);
+    }
+    let output = ssh.run();
+    assert_ne!(output.status.code(), Some(0));
+    assert!(output.stderr.contains("Too many authentication"), "{output:?}");
+    gateway.wait_reason("too-many-attempts");
+    let refused = gateway.log().iter().filter(|record| record["reason"] == "key-not-allowed").count();
+    assert!(refused <= 6, "{refused} keys were looked at");
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 
 use crate::support::SOON;
 use crate::support::agent::{Agent, host};
@@ -93,4 +94,27 @@ fn an_unauthenticated_session_ends() {
     ssh.write_all(b"SSH-2.0-slow\r\n").expect("open");
     read_to_end(&mut ssh);
     gateway.wait_reason("login-timeout");
+}
+
+#[test]
+fn file_descriptors_may_run_out_and_come_back() {
+    let setup = Setup::new();
+    let served = setup.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 48; exec \"$0\" \"$@\""]);
+    command.arg(served.get_program()).args(served.get_args());
+    if let Some(folder) = served.get_current_dir() {
+        command.current_dir(folder);
+    }
+    let mut gateway = setup.start_with(command);
+    let held: Vec<_> = (0..64).map(|_| visitor::tcp(&gateway)).collect();
+    gateway.wait_log("accept error", |record| {
+        record["message"].as_str().is_some_and(|message| message.starts_with("cannot accept"))
+    });
+    drop(held);
+    poll("connection again", SOON, || visitor::tls(&gateway, Some("gw.test"), &["http/1.1"]).ok());
+    assert!(gateway.is_running());
+    // The pauses grow: a loop that spins would have written thousands.
+    let errors = gateway.stderr().matches("cannot accept").count();
+    assert!(errors < 50, "{errors} accept errors in the log");
 }
