@@ -61,6 +61,8 @@ struct Inbox {
     ended: bool,
     /// The peer takes no more.
     closed: bool,
+    /// The session ended under the channel: what came before it counts, but it is not all.
+    severed: bool,
     failed: Option<Failure>,
     dropped: bool,
 }
@@ -141,9 +143,7 @@ impl Pump {
                     peer_open = false;
                     self.note(|inbox| {
                         inbox.closed = true;
-                        if !inbox.ended {
-                            inbox.failed.get_or_insert(Failure::SessionEnded);
-                        }
+                        inbox.severed = !inbox.ended;
                     })
                 }
                 Step::Message(Some(_)) => Ok(()),
@@ -264,9 +264,6 @@ impl AsyncRead for ChannelStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.shared.reader.register(cx.waker());
         let mut inbox = self.shared.inbox.lock();
-        if let Some(failure) = inbox.failed {
-            return Poll::Ready(Err(failure.into()));
-        }
         let mut taken = 0;
         while buf.remaining() > 0 {
             let Some(first) = inbox.memory.front_mut() else { break };

@@ -37,7 +37,12 @@ enum Manner {
     CloseOnce,
     /// Switches protocols and sends back what comes.
     Echo,
+    /// Answers with [`LONG`] octets and ends the session.
+    AnswerAndLeave,
 }
+
+/// More than what the sockets and the memory on the way hold.
+const LONG: usize = 24 << 20;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
 
@@ -74,6 +79,17 @@ impl client::Handler for Script {
                 Manner::Echo => {
                     reply.accept().await;
                     echo(channel).await;
+                }
+                Manner::AnswerAndLeave => {
+                    reply.accept().await;
+                    let mut stream = channel.into_stream();
+                    let mut asked = vec![0; 4096];
+                    let _ = stream.read(&mut asked).await;
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
+                    let _ = stream.write_all(head.as_bytes()).await;
+                    let _ = stream.write_all(&vec![b'x'; LONG]).await;
+                    late.add_permits(1);
+                    std::future::pending::<()>().await;
                 }
                 _ => {
                     reply.accept().await;
@@ -112,7 +128,7 @@ async fn echo(channel: Channel<Msg>) {
 
 struct Agent {
     runtime: tokio::runtime::Runtime,
-    _handle: Handle<Script>,
+    handle: Handle<Script>,
     late: Arc<Semaphore>,
     opened: Arc<AtomicUsize>,
     closed: Arc<AtomicUsize>,
@@ -133,7 +149,7 @@ impl Agent {
             decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
         let address = gateway.address_of("plain-ssh");
         let handle = runtime.block_on(log_in(address, key, script));
-        Self { runtime, _handle: handle, late, opened, closed }
+        Self { runtime, handle, late, opened, closed }
     }
 }
 
@@ -270,6 +286,31 @@ fn both_ways(mut stream: Tls, byte: u8, octets: usize) {
         }
         if !moved {
             std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn what_an_agent_sent_before_it_left_reaches_a_slow_visitor() {
+    let gateway = gateway();
+    let agent = Agent::start(&gateway, Manner::AnswerAndLeave);
+    let mut stream = tls(&gateway, Some(&host("web")), &["http/1.1"]).expect("connects");
+    let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", host("web"));
+    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("open");
+    let mut got = read_until(&mut stream, "\r\n\r\n").split_once("\r\n\r\n").expect("a head").1.len();
+    agent.runtime.block_on(async {
+        let sent = tokio::time::timeout(SOON, agent.late.acquire()).await;
+        sent.unwrap_or_else(|_| panic!("the agent cannot send: {}", gateway.stderr()))
+            .expect("never closed")
+            .forget();
+        agent.handle.disconnect(russh::Disconnect::ByApplication, "", "").await.expect("still there");
+    });
+    gateway.wait_log("end of the session", |record| record["message"] == "session ended");
+    let mut piece = vec![0; 64 * 1024];
+    while got < LONG {
+        match std::io::Read::read(&mut stream, &mut piece).expect("the answer goes on") {
+            0 => panic!("ended after {got} octets"),
+            count => got += count,
         }
     }
 }
