@@ -276,15 +276,19 @@ impl AsyncRead for ChannelStream {
             taken += count;
         }
         inbox.length -= taken;
-        let (on_disk, ended) = (inbox.on_disk, inbox.ended);
+        let on_disk = inbox.on_disk;
+        let failure = inbox.failed.or((inbox.severed && !on_disk).then_some(Failure::SessionEnded));
+        let ended = inbox.ended && !on_disk;
         drop(inbox);
         if on_disk {
             self.shared.call.notify_one();
         }
-        if taken > 0 || buf.remaining() == 0 || (ended && !on_disk) {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+        // What was received is given out before it is said how it ended.
+        match failure {
+            _ if taken > 0 || buf.remaining() == 0 => Poll::Ready(Ok(())),
+            Some(failure) => Poll::Ready(Err(failure.into())),
+            None if ended => Poll::Ready(Ok(())),
+            None => Poll::Pending,
         }
     }
 }

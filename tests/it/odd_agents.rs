@@ -14,8 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
 use crate::support::agent::{host, vector_key};
+use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::visitor::{Curl, Response, Tls, read_until, tls};
+use crate::support::visitor::{Curl, Response, Tls, read_to_end, read_until, tls};
 use crate::support::{SOON, poll};
 
 /// What the agent does with the channel of each visit, by the visit's path.
@@ -303,14 +304,31 @@ fn what_an_agent_sent_before_it_left_reaches_a_slow_visitor() {
         sent.unwrap_or_else(|_| panic!("the agent cannot send: {}", gateway.stderr()))
             .expect("never closed")
             .forget();
+        // Its answer comes after all that was sent before it has arrived.
+        agent.handle.streamlocal_forward("/last").await.expect("still there");
         agent.handle.disconnect(russh::Disconnect::ByApplication, "", "").await.expect("still there");
     });
     gateway.wait_log("end of the session", |record| record["message"] == "session ended");
     let mut piece = vec![0; 64 * 1024];
     while got < LONG {
-        match std::io::Read::read(&mut stream, &mut piece).expect("the answer goes on") {
-            0 => panic!("ended after {got} octets"),
-            count => got += count,
+        match std::io::Read::read(&mut stream, &mut piece) {
+            Ok(count @ 1..) => got += count,
+            end => panic!("{end:?} after {got} of {LONG} octets: {}", gateway.stderr()),
         }
     }
+}
+
+#[test]
+fn a_download_ends_when_its_agent_dies() {
+    let (gateway, backend) = (Gateway::start(), Backend::start());
+    let mut agent = crate::support::agent::Agent::web(&gateway, backend.address());
+    let mut stream = tls(&gateway, Some(&host("web")), &["http/1.1"]).expect("connects");
+    let request = format!("GET /gated HTTP/1.1\r\nHost: {}\r\n\r\n", host("web"));
+    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("open");
+    backend.release();
+    read_until(&mut stream, "\r\n\r\n");
+    agent.kill();
+    let rest = String::from_utf8_lossy(&read_to_end(&mut stream)).into_owned();
+    assert!(!rest.ends_with("0\r\n\r\n"), "passed off as whole: {rest:?}");
+    gateway.wait_reason("agent-gone");
 }
