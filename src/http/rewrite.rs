@@ -24,6 +24,8 @@ use super::coding::{Coding, Decoder, Encoder};
 
 /// Octets of HTML taken at a time.
 const STEP: usize = 16 * 1024;
+/// Octets of HTML after which other tasks get their turn: a few packed ones can be gigabytes.
+const TURN: usize = 64 * 1024;
 /// How long the end of a broken body is kept back. With it the connection's end, and whatever
 /// has not left by then, is thrown away.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -85,6 +87,8 @@ pub(super) struct Injected {
     encoder: Encoder,
     /// Whether the encoder holds something back.
     unflushed: bool,
+    /// Octets of HTML that were taken since another task had its turn.
+    taken: usize,
     end: End,
 }
 
@@ -110,6 +114,7 @@ impl Injected {
             rewritten,
             encoder: Encoder::new(plan.coding),
             unflushed: false,
+            taken: 0,
             end: End::NotYet,
         }
     }
@@ -135,6 +140,11 @@ impl Injected {
                     return Poll::Ready(Some(Err(error)));
                 }
             }
+            if self.taken >= TURN {
+                self.taken = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let mut buffer = ReadBuf::new(&mut self.buffer);
             let read = self.decoder.poll_read(cx, &mut buffer);
             let length = buffer.filled().len();
@@ -148,7 +158,10 @@ impl Injected {
                     self.encoder.flush()
                 }
                 Poll::Pending if waiting > 0 => return self.give(),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.taken = 0;
+                    return Poll::Pending;
+                }
             };
             if let Err(error) = step {
                 self.break_off(error);
@@ -166,6 +179,7 @@ impl Injected {
             self.rewriter = None;
             self.encoder = Encoder::new(Coding::Identity);
         }
+        self.taken += length;
         match &mut self.rewriter {
             Some(rewriter) if length > 0 => {
                 if let Err(error) = rewriter.write(&self.buffer[..length]) {

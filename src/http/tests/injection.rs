@@ -383,3 +383,40 @@ async fn a_page_that_breaks_off_is_given_out_up_to_there_and_seen_as_cut() {
         }
     }
 }
+
+#[test]
+fn a_page_that_unpacks_to_a_great_deal_stops_nobody_else() {
+    // One thread does everything here: who does not let go of it stops the others. It looks for
+    // what has come whenever it is let go of.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().event_interval(1).build().unwrap().block_on(unpack_a_great_deal());
+}
+
+async fn unpack_a_great_deal() {
+    let mut writer = BrotliEncoder::with_quality(Vec::new(), async_compression::Level::Precise(2));
+    writer.write_all(b"<html><head></head><body>").await.unwrap();
+    let spaces = vec![b' '; 1 << 20];
+    for _ in 0..16 {
+        writer.write_all(&spaces).await.unwrap();
+    }
+    writer.shutdown().await.unwrap();
+    let packed = writer.into_inner();
+    assert!(packed.len() < 10_000, "{} octets are no bomb", packed.len());
+    let gateway = Gateway::start(Port::Plain).await;
+    let fields = "Content-Type: text/html\r\nContent-Encoding: br\r\n";
+    let (_lease, _service) = offer(&gateway, page(fields, &packed)).await;
+    let mut others = 0;
+    let mut page = std::pin::pin!(get(&gateway, "/with"));
+    let answer = loop {
+        tokio::select! {
+            answer = &mut page => break answer,
+            _ = gateway.ask("GET /healthz HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n") => {
+                others += 1;
+            }
+        }
+    };
+    assert!(others >= 10, "only {others} other requests were answered meanwhile");
+    let (mut plain, packed) = (Vec::new(), body(&answer));
+    BrotliDecoder::new(&packed[..]).read_to_end(&mut plain).await.unwrap();
+    assert!(plain.len() > 16 << 20);
+}
