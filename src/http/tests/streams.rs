@@ -60,6 +60,30 @@ async fn uploads_pass_chunk_by_chunk_with_their_trailers() {
 }
 
 #[tokio::test]
+async fn trailers_that_were_not_named_are_left_out_and_the_message_stays_whole() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let service = Service::start(|mut peer, _| async move {
+        peer.head().await;
+        let body = peer.until("\r\n\r\n").await;
+        assert_eq!(body, "2\r\nup\r\n0\r\n\r\n");
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ndown\r\n0\r\nSum: 2\r\n\r\n")
+            .await;
+        let _ = peer.try_until("never").await;
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    visitor
+        .send(format!(
+            "POST / HTTP/1.1\r\nHost: {HOST}\r\nTE: trailers\r\nConnection: te\r\n\
+             Transfer-Encoding: chunked\r\n\r\n2\r\nup\r\n0\r\nSum: 2\r\n\r\n"
+        ))
+        .await;
+    visitor.head().await;
+    assert_eq!(visitor.until("\r\n\r\n").await, "4\r\ndown\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
 async fn a_hundred_is_sent_when_the_service_takes_the_body() {
     let gateway = Gateway::start(Port::Plain).await;
     let service = Service::start(|mut peer, _| async move {
