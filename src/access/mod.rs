@@ -8,4 +8,4 @@ mod visit;
 
 pub use identity::Identity;
 pub use keys::{AgentKeys, KeyRefusal, KeysError};
-pub use visit::{AccessLevel, Denial, Permit, visit};
+pub use visit::{AccessLevel, Denial, Permit, Request, visit};

@@ -33,16 +33,40 @@ pub enum Denial {
     LoginRequired,
 }
 
+/// What is asked of a tunnel, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: &'a http::Method,
+    /// Whether there is a head and nothing else: no body, no protocol switch.
+    pub is_bare: bool,
+}
+
 /// Decides whether a request may go on to a tunnel of this level.
 ///
-/// `OPTIONS` passes without a token, because browsers send a CORS preflight without one.
+/// A bare `OPTIONS` passes without a token, because browsers send a CORS preflight without one;
+/// anything more than bare would be a way in.
 ///
 /// # Errors
 /// When it may not.
-pub fn visit(level: AccessLevel, method: &http::Method) -> Result<Permit, Denial> {
+pub fn visit(level: AccessLevel, request: Request<'_>) -> Result<Permit, Denial> {
     match level {
         AccessLevel::Public => Ok(Permit(())),
-        AccessLevel::Private if *method == http::Method::OPTIONS => Ok(Permit(())),
+        AccessLevel::Private if request.is_bare && request.method == http::Method::OPTIONS => Ok(Permit(())),
         AccessLevel::Private => Err(Denial::LoginRequired),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_tunnel_lets_only_a_bare_preflight_through() {
+        let may = |level, method: &http::Method, is_bare| visit(level, Request { method, is_bare }).is_ok();
+        assert!(may(AccessLevel::Public, &http::Method::POST, false));
+        assert!(may(AccessLevel::Private, &http::Method::OPTIONS, true));
+        assert!(!may(AccessLevel::Private, &http::Method::OPTIONS, false));
+        assert!(!may(AccessLevel::Private, &http::Method::GET, true));
     }
 }

@@ -85,7 +85,7 @@ fn listen(settings: &Settings, edge: &Arc<Edge>, visitors: &Tasks) -> Result<Bou
         let listener = match bind(address) {
             Ok(listener) => listener,
             // Lists such as `0.0.0.0` and `[::]` are written for machines with and without IPv6.
-            Err(error @ BindError::NoIpv6(_)) if !list.is_empty() => {
+            Err(error @ BindError::NoIpv6(_)) if has_ipv4(settings, what) => {
                 tracing::warn!(%error, "going on without");
                 continue;
             }
@@ -101,6 +101,15 @@ fn listen(settings: &Settings, edge: &Arc<Edge>, visitors: &Tasks) -> Result<Bou
         serve(what, listener, address.port(), edge.clone(), slots.clone(), visitors);
     }
     Ok(bound)
+}
+
+fn has_ipv4(settings: &Settings, what: What) -> bool {
+    let list = match what {
+        What::Tls => &settings.listen,
+        What::PlainHttp => &settings.plain_http,
+        What::PlainSsh => &settings.plain_ssh,
+    };
+    list.iter().any(SocketAddr::is_ipv4)
 }
 
 fn serve(what: What, listener: TcpListener, port: u16, edge: Arc<Edge>, slots: Slots, visitors: &Tasks) {

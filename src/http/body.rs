@@ -148,6 +148,9 @@ pub(super) struct Answer {
     record: Option<Box<Record>>,
     /// What the record says when the body went out whole.
     outcome: Reason,
+    /// How it ended, once that was seen: whole (`true`) or broken off. A body of unknown length
+    /// says only then that it has ended.
+    ended: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -160,18 +163,23 @@ enum Kind {
 impl Answer {
     /// The gateway's own words.
     pub(super) fn own(text: Bytes) -> Self {
-        Self { kind: Kind::Own(text), record: None, outcome: Reason::OwnAnswer }
+        Self { kind: Kind::Own(text), record: None, outcome: Reason::OwnAnswer, ended: None }
     }
 
     /// A service's body, as it comes.
     pub(super) fn relayed(body: Incoming, exchange: Exchange) -> Self {
-        Self { kind: Kind::Relayed(body, Some(exchange)), record: None, outcome: Reason::Answered }
+        Self {
+            kind: Kind::Relayed(body, Some(exchange)),
+            record: None,
+            outcome: Reason::Answered,
+            ended: None,
+        }
     }
 
     /// A service's page with scripts put in.
     pub(super) fn injected(body: Injected, exchange: Exchange) -> Self {
         let kind = Kind::Injected(Box::new(body), Some(exchange));
-        Self { kind, record: None, outcome: Reason::Answered }
+        Self { kind, record: None, outcome: Reason::Answered, ended: None }
     }
 
     /// Gives the body its request's record, to be written when the body ends.
@@ -225,8 +233,14 @@ impl Body for Answer {
                     record.octets_out += length as u64;
                 }
             }
-            Some(Err(error)) => self.note_error(error),
-            None => {}
+            Some(Err(error)) => {
+                self.ended = Some(false);
+                self.note_error(error);
+            }
+            None => self.ended = Some(true),
+        }
+        if matches!(&frame, Some(Ok(frame)) if frame.is_trailers()) {
+            self.ended = Some(true);
         }
         Poll::Ready(frame)
     }
@@ -250,7 +264,7 @@ impl Body for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let complete = self.is_end_stream();
+        let complete = self.ended.unwrap_or_else(|| self.is_end_stream());
         if let Kind::Relayed(_, exchange) | Kind::Injected(_, exchange) = &mut self.kind
             && let Some(exchange) = exchange.take()
             && complete

@@ -47,16 +47,9 @@ pub(super) async fn serve(
     let settings = http.settings.clone();
     let h2 = conn.tls.as_ref().is_some_and(|tls| tls.h2);
     let trusted = settings.http.trusted_proxies.iter().any(|net| net.contains(&conn.peer.ip()));
+    let activity = Arc::new(Activity::new(http.tasks.clone()));
     let session = |gate: Arc<Gate>| {
-        Arc::new(Session {
-            http,
-            conn,
-            gate,
-            activity: Arc::new(Activity::new()),
-            only_https,
-            trusted,
-            switched: Mutex::default(),
-        })
+        Arc::new(Session { http, conn, gate, activity, only_https, trusted, switched: Mutex::default() })
     };
     if h2 {
         return serve_h2(session(Arc::default()), io).await;

@@ -39,7 +39,10 @@ pub(super) async fn forward(
     while let Some(link) = pool.take(tunnel).await {
         let spare = repeatable.then(|| copy_head(&request));
         match link.send(request).await {
-            Ok((response, link)) => return Ok((response, pool.exchange(link, tunnel, upload, keep))),
+            Ok((response, link)) => {
+                let keep = keep && is_sent(upload.as_deref());
+                return Ok((response, pool.exchange(link, tunnel, upload, keep)));
+            }
             Err(SendFailed { unsent: Some(unsent), .. }) => request = unsent,
             Err(failed) => match spare.filter(|_| !failed.heard) {
                 Some(spare) => {
@@ -53,9 +56,18 @@ pub(super) async fn forward(
     let stream = tunnel.opener.open(visitor).await.map_err(|error| not_opened(error, tunnel))?;
     let link = pool.connect(stream).await.map_err(|error| no_answer(&error, tunnel, None))?;
     match link.send(request).await {
-        Ok((response, link)) => Ok((response, pool.exchange(link, tunnel, upload, keep))),
+        Ok((response, link)) => {
+            let keep = keep && is_sent(upload.as_deref());
+            Ok((response, pool.exchange(link, tunnel, upload, keep)))
+        }
         Err(failed) => Err(no_answer(&failed.error, tunnel, upload.as_deref())),
     }
+}
+
+/// Whether the body was sent by the time the answer came. A service that answers earlier may leave
+/// the rest unread, and what a visitor sends then would be read as the next visitor's request.
+fn is_sent(upload: Option<&Upload>) -> bool {
+    upload.is_none_or(|upload| upload.ended.load(Ordering::Acquire))
 }
 
 /// Methods whose body has no meaning of its own (RFC 9110, section 9.3).

@@ -12,12 +12,6 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// What else a visitor could say of where it comes from.
-const OTHER_CLAIMS: [HeaderName; 3] = [
-    HeaderName::from_static("forwarded"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-forwarded-server"),
-];
 /// Fields between two neighbours (RFC 9110, section 7.6.1), and those of a proxy's own login.
 const BETWEEN_NEIGHBOURS: [HeaderName; 8] = [
     header::CONNECTION,
@@ -77,7 +71,8 @@ pub(super) fn rebuild_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
             chain.push_str(", ");
         }
     } else {
-        for name in OTHER_CLAIMS {
+        let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
+        for name in claims {
             headers.remove(name);
         }
     }
@@ -99,6 +94,17 @@ pub(super) fn rebuild_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
         .map_or_else(|| HeaderValue::from_static(if origin.tls { "443" } else { "80" }), HeaderValue::from);
     say(PORT, Some(port));
     say(HOST, origin.host.cloned());
+}
+
+/// Whether a header says where a request comes from. Services that know headers as variables take
+/// `_` for `-`, so that spelling counts as well.
+fn is_claim(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f')) {
+        return false;
+    }
+    let name = name.replace('_', "-");
+    name.starts_with("x-forwarded-") || matches!(name.as_str(), "forwarded" | "x-real-ip" | "x-client-ip")
 }
 
 /// Takes out what is between two neighbours, and what `Connection` names as such.
@@ -183,7 +189,13 @@ mod tests {
     #[test]
     fn forwarding_headers_are_believed_only_from_trusted_proxies() {
         let sent = || {
-            map(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "gopher"), ("x-real-ip", "6.6.6.6")])
+            map(&[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-proto", "gopher"),
+                ("x-real-ip", "6.6.6.6"),
+                ("x_forwarded_for", "9.9.9.9"),
+                ("x-forwarded-prefix", "/a"),
+            ])
         };
         let host = HeaderValue::from_static("a.example:8443");
         let origin = |trusted| Origin {

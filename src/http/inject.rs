@@ -64,7 +64,10 @@ impl Injection {
                 }
             }
         }
-        let known = |word: &&str| CODINGS.contains(&word.split(';').next().unwrap_or_default().trim());
+        let known = |word: &&str| {
+            let coding = word.split(';').next().unwrap_or_default().trim();
+            CODINGS.iter().any(|known| known.eq_ignore_ascii_case(coding))
+        };
         let Entry::Occupied(mut values) = headers.entry(header::ACCEPT_ENCODING) else { return };
         for value in values.iter_mut() {
             let kept: Vec<_> = value.to_str().unwrap_or_default().split(',').filter(known).collect();

@@ -24,6 +24,8 @@ use crate::registry::{Tunnel, TunnelId};
 
 /// Octets that one connection to a service may buffer, each way.
 const BUFFER_MAX: usize = 128 * 1024;
+/// Header fields that an answer may have.
+const FIELDS_MAX: usize = 512;
 /// How long a kept connection may take to say that it is free. It is, unless its task has not
 /// had its turn yet.
 const READY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -106,8 +108,11 @@ impl Pool {
     pub(super) async fn connect(&self, stream: ByteStream) -> Result<Link, hyper::Error> {
         let heard = Arc::new(AtomicBool::new(false));
         let wire = Wire { stream, heard: heard.clone(), write_failed: false };
-        let (sender, connection) =
-            http1::Builder::new().max_buf_size(BUFFER_MAX).handshake(TokioIo::new(wire)).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(BUFFER_MAX)
+            .max_headers(FIELDS_MAX)
+            .handshake(TokioIo::new(wire))
+            .await?;
         let driver = self.0.tasks.spawn("connection to a service", async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to a service ended with an error");

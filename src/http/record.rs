@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 
 use crate::name::HostName;
-use crate::net::{ConnId, VisitorAddr};
+use crate::net::{ConnId, Tasks, VisitorAddr};
 use crate::observe::Reason;
 use crate::registry::{Tunnel, Visit};
 
@@ -46,12 +46,13 @@ pub(super) struct Activity {
     open: AtomicU64,
     started: Instant,
     last: AtomicU64,
+    tasks: Tasks,
 }
 
 impl Activity {
     /// Begins now.
-    pub(super) fn new() -> Self {
-        Self { open: AtomicU64::new(0), started: Instant::now(), last: AtomicU64::new(0) }
+    pub(super) fn new(tasks: Tasks) -> Self {
+        Self { open: AtomicU64::new(0), started: Instant::now(), last: AtomicU64::new(0), tasks }
     }
 
     /// How long no request has been open; `None` while one is.
@@ -145,6 +146,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.activity.end_one();
+        if self.reason == Reason::VisitorLeft && self.activity.tasks.is_cut() {
+            self.reason = Reason::Draining;
+        }
         let uploaded = self.upload.as_ref().map_or(0, |upload| upload.octets.load(Ordering::Relaxed));
         tracing::info!(
             request = %self.id,

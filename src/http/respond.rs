@@ -58,10 +58,10 @@ impl Form {
     /// What `Accept` asks for; the first of its words that we write wins.
     pub(super) fn accepted(headers: &HeaderMap) -> Self {
         let values = headers.get_all(header::ACCEPT);
-        let mut words =
-            values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        let words = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
         words
-            .find_map(|word| match word.split(';').next().unwrap_or_default().trim() {
+            .map(|word| word.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+            .find_map(|kind| match kind.as_str() {
                 "text/html" | "application/xhtml+xml" => Some(Self::Html),
                 kind if kind == "application/json" || kind.ends_with("+json") => Some(Self::Json),
                 "text/plain" => Some(Self::Text),
@@ -161,6 +161,7 @@ mod tests {
         assert_eq!(form("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"), Form::Html);
         assert_eq!(form("application/json, text/plain, */*"), Form::Json);
         assert_eq!(form("application/problem+json"), Form::Json);
+        assert_eq!(form("Application/JSON"), Form::Json);
         assert_eq!(form("*/*"), Form::Text);
     }
 

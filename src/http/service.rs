@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -20,7 +20,7 @@ use super::record::{Activity, Record, RequestId, Upload};
 use super::respond::{self, Failure, Form};
 use super::rewrite::Injected;
 use super::route::{Route, route};
-use super::upgrade::Wish;
+use super::upgrade::{Wish, asks_to_switch};
 use super::{Connection, Http, own};
 use crate::access;
 use crate::name::HostName;
@@ -109,7 +109,9 @@ impl Session {
             Route::Tunnel(name, path) => {
                 let tunnel = self.http.registry.look_up(&name).ok_or_else(|| no_tunnel(name.as_str()))?;
                 record.tunnel = Some(tunnel.clone());
-                let permit = access::visit(tunnel.access, request.method()).map_err(denied)?;
+                let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
+                let asked = access::Request { method: request.method(), is_bare };
+                let permit = access::visit(tunnel.access, asked).map_err(denied)?;
                 if let Some(path) = path {
                     *request.uri_mut() = Uri::from(path);
                 }
@@ -164,7 +166,7 @@ impl Session {
             return Err(not_http("the service did not switch protocols as it was asked to"));
         }
         let (mut parts, body) = response.into_parts();
-        clean_answer(&mut parts.headers, h1, upload.as_deref());
+        clean_answer(&mut parts, h1, upload.as_deref());
         let plan = injection.as_ref().and_then(|injection| {
             Some((injection, injection.adjust(&method, parts.status, &mut parts.headers)?))
         });
@@ -301,15 +303,23 @@ impl Session {
 }
 
 /// Makes a service's answer head one for the visitor.
-fn clean_answer(headers: &mut HeaderMap, h1: bool, upload: Option<&Upload>) {
+fn clean_answer(parts: &mut http::response::Parts, h1: bool, upload: Option<&Upload>) {
+    let headers = &mut parts.headers;
+    // A refusal that says which protocol would do must go on saying it (RFC 9110, section 15.5.22).
+    let wanted =
+        (h1 && parts.status == StatusCode::UPGRADE_REQUIRED).then(|| headers.get(header::UPGRADE).cloned());
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // The chunks were what counted (RFC 9112, section 6.3), and they are taken apart.
         headers.remove(header::CONTENT_LENGTH);
     }
     headers::remove_hop_by_hop(headers);
     let early = upload.is_some_and(|upload| !upload.ended.load(std::sync::atomic::Ordering::Acquire));
+    if let Some(wanted) = wanted.flatten() {
+        headers.insert(header::UPGRADE, wanted);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
     if h1 && early {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        headers.append(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

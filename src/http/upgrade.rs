@@ -30,6 +30,11 @@ pub(super) struct Wish {
     visitor: OnUpgrade,
 }
 
+/// Whether a request asks to switch protocols, in any of the ways there are.
+pub(super) fn asks_to_switch<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<Protocol>().is_some() || request.headers().contains_key(header::UPGRADE)
+}
+
 impl Wish {
     /// The switch that a request asks for, if it does. A request with a body does not: `Upgrade`
     /// may always be left alone (RFC 9110, section 7.8).

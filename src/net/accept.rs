@@ -12,6 +12,8 @@ use super::{ConnId, PeerAddr, Slot, Slots, Tasks};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause after accept errors in a row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Unsent octets in the kernel above which a socket does not count as writable.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// Silence after which the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -62,6 +64,9 @@ pub async fn accept_loop(
 fn prepare(stream: &TcpStream) {
     // Small answers must not wait for an acknowledgement (Nagle's algorithm).
     let _ = stream.set_nodelay(true);
+    // What waits for a slow peer waits here, where it can still be put in order, and not in a
+    // kernel queue of megabytes that answers and keep-alives would stand behind.
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT);
     // A peer that vanished without a word is noticed where nothing is being written to it.
     let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
     let _ = SockRef::from(stream).set_tcp_keepalive(&probes);

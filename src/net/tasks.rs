@@ -55,6 +55,12 @@ impl Tasks {
         self.cut.cancel();
     }
 
+    /// Whether the tasks were cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_cancelled()
+    }
+
     /// Resolves when [`Tasks::begin_drain`] was called. Cancel safe.
     #[must_use]
     pub fn drain_begun(&self) -> CancellationToken {

@@ -91,6 +91,22 @@ pub enum ForwardError {
 }
 
 impl ForwardError {
+    /// The words for a log: without the values of parameters, which may hold secrets.
+    #[must_use]
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::UnknownParam { param, .. } => format!("invalid param `{param}`"),
+            Self::Repeated { param, .. } => format!("param `{param}` stands twice"),
+            Self::Access { value, .. } => format!("invalid access `{value}`"),
+            Self::Encoded { param, .. } => format!("invalid {param}"),
+            Self::Duplicate(request) => {
+                let name = request.split('#').next().unwrap_or_default();
+                format!("`{name}` is forwarded on this connection already")
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// The word for it.
     #[must_use]
     pub fn reason(&self) -> Reason {

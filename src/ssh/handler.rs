@@ -18,9 +18,13 @@ use super::session::{Claim, ForwardKey, Session};
 use super::terminal::{self, Ask};
 use crate::access::{AccessLevel, Identity};
 use crate::observe::Reason;
+use crate::registry::Holder as _;
 
 /// Session channels that one session may have open.
 const TERMINALS_MAX: usize = 8;
+/// Session channels that one session may have opened in all. The library keeps some 3.5 KB of each
+/// that this side closed first, as a server must, until the session ends.
+const TERMINALS_IN_ALL: usize = 10_000;
 /// Until this long after its start, a session is being set up.
 const SET_UP: Duration = Duration::from_secs(10);
 
@@ -31,7 +35,7 @@ type Done<T = ()> = Result<T, russh::Error>;
 pub struct Callbacks {
     session: Arc<Session>,
     terminals: HashMap<ChannelId, mpsc::Sender<Ask>>,
-    had_terminal: bool,
+    terminals_opened: usize,
     /// Why the last key was refused, for whoever asks.
     refusal: Option<String>,
     authenticated_at: Option<Instant>,
@@ -43,7 +47,7 @@ impl Callbacks {
         Self {
             session,
             terminals: HashMap::new(),
-            had_terminal: false,
+            terminals_opened: 0,
             refusal: None,
             authenticated_at: None,
         }
@@ -63,8 +67,9 @@ impl Callbacks {
     /// could say to a refused forward.
     fn refused(&mut self, error: &ForwardError, library: &mut Library) -> bool {
         let (session, reason) = (&self.session, error.reason());
-        tracing::info!(conn = %session.conn, peer = %session.peer, %reason, detail = %error, "forward refused");
-        let setting_up = !self.had_terminal && self.authenticated_at.is_some_and(|at| at.elapsed() < SET_UP);
+        tracing::info!(conn = %session.conn, peer = %session.peer, %reason, detail = error.for_log(), "forward refused");
+        let setting_up =
+            self.terminals_opened == 0 && self.authenticated_at.is_some_and(|at| at.elapsed() < SET_UP);
         if setting_up && session.link.software().starts_with("OpenSSH") {
             let words = format!("{error} ({reason})");
             // It can only fail when the session is ending anyhow.
@@ -194,7 +199,10 @@ impl Handler for Callbacks {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
-        self.had_terminal = true;
+        self.terminals_opened += 1;
+        if self.terminals_opened > TERMINALS_IN_ALL {
+            self.session.end(Reason::TooManyChannels);
+        }
         let id = channel.id();
         let tasks = self.session.shared.tasks.clone();
         self.terminals.insert(id, terminal::open(channel, &self.session, &tasks));
@@ -228,6 +236,26 @@ impl Handler for Callbacks {
                 library.channel_failure(channel)
             }
         }
+    }
+
+    async fn subsystem_request(&mut self, channel: ChannelId, _: &str, library: &mut Library) -> Done {
+        library.channel_failure(channel)
+    }
+
+    async fn env_request(&mut self, channel: ChannelId, _: &str, _: &str, library: &mut Library) -> Done {
+        library.channel_failure(channel)
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        library: &mut Library,
+    ) -> Done {
+        library.channel_failure(channel)
     }
 
     async fn signal(&mut self, channel: ChannelId, signal: Sig, library: &mut Library) -> Done {

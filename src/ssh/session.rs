@@ -1,5 +1,6 @@
 //! One agent's session, as all of its parts see it: who it is, what it exposes, how it ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct Session {
     /// What a person at the agent should know.
     pub notices: broadcast::Sender<Arc<str>>,
     handle: OnceLock<Handle>,
+    /// Whether a claim is being decided: meanwhile this session's loop answers nobody.
+    claiming: AtomicBool,
     user: OnceLock<(Arc<str>, Identity)>,
     /// `None` once the session has ended.
     forwards: Mutex<Option<Vec<Forward>>>,
@@ -101,6 +104,7 @@ impl Session {
             visits: broadcast::Sender::new(NOTICES_KEPT),
             notices: broadcast::Sender::new(NOTICES_KEPT),
             handle: OnceLock::new(),
+            claiming: AtomicBool::new(false),
             user: OnceLock::new(),
             forwards: Mutex::new(Some(Vec::new())),
             end_reason: Mutex::default(),
@@ -142,6 +146,13 @@ impl Session {
     /// Why the claim is refused.
     pub async fn claim(self: &Arc<Self>, claim: Claim) -> Result<Arc<Tunnel>, ForwardError> {
         self.check_claim(&claim)?;
+        self.claiming.store(true, Ordering::Release);
+        let result = self.claim_in_turn(claim).await;
+        self.claiming.store(false, Ordering::Release);
+        result
+    }
+
+    async fn claim_in_turn(self: &Arc<Self>, claim: Claim) -> Result<Arc<Tunnel>, ForwardError> {
         let (user, identity) = self.user.get().ok_or(ForwardError::Ending)?;
         let mut tunnel = Tunnel {
             id: TunnelId::next(),
@@ -165,7 +176,10 @@ impl Session {
             let Taken { by, claim: again } = taken;
             let ours =
                 self.forwards.lock().iter().flatten().any(|forward| forward.lease.tunnel().id == by.id);
-            if ours || by.owner.fingerprint != identity.fingerprint || by.holder.is_alive().await {
+            if ours {
+                return Err(ForwardError::Duplicate(again.request_id.to_string()));
+            }
+            if by.owner.fingerprint != identity.fingerprint || by.holder.is_alive().await {
                 return Err(ForwardError::Taken(by.name.to_string()));
             }
             tracing::info!(conn = %self.conn, tunnel = %by.name, "the name's holder does not answer and gives way");
@@ -264,13 +278,24 @@ fn goodbye(reason: Reason) -> &'static str {
 impl Holder for Session {
     fn is_alive(&self) -> BoxFuture<'static, bool> {
         let (handle, link) = (self.handle.get().cloned(), self.link.clone());
+        // It has just asked for a name, and waits within its own loop for a rival's sign of life.
+        let claiming = self.claiming.load(Ordering::Acquire);
         Box::pin(async move {
             let Some(handle) = handle else { return false };
+            if claiming {
+                return !link.is_dead();
+            }
             // The library has no ping from outside a callback. Any answer to a global request
             // will do, and a client refuses this one (RFC 4254, section 4).
             let ping = handle.cancel_forward_tcpip("keepalive@oneport".to_owned(), 0);
-            let answered = tokio::time::timeout(ALIVE_WITHIN, ping).await.is_ok();
-            answered && !link.is_dead()
+            // So does anything else that arrives: the ping may stand in a long queue.
+            let sign = async {
+                tokio::select! {
+                    _ = ping => {}
+                    () = link.received_more() => {}
+                }
+            };
+            tokio::time::timeout(ALIVE_WITHIN, sign).await.is_ok() && !link.is_dead()
         })
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use russh::server::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use tokio::sync::broadcast::error::RecvError::{Closed, Lagged};
 use tokio::sync::{broadcast, mpsc};
 
 use super::commands::Command;
@@ -78,6 +79,12 @@ async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Outp
     }
 }
 
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Close,
+}
+
 struct Terminal {
     session: Arc<Session>,
     output: mpsc::Sender<Output>,
@@ -100,10 +107,18 @@ impl Terminal {
                     Ask::Pty => pty = true,
                     Ask::Interrupt => self.leave(),
                     Ask::Shell => self.show(pty),
-                    Ask::Exec(command) => self.answer(&command),
+                    // The library never tells of the end of a channel that this side closes.
+                    Ask::Exec(command) => if self.answer(&command) == Next::Close {
+                        return;
+                    },
                 },
-                Ok(visit) = visits.recv() => if let Some(screen) = &self.screen {
-                    self.print(screen.visit(&visit));
+                visit = visits.recv() => if let Some(screen) = &self.screen {
+                    match visit {
+                        Ok(visit) => self.print(screen.visit(&visit)),
+                        Err(Lagged(missed)) => self.say(&format!("({missed} more requests)")),
+                        // The session holds the sending end for longer than this task lives.
+                        Err(Closed) => {}
+                    }
                 },
                 notice = self.notices.recv() => if let Ok(notice) = notice {
                     self.say(&notice);
@@ -119,12 +134,13 @@ impl Terminal {
         self.say_refusals();
     }
 
-    fn answer(&mut self, command: &Command) {
+    fn answer(&mut self, command: &Command) -> Next {
         self.say_refusals();
         self.print(command.answer(&self.session));
         // A connection with forwards must go on: closing the channel would end the client.
         let close = *command != Command::Hello || self.session.tunnels().is_empty();
         self.send(Output::Exit { close });
+        if close { Next::Close } else { Next::GoOn }
     }
 
     fn leave(&mut self) {

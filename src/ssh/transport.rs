@@ -32,6 +32,8 @@ const HARD_CAP: usize = 64 * 1024 * 1024;
 const STALL: Duration = Duration::from_secs(60);
 /// How long a link that was cut still writes, and then says goodbye.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Pause between two looks at whether something arrived.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Longest version line (RFC 4253, section 4.2).
 const VERSION_LINE: usize = 255;
 
@@ -125,6 +127,14 @@ impl Link {
                 return;
             }
             drained.await;
+        }
+    }
+
+    /// Resolves when something more has arrived from the peer. Cancel safe.
+    pub async fn received_more(&self) {
+        let before = self.counts().0;
+        while self.counts().0 == before {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

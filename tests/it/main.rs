@@ -5,6 +5,7 @@ mod config;
 mod dev;
 mod docs;
 mod drain;
+mod hostile;
 mod http_visitors;
 mod keys;
 mod limits;

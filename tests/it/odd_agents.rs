@@ -137,6 +137,10 @@ struct Agent {
 
 impl Agent {
     fn start(gateway: &Gateway, manner: Manner) -> Self {
+        Self::start_as(gateway, manner, "/web")
+    }
+
+    fn start_as(gateway: &Gateway, manner: Manner, request: &'static str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -149,19 +153,19 @@ impl Agent {
         let key =
             decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
         let address = gateway.address_of("plain-ssh");
-        let handle = runtime.block_on(log_in(address, key, script));
+        let handle = runtime.block_on(log_in(address, key, script, request));
         Self { runtime, handle, late, opened, closed }
     }
 }
 
-/// A session of `me` that exposes `/web`.
-async fn log_in(address: SocketAddr, key: PrivateKey, script: Script) -> Handle<Script> {
+/// A session of `me` that exposes what `request` says.
+async fn log_in(address: SocketAddr, key: PrivateKey, script: Script, request: &str) -> Handle<Script> {
     // A small queue would let this client dead-lock itself, whatever the gateway does.
     let config = client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
     let mut handle = client::connect(Arc::new(config), address, script).await.expect("connects");
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
     assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
-    handle.streamlocal_forward("/web").await.expect("forwards");
+    handle.streamlocal_forward(request).await.expect("forwards");
     handle
 }
 
@@ -331,4 +335,58 @@ fn a_download_ends_when_its_agent_dies() {
     let rest = String::from_utf8_lossy(&read_to_end(&mut stream)).into_owned();
     assert!(!rest.ends_with("0\r\n\r\n"), "passed off as whole: {rest:?}");
     gateway.wait_reason("agent-gone");
+}
+
+#[test]
+fn two_agents_that_ask_for_each_others_names_both_live_on() {
+    let gateway = gateway();
+    let first = Agent::start(&gateway, Manner::Echo);
+    let second = Agent::start_as(&gateway, Manner::Echo, "/other");
+    // Each waits within its own session for the other's sign of life.
+    let (one, two) = first.runtime.block_on(async {
+        tokio::join!(first.handle.streamlocal_forward("/other"), second.handle.streamlocal_forward("/web"))
+    });
+    assert!(one.is_err() && two.is_err(), "a live holder lost its name");
+    let ended = |record: &serde_json::Value| record["message"] == "session ended";
+    assert!(!gateway.log().iter().any(ended), "{}", gateway.stderr());
+    first.runtime.block_on(first.handle.streamlocal_forward("/third")).expect("the session lives on");
+    second.runtime.block_on(second.handle.streamlocal_forward("/fourth")).expect("the session lives on");
+}
+
+#[test]
+fn an_agent_may_ask_as_often_as_it_likes() {
+    let gateway = gateway();
+    let agent = Agent::start(&gateway, Manner::Echo);
+    for number in 0..40 {
+        let said = agent.runtime.block_on(async {
+            let mut channel = agent.handle.channel_open_session().await.expect("a channel");
+            channel.exec(true, "tunnel-url /a").await.expect("taken");
+            let mut said = Vec::new();
+            while let Some(message) = channel.wait().await {
+                if let russh::ChannelMsg::Data { data } = message {
+                    said.extend_from_slice(&data);
+                }
+            }
+            String::from_utf8(said).expect("JSON")
+        });
+        assert!(said.contains("https://a-dzk582uo.gw.test/"), "call {number}: {said:?}");
+    }
+}
+
+#[test]
+fn what_an_agent_writes_cannot_forge_the_log() {
+    let mut setup = Setup::new();
+    setup.set("plain.ssh", vec!["127.0.0.1:0"]).set("log.format", "text");
+    let gateway = setup.start();
+    let agent = Agent::start(&gateway, Manner::Echo);
+    for request in ["/q#bad\n2026-01-01T00:00:00Z ERROR forged \u{1b}[2J", "/r#meta=c2VjcmV0", "/web"] {
+        assert!(agent.runtime.block_on(agent.handle.streamlocal_forward(request)).is_err(), "{request:?}");
+    }
+    let log = poll("the refusals", SOON, || {
+        let log = gateway.stderr();
+        log.contains("duplicate-forward").then_some(log)
+    });
+    assert!(log.contains("bad-forward"), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("2026-01-01")), "a forged record: {log}");
+    assert!(!log.contains('\u{1b}') && !log.contains("c2VjcmV0"), "{log}");
 }

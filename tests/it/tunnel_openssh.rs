@@ -1,6 +1,8 @@
 //! An agent with nothing but OpenSSH: through `oneport connect`, through `openssl s_client`, and
 //! what it can ask.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -246,4 +248,38 @@ fn connect_checks_the_certificate() {
     let good = Process::start(&mut connect(&["--ca", &ca]));
     good.out.wait_for("SSH-2.0-", SOON);
     assert!(visitor::tls(&gateway, Some("gw.test"), &["ssh"]).is_ok());
+}
+
+#[test]
+fn the_screen_goes_on_after_a_burst() {
+    let (gateway, backend) = (Gateway::start(), Backend::start());
+    let mut ssh = OpenSsh::new(&gateway).args(&["-tt"]).forward("/web", backend.address()).spawn();
+    ssh.out.wait_for("https://web-dzk582uo.gw.test/", SOON);
+    // More at once than the screen's queue holds.
+    let many = format!("https://{}/small?[1-600]", host("web"));
+    let curl = Curl::new(&gateway).args(&["--parallel", "--parallel-max", "100", "-o", "/dev/null"]);
+    let mut burst = curl.build(&many);
+    assert!(Process::run(&mut burst, Duration::from_secs(60)).status.success());
+    Curl::new(&gateway).get(&format!("https://{}/echo/after-the-burst", host("web")));
+    ssh.out.wait_for("/echo/after-the-burst", SOON);
+    ssh.write(b"q");
+    ssh.exit(SOON);
+}
+
+#[test]
+fn a_subsystem_is_refused_and_nobody_hangs() {
+    let gateway = Gateway::start();
+    let output = OpenSsh::new(&gateway).args(&["-s"]).command("sftp").run();
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn two_requests_for_one_name_are_told_apart_from_a_rivals() {
+    let (gateway, backend) = (Gateway::start(), Backend::start());
+    let output = OpenSsh::new(&gateway)
+        .forward("/web", backend.address())
+        .args(&["-R", &format!("web:80:{}", backend.address())])
+        .run();
+    let words = output.stdout.clone() + &output.stderr;
+    assert!(words.contains("on this connection already"), "{output:?}");
 }

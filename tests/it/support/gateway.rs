@@ -138,10 +138,14 @@ pub fn oneport(arguments: &[&str]) -> Output {
 
 /// The first address in the log that was bound for this purpose.
 fn bound(log: &str, what: &str) -> Option<SocketAddr> {
-    log.lines()
+    let in_json = log
+        .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .find(|record| record["message"] == "listening" && record["what"] == what)
-        .and_then(|record| record["address"].as_str()?.parse().ok())
+        .and_then(|record| record["address"].as_str()?.parse().ok());
+    let in_text =
+        || log.split_once(&format!("listening what=\"{what}\" address="))?.1.split('\n').next()?.parse().ok();
+    in_json.or_else(in_text)
 }
 
 impl Gateway {
