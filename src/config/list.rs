@@ -102,7 +102,12 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "Peers whose `X-Forwarded-*` headers are believed, such as `10.0.0.0/8`.",
     ),
-    setting("http.idle_timeout", "duration", "75s", "How long a visitor's idle connection stays open."),
+    setting(
+        "http.idle_timeout",
+        "duration",
+        "75s",
+        "How long a visitor's idle connection stays open, and how long an upload may pause.",
+    ),
     setting(
         "http.upstream_idle_timeout",
         "duration",

@@ -162,7 +162,8 @@ pub struct SshSettings {
 pub struct HttpSettings {
     /// Peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// How long an idle kept connection of a visitor stays open.
+    /// How long an idle kept connection of a visitor stays open, and how long an upload that the
+    /// service waits for may pause.
     pub idle_timeout: Duration,
     /// How long an idle connection to an upstream is kept for reuse.
     pub upstream_idle_timeout: Duration,

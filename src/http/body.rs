@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::Sleep;
 
 use super::pool::Exchange;
 use super::record::{Record, Upload};
@@ -23,23 +24,45 @@ use crate::observe::Reason;
 /// take a stream that is reset for a failure, even when they have the answer.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// A request's body on its way to a service.
+/// A request's body on its way to a service. Fails when the service waits for more of it and
+/// nothing comes for the idle time, unless the answer has begun: from then on the answer says
+/// how long the request lives.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     body: Option<(Incoming, Arc<Upload>)>,
     linger: Option<Tasks>,
+    idle: Duration,
+    /// Runs out when nothing came for the idle time; `None` while nobody waits.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl Outgoing {
     /// Passes `body` on; the account is `None` when there is nothing to pass. With `linger`, what
     /// is left when this is dropped is still taken for a while, and thrown away.
-    pub(super) fn new(body: Incoming, linger: Option<&Tasks>) -> (Self, Option<Arc<Upload>>) {
+    pub(super) fn new(body: Incoming, linger: Option<&Tasks>, idle: Duration) -> (Self, Option<Arc<Upload>>) {
         if body.is_end_stream() {
             return (Self::default(), None);
         }
         let upload = Arc::<Upload>::default();
-        (Self { body: Some((body, upload.clone())), linger: linger.cloned() }, Some(upload))
+        let body = Some((body, upload.clone()));
+        (Self { body, linger: linger.cloned(), idle, stall: None }, Some(upload))
     }
+}
+
+/// Waits for the idle time. The value is the error that the upload ends with.
+fn poll_stalled(
+    stall: &mut Option<Pin<Box<Sleep>>>,
+    idle: Duration,
+    upload: &Upload,
+    cx: &mut Context<'_>,
+) -> Poll<io::Error> {
+    if upload.answered.load(Ordering::Acquire) {
+        *stall = None;
+        return Poll::Pending;
+    }
+    ready!(stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle))).as_mut().poll(cx));
+    upload.stalled.store(true, Ordering::Release);
+    Poll::Ready(io::ErrorKind::TimedOut.into())
 }
 
 impl Drop for Outgoing {
@@ -59,14 +82,19 @@ impl Drop for Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some((body, upload)) = &mut self.body else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Self { body: Some((body, upload)), idle, stall, .. } = &mut *self else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            return poll_stalled(stall, *idle, upload, cx).map(|error| Some(Err(error)));
+        };
+        *stall = None;
         match &frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
@@ -79,7 +107,7 @@ impl Body for Outgoing {
             Some(Err(error)) if is_malformed(error) => upload.malformed.store(true, Ordering::Release),
             Some(Err(_)) => upload.cut.store(true, Ordering::Release),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)))
     }
 
     fn is_end_stream(&self) -> bool {

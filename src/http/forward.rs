@@ -121,6 +121,11 @@ fn no_answer(error: &hyper::Error, tunnel: &Tunnel, upload: Option<&Upload>) -> 
         let (what, next) = ("the request's body ended early", "send it whole");
         return Failure::new(Reason::VisitorLeft, StatusCode::BAD_REQUEST, what, next);
     }
+    if is(|upload| &upload.stalled) {
+        let (what, next) =
+            ("the rest of the request's body did not come in time", "send it without long pauses");
+        return Failure::new(Reason::UploadStalled, StatusCode::REQUEST_TIMEOUT, what, next);
+    }
     if tunnel.gone.is_cancelled() {
         return not_opened(OpenError::Gone, tunnel);
     }

@@ -233,12 +233,13 @@ impl<S: Duplex> Guard<S> {
     }
 
     /// Waits for the answer to a request that wants to switch. Reads a little meanwhile, to learn
-    /// whether the visitor left. `Ready(true)`: it did.
+    /// whether the visitor left. `Ready(true)`: it did, or that could not be learnt for too long.
     fn poll_decided(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         self.gate.waker.register(cx.waker());
         if self.gate.answered.load(Ordering::Acquire) >= self.heads {
             let switched = self.gate.switched.load(Ordering::Relaxed);
             self.state = if switched { State::Switched } else { State::Head };
+            self.deadline = None;
             if !self.held.is_empty() {
                 self.finder = Finder::default();
                 self.inspect_held();
@@ -250,11 +251,18 @@ impl<S: Duplex> Guard<S> {
         }
         while self.held.len() < HELD_MAX {
             if ready!(poll_read_buf(Pin::new(&mut self.wire), cx, &mut self.held))? == 0 {
+                if self.held.is_empty() {
+                    return Poll::Ready(Ok(true));
+                }
                 // What was sent before the end may still be for the other protocol.
-                return if self.held.is_empty() { Poll::Ready(Ok(true)) } else { Poll::Pending };
+                break;
             }
         }
-        Poll::Pending
+        // Nothing shows any more whether the visitor is still there.
+        let limit = self.head_timeout;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Ok(true))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Visitors' requests: one connection served, each request in visible order.
 
 mod body;
+mod coding;
 mod connection;
 mod forward;
 mod guard;

@@ -167,6 +167,9 @@ impl Pool {
         upload: Option<Arc<Upload>>,
         keep: bool,
     ) -> Exchange {
+        if let Some(upload) = &upload {
+            upload.answered.store(true, Ordering::Release);
+        }
         Exchange { link: Some(link), upload, keep, tunnel: tunnel.clone(), pool: self.clone() }
     }
 }

@@ -34,6 +34,10 @@ pub(super) struct Upload {
     pub(super) malformed: AtomicBool,
     /// Whether the visitor went away in its middle.
     pub(super) cut: AtomicBool,
+    /// Whether nothing more of it came in time.
+    pub(super) stalled: AtomicBool,
+    /// Whether the answer has begun.
+    pub(super) answered: AtomicBool,
 }
 
 /// How many requests a connection has open, and when it last had one.

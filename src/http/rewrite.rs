@@ -4,13 +4,11 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder};
-use async_compression::tokio::write::{BrotliEncoder, GzipEncoder, ZlibEncoder};
 use bytes::{Bytes, BytesMut};
 use encoding_rs::Encoding;
-use futures_util::FutureExt as _;
 use http::header::{self, HeaderMap};
 use http_body_util::{BodyDataStream, BodyExt as _};
 use hyper::body::Incoming;
@@ -18,11 +16,19 @@ use lol_html::html_content::{ContentType, Element};
 use lol_html::send::{EndTagHandler, HtmlRewriter, Settings};
 use lol_html::{AsciiCompatibleEncoding, MemorySettings, element};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::ReadBuf;
+use tokio::time::Sleep;
 use tokio_util::io::StreamReader;
+
+use super::coding::{Coding, Decoder, Encoder};
 
 /// Octets of HTML taken at a time.
 const STEP: usize = 16 * 1024;
+/// Octets of HTML after which other tasks get their turn: a few packed ones can be gigabytes.
+const TURN: usize = 64 * 1024;
+/// How long the end of a broken body is kept back. With it the connection's end, and whatever
+/// has not left by then, is thrown away.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// Octets that one document's rewriter may hold; past it the document goes on unchanged.
 const REWRITER_MAX: usize = 1024 * 1024;
 
@@ -67,192 +73,151 @@ struct Charset {
     declared: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    Identity,
-    Gzip,
-    Deflate,
-    Brotli,
-}
-
-impl Coding {
-    fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
-        let Some(value) = values.next() else { return Some(Self::Identity) };
-        if values.next().is_some() {
-            return None;
-        }
-        match value.to_str().ok()?.trim().to_ascii_lowercase().as_str() {
-            "" | "identity" => Some(Self::Identity),
-            "gzip" | "x-gzip" => Some(Self::Gzip),
-            "deflate" => Some(Self::Deflate),
-            "br" => Some(Self::Brotli),
-            _ => None,
-        }
-    }
-}
-
-type Source = Pin<Box<dyn AsyncRead + Send + Sync>>;
 type Sink = Box<dyn FnMut(&[u8]) + Send>;
 type Rewriter = HtmlRewriter<'static, Sink>;
 
-/// A body with scripts put in. Gives out what it has whenever nothing more comes for now.
+/// A body with scripts put in. Gives out what it has whenever nothing more comes for now, and
+/// whenever the body breaks off.
 pub(super) struct Injected {
-    source: Source,
+    decoder: Decoder,
     buffer: Box<[u8]>,
-    /// `None` once the document has ended.
+    /// `None`: what comes goes on as it is.
     rewriter: Option<Rewriter>,
     rewritten: Arc<Mutex<BytesMut>>,
     encoder: Encoder,
     /// Whether the encoder holds something back.
     unflushed: bool,
+    /// Octets of HTML that were taken since another task had its turn.
+    taken: usize,
+    end: End,
 }
 
-/// Writers into memory, which never wait.
-enum Encoder {
-    Identity(Vec<u8>),
-    Gzip(GzipEncoder<Vec<u8>>),
-    Deflate(ZlibEncoder<Vec<u8>>),
-    Brotli(Box<BrotliEncoder<Vec<u8>>>),
+enum End {
+    NotYet,
+    /// Everything was taken.
+    Whole,
+    /// The body broke off; this is said when what came before has had time to go out.
+    Broken(io::Error, Pin<Box<Sleep>>),
+    /// And it was said.
+    Told,
 }
 
 impl Injected {
     /// Puts `elements` into `body`.
     pub(super) fn new(body: Incoming, elements: &str, plan: Plan) -> Self {
-        Self::over(BodyDataStream::new(body.map_err(io::Error::other)), elements, plan)
-    }
-
-    fn over<S>(stream: S, elements: &str, plan: Plan) -> Self
-    where
-        S: futures_util::Stream<Item = io::Result<Bytes>> + Send + Sync + 'static,
-    {
-        let reader = StreamReader::new(stream);
+        let reader = StreamReader::new(BodyDataStream::new(body.map_err(io::Error::other)));
         let rewritten = Arc::<Mutex<BytesMut>>::default();
-        let (source, encoder): (Source, _) = match plan.coding {
-            Coding::Identity => (Box::pin(reader), Encoder::Identity(Vec::new())),
-            Coding::Gzip => {
-                let mut decoder = GzipDecoder::new(reader);
-                decoder.multiple_members(true);
-                (Box::pin(decoder), Encoder::Gzip(GzipEncoder::new(Vec::new())))
-            }
-            Coding::Deflate => {
-                (Box::pin(ZlibDecoder::new(reader)), Encoder::Deflate(ZlibEncoder::new(Vec::new())))
-            }
-            Coding::Brotli => {
-                // The best quality, the default, takes seconds for a page.
-                let quick = BrotliEncoder::with_quality(Vec::new(), async_compression::Level::Precise(4));
-                (Box::pin(BrotliDecoder::new(reader)), Encoder::Brotli(Box::new(quick)))
-            }
-        };
         Self {
-            source,
+            decoder: Decoder::new(plan.coding, Box::pin(reader)),
             buffer: vec![0; STEP].into(),
             rewriter: Some(rewriter(elements, plan.charset, rewritten.clone())),
             rewritten,
-            encoder,
+            encoder: Encoder::new(plan.coding),
             unflushed: false,
+            taken: 0,
+            end: End::NotYet,
         }
     }
 
-    /// Whether everything was given out.
+    /// Whether everything was given out; never, when the body broke off.
     pub(super) fn is_ended(&self) -> bool {
-        self.rewriter.is_none() && self.encoder.output().is_empty()
+        matches!(self.end, End::Whole) && self.encoder.output().is_empty()
     }
 
     /// The next piece of the body. Cancel safe.
     pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
-            if self.encoder.output().len() >= STEP || self.rewriter.is_none() {
-                let output = std::mem::take(self.encoder.output_mut());
-                return Poll::Ready((!output.is_empty()).then(|| Ok(output.into())));
+            let waiting = self.encoder.output().len();
+            if waiting >= STEP || (waiting > 0 && !matches!(self.end, End::NotYet)) {
+                return self.give();
+            }
+            match &mut self.end {
+                End::NotYet => {}
+                End::Whole | End::Told => return Poll::Ready(None),
+                End::Broken(_, pause) => {
+                    ready!(pause.as_mut().poll(cx));
+                    let End::Broken(error, _) = std::mem::replace(&mut self.end, End::Told) else { continue };
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            if self.taken >= TURN {
+                self.taken = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let mut buffer = ReadBuf::new(&mut self.buffer);
-            let step = match self.source.as_mut().poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) => {
-                    let length = buffer.filled().len();
-                    self.rewrite(length)
-                }
+            let read = self.decoder.poll_read(cx, &mut buffer);
+            let length = buffer.filled().len();
+            let step = match read {
+                Poll::Ready(Ok(())) => self.rewrite(length),
+                // What came before it counts as well.
+                Poll::Ready(Err(error)) if length > 0 => self.rewrite(length).and(Err(error)),
                 Poll::Ready(Err(error)) => Err(error),
                 Poll::Pending if self.unflushed => {
                     self.unflushed = false;
                     self.encoder.flush()
                 }
-                Poll::Pending if self.encoder.output().is_empty() => return Poll::Pending,
+                Poll::Pending if waiting > 0 => return self.give(),
                 Poll::Pending => {
-                    let output = std::mem::take(self.encoder.output_mut());
-                    return Poll::Ready(Some(Ok(output.into())));
+                    self.taken = 0;
+                    return Poll::Pending;
                 }
             };
             if let Err(error) = step {
-                self.rewriter = None;
-                self.encoder.output_mut().clear();
-                return Poll::Ready(Some(Err(error)));
+                self.break_off(error);
             }
         }
     }
 
+    fn give(&mut self) -> Poll<Option<io::Result<Bytes>>> {
+        Poll::Ready(Some(Ok(std::mem::take(self.encoder.output_mut()).into())))
+    }
+
     /// Takes the next `length` octets of the document; 0 is its end.
     fn rewrite(&mut self, length: usize) -> io::Result<()> {
-        if length == 0 {
-            if let Some(rewriter) = self.rewriter.take() {
-                rewriter.end().map_err(io::Error::other)?;
-            }
-        } else if let Some(rewriter) = &mut self.rewriter {
-            rewriter.write(&self.buffer[..length]).map_err(io::Error::other)?;
+        if self.rewriter.is_some() && self.decoder.is_untouched() {
+            self.rewriter = None;
+            self.encoder = Encoder::new(Coding::Identity);
         }
+        self.taken += length;
+        match &mut self.rewriter {
+            Some(rewriter) if length > 0 => {
+                if let Err(error) = rewriter.write(&self.buffer[..length]) {
+                    // It must not be used again after an error.
+                    self.rewriter = None;
+                    return Err(io::Error::other(error));
+                }
+            }
+            Some(_) => self.end_document()?,
+            None => self.encoder.write(&self.buffer[..length])?,
+        }
+        self.encode()?;
+        if length == 0 {
+            self.end = End::Whole;
+            self.encoder.end()?;
+        }
+        Ok(())
+    }
+
+    fn end_document(&mut self) -> io::Result<()> {
+        self.rewriter.take().map_or(Ok(()), |rewriter| rewriter.end().map_err(io::Error::other))
+    }
+
+    fn encode(&mut self) -> io::Result<()> {
         let output = self.rewritten.lock().split();
         if !output.is_empty() {
             self.unflushed = true;
             self.encoder.write(&output)?;
         }
-        if length == 0 { self.encoder.end() } else { Ok(()) }
-    }
-}
-
-impl Encoder {
-    fn with<T>(&mut self, job: impl FnOnce(&mut (dyn AsyncWrite + Unpin + Send)) -> T) -> T {
-        match self {
-            Self::Identity(writer) => job(writer),
-            Self::Gzip(writer) => job(writer),
-            Self::Deflate(writer) => job(writer),
-            Self::Brotli(writer) => job(writer),
-        }
+        Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.with(|writer| writer.write_all(bytes).now_or_never()).unwrap_or_else(would_wait)
+    /// Ends early: what came until now goes out, without an end.
+    fn break_off(&mut self, error: io::Error) {
+        // There is an error already; a second one would say no more.
+        let _ = self.end_document().and_then(|()| self.encode()).and_then(|()| self.encoder.flush());
+        self.end = End::Broken(error, Box::pin(tokio::time::sleep(FAREWELL)));
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.with(|writer| writer.flush().now_or_never()).unwrap_or_else(would_wait)
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.with(|writer| writer.shutdown().now_or_never()).unwrap_or_else(would_wait)
-    }
-
-    fn output(&self) -> &Vec<u8> {
-        match self {
-            Self::Identity(output) => output,
-            Self::Gzip(writer) => writer.get_ref(),
-            Self::Deflate(writer) => writer.get_ref(),
-            Self::Brotli(writer) => writer.get_ref(),
-        }
-    }
-
-    fn output_mut(&mut self) -> &mut Vec<u8> {
-        match self {
-            Self::Identity(output) => output,
-            Self::Gzip(writer) => writer.get_mut(),
-            Self::Deflate(writer) => writer.get_mut(),
-            Self::Brotli(writer) => writer.get_mut(),
-        }
-    }
-}
-
-/// Writing to memory does not wait; should it ever, that is an error and not a hang.
-fn would_wait() -> io::Result<()> {
-    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// A rewriter that puts `elements` at the first of the places that the contract lists.

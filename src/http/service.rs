@@ -78,7 +78,7 @@ impl Session {
         let form = Form::accepted(request.headers());
         let linger = (record.version >= Version::HTTP_2).then_some(&self.http.tasks);
         let (head, body) = request.into_parts();
-        let (body, upload) = Outgoing::new(body, linger);
+        let (body, upload) = Outgoing::new(body, linger, self.http.settings.http.idle_timeout);
         let unread = upload.is_some();
         record.upload = upload;
         let outcome = self.handle(Request::from_parts(head, body), &mut record).await;

@@ -107,6 +107,8 @@ reasons! {
     OwnAnswer "own-answer" Nobody
     /// The visitor went away before the answer was complete.
     VisitorLeft "visitor-left" Visitor
+    /// The rest of the request's body did not come, and the service waited for it.
+    UploadStalled "upload-stalled" Visitor
     /// The request breaks HTTP, or could be read in two ways.
     BadRequest "bad-request" Visitor
     /// The certificate of this connection does not cover the host asked for.

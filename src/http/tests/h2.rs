@@ -126,9 +126,9 @@ async fn draining_lets_h2_requests_finish() {
     assert_eq!(gateway.ends.recv().await, Some(crate::observe::Reason::Draining));
 }
 
-type Client = hyper::client::conn::http2::SendRequest<http_body_util::Empty<bytes::Bytes>>;
+pub type Client = hyper::client::conn::http2::SendRequest<http_body_util::Empty<bytes::Bytes>>;
 
-async fn client(gateway: &Gateway) -> Client {
+pub async fn client(gateway: &Gateway) -> Client {
     let stream = tokio::net::TcpStream::connect(gateway.addr).await.unwrap();
     let tasks = crate::net::Tasks::new();
     let io = hyper_util::rt::TokioIo::new(stream);

@@ -156,3 +156,58 @@ async fn a_refusal_over_h2_is_an_answer_and_never_taken_for_consent() {
         assert_eq!(h2_connect(&gateway, "websocket").await.status(), status, "{says}");
     }
 }
+
+#[tokio::test]
+async fn a_visitor_who_leaves_before_the_switch_is_noticed_whatever_it_sent() {
+    let mut settings = settings();
+    settings.limits.handshake_timeout = std::time::Duration::from_millis(200);
+    let gateway = Gateway::with(Port::Plain, settings).await;
+    let (left, mut has_left) = tokio::sync::mpsc::unbounded_channel();
+    let service = Service::start(move |mut peer, _| {
+        let left = left.clone();
+        async move {
+            peer.head().await;
+            left.send("asked").unwrap();
+            let _ = peer.try_until("never").await;
+            left.send("left").unwrap();
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    for rest in [0, 1, 5000, 20_000] {
+        let mut visitor = gateway.visitor().await;
+        let ask =
+            format!("GET /hang HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
+        visitor.send(ask + &"x".repeat(rest)).await;
+        assert_eq!(has_left.recv().await, Some("asked"));
+        drop(visitor);
+        let end = tokio::time::timeout(std::time::Duration::from_secs(5), has_left.recv()).await;
+        assert_eq!(end, Ok(Some("left")), "{rest} octets were sent too");
+    }
+}
+
+#[tokio::test]
+async fn a_late_answer_to_an_upgrade_takes_what_was_sent_before_the_end_along() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let service = Service::start(move |mut peer, _| {
+        let mut wait = wait.clone();
+        async move {
+            peer.head().await;
+            wait.wait_for(|go| *go).await.unwrap();
+            peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+                .await;
+            let said = peer.rest().await;
+            peer.send(said.to_uppercase()).await;
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    let ask = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nall");
+    visitor.send(ask).await;
+    visitor.0.shutdown().await.unwrap();
+    go.send(true).unwrap();
+    assert!(visitor.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(visitor.rest().await, "ALL");
+}
