@@ -64,6 +64,8 @@ struct Inbox {
     /// The session ended under the channel: what came before it counts, but it is not all.
     severed: bool,
     failed: Option<Failure>,
+    /// The peer was told that no more is coming.
+    finished: bool,
     dropped: bool,
 }
 
@@ -240,8 +242,9 @@ impl Pump {
     async fn close(mut self) {
         let deadline = Instant::now() + CLOSE_WAIT;
         let mut discarded = 0;
+        let finished = self.shared.inbox.lock().finished;
         // An error means that the session is gone, and the channel with it.
-        let mut open = self.write.eof().await.is_ok();
+        let mut open = finished || self.write.eof().await.is_ok();
         while open && discarded <= CLOSE_DISCARD {
             match tokio::time::timeout_at(deadline, self.read.wait()).await {
                 Ok(Some(ChannelMsg::Data { data })) => discarded += data.len(),
@@ -338,7 +341,12 @@ impl AsyncWrite for ChannelStream {
         if self.check_open(cx).is_err() {
             return Poll::Ready(Ok(()));
         }
-        self.writer.as_mut().poll_shutdown(cx)
+        if self.shared.inbox.lock().finished {
+            return Poll::Ready(Ok(()));
+        }
+        let done = ready!(self.writer.as_mut().poll_shutdown(cx));
+        self.shared.inbox.lock().finished = true;
+        Poll::Ready(done)
     }
 }
 
