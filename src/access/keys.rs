@@ -200,7 +200,7 @@ impl AgentKeys {
         .await;
         let mut looked = OffsetDateTime::now_utc();
         // Something may have changed between `open` and now.
-        self.reread(&path).await;
+        let mut is_read = self.reread(&path).await;
         loop {
             let wait = self.next_expiry(looked).map_or(POLL, |left| left.min(POLL));
             let is_told = tokio::select! {
@@ -215,9 +215,11 @@ impl AgentKeys {
                 move || self::stamp(&path)
             })
             .await;
-            if is_told || seen != stamp {
+            if is_told || seen != stamp || !is_read {
                 stamp = seen;
-                self.reread(&path).await;
+                // A key that was taken out while, say, no file could be opened must not stay for
+                // good: what was not read is tried again.
+                is_read = self.reread(&path).await;
             }
             let now = OffsetDateTime::now_utc();
             if self.expired_between(looked, now) {
@@ -227,22 +229,24 @@ impl AgentKeys {
         }
     }
 
-    async fn reread(&self, path: &Path) {
+    /// Whether the list was read. If not, it stays as it was.
+    async fn reread(&self, path: &Path) -> bool {
         let read = off_thread({
             let path = path.to_owned();
             move || read_all(&path)
         })
         .await;
-        match read {
-            Some(Ok(list)) if list != **self.0.list.load() => {
+        match &read {
+            Some(Ok(list)) if *list != **self.0.list.load() => {
                 tracing::info!(path = %path.display(), keys = list.len(), "agents' keys have changed");
-                self.0.list.store(Arc::new(list));
+                self.0.list.store(Arc::new(list.clone()));
                 self.bump();
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => tracing::error!(%error, "keeping agents' keys as they were"),
             None => tracing::error!("reading agents' keys was cut short; keeping them as they were"),
         }
+        matches!(read, Some(Ok(_)))
     }
 
     fn bump(&self) {

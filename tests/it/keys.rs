@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::support::SOON;
 use crate::support::agent::{OpenSsh, public_key};
 use crate::support::backend::nobody;
@@ -88,6 +90,23 @@ fn a_list_replaced_by_rename_is_reread() {
     std::fs::rename(&fresh, &list).expect("temporary folder");
     poll("new list", SOON, || hello(&gateway, "ed25519b").status.success().then_some(()));
     is_refused(&hello(&gateway, "ed25519a"), "not allowed");
+}
+
+#[test]
+fn a_key_is_removed_though_the_first_reading_fails() {
+    let (gateway, list) = with_list(&format!("{}\n", public_key("ed25519a")));
+    let mut removed = OpenSsh::new(&gateway).forward("/web", nobody()).start();
+    let without_descriptors = gateway.without_descriptors();
+    std::fs::write(&list, "# all gone\n").expect("temporary folder");
+    gateway.wait_log("failed reading", is_complaint);
+    drop(without_descriptors);
+    removed.process.exit(SOON);
+    gateway.wait_reason("key-removed");
+    is_refused(&hello(&gateway, "ed25519a"), "not allowed");
+}
+
+fn is_complaint(record: &Value) -> bool {
+    record["message"].as_str().is_some_and(|message| message.starts_with("keeping agents' keys"))
 }
 
 #[test]
