@@ -124,6 +124,13 @@ pub struct WithoutDescriptors {
     before: Rlimit,
 }
 
+impl WithoutDescriptors {
+    /// How many descriptors the gateway could have.
+    pub fn before(&self) -> Rlimit {
+        self.before
+    }
+}
+
 impl Drop for WithoutDescriptors {
     fn drop(&mut self) {
         // Failing means that the gateway is gone.
