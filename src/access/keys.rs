@@ -1,33 +1,25 @@
 //! Which keys may connect as agents. The list is read from a file or a folder, and reread when
 //! it changes; a reading that fails keeps the list as it was.
 
-use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use notify::Watcher as _;
-use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{HashAlg, PublicKey};
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::authorized_keys::{Entry, parse_line};
+use super::key_files::{KeysError, List, read_all, stamp};
+use super::key_watch::{KeyWatch, Places};
 use crate::config::AnyKey;
 use crate::net::Tasks;
 
-/// How often the files' times are looked at, where the system sends no word of changes.
+/// How often the files' times are looked at, where the system sends no word of changes; how soon a
+/// failed reading is tried again; and how often the same failure is logged at most.
 const POLL: Duration = Duration::from_secs(10);
-/// A change is read when nothing more changed for this long: writers rarely write in one step.
-const QUIET: Duration = Duration::from_millis(100);
-/// A change is read after this long even if more keep coming.
-const QUIET_LIMIT: Duration = Duration::from_secs(2);
-/// Largest file of keys, in octets.
-const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// The keys of agents. Clones share the list.
 #[derive(Clone, Debug)]
@@ -39,26 +31,6 @@ struct Inner {
     any: AnyKey,
     list: ArcSwap<List>,
     changes: watch::Sender<u64>,
-}
-
-type List = HashMap<KeyData, Vec<Entry>>;
-
-/// Why the list of keys could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// A file or folder could not be read.
-    #[error(
-        "cannot read agents' keys from `{path}`: {error}; check the path, and that this user may read it"
-    )]
-    Unreadable {
-        /// Which one.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A file is larger than any list of keys.
-    #[error("`{0}` has more than 16 MiB, which is no list of keys; is the path right?")]
-    TooLarge(PathBuf),
 }
 
 /// Why a key may not connect, in words for the person who holds it.
@@ -189,35 +161,28 @@ impl AgentKeys {
         }))
     }
 
-    /// Rereads on word from the system, on changed file times, and tells of expired keys.
+    /// Rereads on word from the system, on changed file times, and after a failed reading; tells
+    /// of expired keys.
     async fn follow(self, path: PathBuf) {
-        let (told, mut word) = mpsc::channel(1);
-        let _watcher = watcher(&path, told);
-        let mut stamp = off_thread({
+        let look = async || {
             let path = path.clone();
-            move || stamp(&path)
-        })
-        .await;
+            off_thread(move || (Places::of(&path), stamp(&path))).await.unwrap_or_default()
+        };
+        let (places, seen) = look().await;
+        let mut watch = KeyWatch::new(places);
+        let mut complaint = Complaint::default();
         let mut looked = OffsetDateTime::now_utc();
-        // Something may have changed between `open` and now.
-        self.reread(&path).await;
+        // What was read last. Something may have changed between `open` and now.
+        let mut read = self.reread(&path, &mut complaint).await.then_some(seen);
         loop {
             let wait = self.next_expiry(looked).map_or(POLL, |left| left.min(POLL));
-            let is_told = tokio::select! {
-                Some(()) = word.recv() => true,
-                () = tokio::time::sleep(wait) => false,
-            };
-            if is_told {
-                until_quiet(&mut word).await;
-            }
-            let seen = off_thread({
-                let path = path.clone();
-                move || self::stamp(&path)
-            })
-            .await;
-            if is_told || seen != stamp {
-                stamp = seen;
-                self.reread(&path).await;
+            let is_told = watch.changed_within(wait).await;
+            let (places, seen) = look().await;
+            watch.follow(places);
+            if is_told || read.as_ref() != Some(&seen) {
+                // Only what was read is done with: a key that was taken out while, say, no file
+                // could be opened must not stay for good.
+                read = self.reread(&path, &mut complaint).await.then_some(seen);
             }
             let now = OffsetDateTime::now_utc();
             if self.expired_between(looked, now) {
@@ -227,21 +192,31 @@ impl AgentKeys {
         }
     }
 
-    async fn reread(&self, path: &Path) {
+    /// Whether the list was read. If not, it stays as it was.
+    async fn reread(&self, path: &Path, complaint: &mut Complaint) -> bool {
         let read = off_thread({
             let path = path.to_owned();
             move || read_all(&path)
         })
         .await;
         match read {
-            Some(Ok(list)) if list != **self.0.list.load() => {
-                tracing::info!(path = %path.display(), keys = list.len(), "agents' keys have changed");
-                self.0.list.store(Arc::new(list));
-                self.bump();
+            Some(Ok(list)) => {
+                *complaint = Complaint::default();
+                if list != **self.0.list.load() {
+                    tracing::info!(path = %path.display(), keys = list.len(), "agents' keys have changed");
+                    self.0.list.store(Arc::new(list));
+                    self.bump();
+                }
+                true
             }
-            Some(Ok(_)) => {}
-            Some(Err(error)) => tracing::error!(%error, "keeping agents' keys as they were"),
-            None => tracing::error!("reading agents' keys was cut short; keeping them as they were"),
+            Some(Err(error)) => {
+                complaint.log(&error);
+                false
+            }
+            None => {
+                tracing::error!("reading agents' keys was cut short; keeping them as they were");
+                false
+            }
         }
     }
 
@@ -262,129 +237,30 @@ impl AgentKeys {
     }
 }
 
+/// The failure that was logged last, so that it is not repeated for each try.
+#[derive(Debug, Default)]
+struct Complaint(Option<(String, Instant)>);
+
+impl Complaint {
+    fn log(&mut self, error: &KeysError) {
+        let what = error.to_string();
+        let is_known = self.0.as_ref().is_some_and(|(last, when)| *last == what && when.elapsed() < POLL);
+        if !is_known {
+            tracing::error!(%error, "keeping agents' keys as they were");
+            self.0 = Some((what, Instant::now()));
+        }
+    }
+}
+
 /// Runs what reads files where it does not hold up other tasks. `None` when the runtime ends.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-async fn until_quiet(word: &mut mpsc::Receiver<()>) {
-    let _ = tokio::time::timeout(QUIET_LIMIT, async {
-        while let Ok(Some(())) = tokio::time::timeout(QUIET, word.recv()).await {}
-    })
-    .await;
-}
-
-/// Asks the system for word of changes. The folder around the path is watched, because files
-/// are replaced by renaming; so are a folder of keys itself, and where a symbolic link leads.
-fn watcher(path: &Path, told: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    use notify::event::{AccessKind, AccessMode, EventKind};
-    let on_event = move |event: notify::Result<notify::Event>| {
-        let only_read = event.is_ok_and(|event| match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-            kind => kind.is_access(),
-        });
-        if !only_read {
-            // Full means that word is already on its way.
-            let _ = told.try_send(());
-        }
-    };
-    let mut watcher = match notify::recommended_watcher(on_event) {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            tracing::warn!(%error, "no word of changes from the system; looking at agents' keys every 10 s");
-            return None;
-        }
-    };
-    let mut folders = vec![folder_of(path)];
-    if let Ok(real) = path.canonicalize() {
-        folders.push(folder_of(&real));
-        if real.is_dir() {
-            folders.push(real);
-        }
-    }
-    folders.sort();
-    folders.dedup();
-    for folder in folders {
-        if let Err(error) = watcher.watch(&folder, notify::RecursiveMode::NonRecursive) {
-            tracing::warn!(path = %folder.display(), %error, "cannot watch; looking at agents' keys every 10 s");
-        }
-    }
-    Some(watcher)
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
-/// What changes when a file of the list does.
-fn stamp(path: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
-    let files = files_of(path).unwrap_or_default();
-    let stamp_of = |file: PathBuf| {
-        let facts = fs::metadata(&file).ok()?;
-        Some((file, facts.len(), facts.modified().ok()))
-    };
-    files.into_iter().filter_map(stamp_of).collect()
-}
-
-fn files_of(path: &Path) -> Result<Vec<PathBuf>, KeysError> {
-    let unreadable = |path: &Path| {
-        let path = path.to_owned();
-        move |error| KeysError::Unreadable { path, error }
-    };
-    if !fs::metadata(path).map_err(unreadable(path))?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for item in fs::read_dir(path).map_err(unreadable(path))? {
-        let item = item.map_err(unreadable(path))?;
-        let name = item.file_name();
-        let name = name.to_string_lossy();
-        // Follows links: that is how Kubernetes puts a Secret into a folder. One that leads
-        // nowhere is not a file.
-        let is_file = fs::metadata(item.path()).is_ok_and(|facts| facts.is_file());
-        if is_file && !name.starts_with('.') && !name.ends_with('~') {
-            files.push(item.path());
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn read_all(path: &Path) -> Result<List, KeysError> {
-    let mut list = List::new();
-    for file in files_of(path)? {
-        let mut octets = Vec::new();
-        fs::File::open(&file)
-            .and_then(|open| open.take(FILE_MAX + 1).read_to_end(&mut octets))
-            .map_err(|error| KeysError::Unreadable { path: file.clone(), error })?;
-        if octets.len() as u64 > FILE_MAX {
-            return Err(KeysError::TooLarge(file));
-        }
-        // Comments may be in any encoding; keys and options are ASCII.
-        for (number, text) in (1..).zip(String::from_utf8_lossy(&octets).lines()) {
-            let place = format_args!("{}:{number}", file.display());
-            match parse_line(text) {
-                Ok(None) => {}
-                Ok(Some(line)) => {
-                    for note in &line.notes {
-                        tracing::debug!(place = %place, "{note}");
-                    }
-                    list.entry(line.key.key_data().clone()).or_default().push(line.entry);
-                }
-                Err(fault) => {
-                    tracing::warn!(place = %place, "this line of agents' keys is left out: {fault}")
-                }
-            }
-        }
-    }
-    Ok(list)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const FIRST: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";

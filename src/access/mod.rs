@@ -3,9 +3,12 @@
 
 mod authorized_keys;
 mod identity;
+mod key_files;
+mod key_watch;
 mod keys;
 mod visit;
 
 pub use identity::Identity;
-pub use keys::{AgentKeys, KeyRefusal, KeysError};
+pub use key_files::KeysError;
+pub use keys::{AgentKeys, KeyRefusal};
 pub use visit::{AccessLevel, Denial, Permit, Request, visit};

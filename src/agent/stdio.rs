@@ -1,10 +1,14 @@
 //! Standard input and output as one byte stream that never holds up the end of the process.
 
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+#[cfg(target_os = "linux")]
+use tokio::net::unix::pipe;
 
 /// Two halves as one stream. Once its writing half is shut down, its reading half ends, too: when
 /// the server has closed, nothing that is still to be read would find a taker.
@@ -18,9 +22,9 @@ pub struct Stdio {
 impl Stdio {
     /// The standard streams of this process. Must be called within a runtime.
     ///
-    /// Pipes and sockets, which is what SSH clients give, are read without a thread between.
-    /// Anything else goes through a thread, which a read from a terminal may hold: end the
-    /// process with [`std::process::exit`].
+    /// Pipes, which is what SSH clients give, are read without a thread between, and none is
+    /// changed for the programs that share it. Anything else goes through a thread,
+    /// which a read from a terminal may hold: end the process with [`std::process::exit`].
     #[must_use]
     pub fn of_process() -> Self {
         Self::new(input(), output())
@@ -32,61 +36,59 @@ impl Stdio {
     }
 }
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 fn input() -> Box<dyn AsyncRead + Send + Unpin> {
-    use std::os::fd::AsFd as _;
-    match pollable(std::io::stdin().as_fd()) {
-        Some(Pollable::Pipe(fd)) => match tokio::net::unix::pipe::Receiver::from_owned_fd(fd) {
-            Ok(pipe) => Box::new(pipe),
-            Err(_) => Box::new(tokio::io::stdin()),
-        },
-        Some(Pollable::Socket(socket)) => Box::new(socket),
-        None => Box::new(tokio::io::stdin()),
-    }
+    let polled: io::Result<Box<dyn AsyncRead + Send + Unpin>> =
+        pollable(&io::stdin()).and_then(|way| match way {
+            Pollable::Afresh(place) => Ok(Box::new(pipe::OpenOptions::new().open_receiver(place)?) as _),
+            Pollable::Socket(socket) => Ok(Box::new(tokio::net::UnixStream::from_std(socket)?) as _),
+        });
+    polled.unwrap_or_else(|_| Box::new(tokio::io::stdin()))
 }
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 fn output() -> Box<dyn AsyncWrite + Send + Unpin> {
-    use std::os::fd::AsFd as _;
-    match pollable(std::io::stdout().as_fd()) {
-        Some(Pollable::Pipe(fd)) => match tokio::net::unix::pipe::Sender::from_owned_fd(fd) {
-            Ok(pipe) => Box::new(pipe),
-            Err(_) => Box::new(tokio::io::stdout()),
-        },
-        Some(Pollable::Socket(socket)) => Box::new(socket),
-        None => Box::new(tokio::io::stdout()),
-    }
+    let polled: io::Result<Box<dyn AsyncWrite + Send + Unpin>> =
+        pollable(&io::stdout()).and_then(|way| match way {
+            Pollable::Afresh(place) => Ok(Box::new(pipe::OpenOptions::new().open_sender(place)?) as _),
+            Pollable::Socket(socket) => Ok(Box::new(tokio::net::UnixStream::from_std(socket)?) as _),
+        });
+    polled.unwrap_or_else(|_| Box::new(tokio::io::stdout()))
 }
 
-#[cfg(unix)]
+/// How a stream can be polled. Not to wait (`O_NONBLOCK`) is a property of what was opened, and so
+/// of all programs that share it, even after this one; so it is never set on what is shared.
+#[cfg(target_os = "linux")]
 enum Pollable {
-    Pipe(std::os::fd::OwnedFd),
-    Socket(tokio::net::UnixStream),
+    /// A pipe, by opening it once more: what is opened afresh shares nothing.
+    Afresh(std::path::PathBuf),
+    /// A socket on which nobody waits anyway. Any stream socket serves; one that is of another
+    /// family just has no such address.
+    Socket(std::os::unix::net::UnixStream),
 }
 
-#[cfg(unix)]
-fn pollable(fd: std::os::fd::BorrowedFd<'_>) -> Option<Pollable> {
-    use std::os::unix::fs::FileTypeExt as _;
-    let file = std::fs::File::from(fd.try_clone_to_owned().ok()?);
-    let kind = file.metadata().ok()?.file_type();
-    if kind.is_fifo() {
-        return Some(Pollable::Pipe(file.into()));
+/// Fails for what can only be read and written by waiting. Such is a pipe with a name, of which a
+/// new reader would not hear that the last writer had gone before it came (`fifo(7)`).
+#[cfg(target_os = "linux")]
+fn pollable(stream: &impl AsFd) -> io::Result<Pollable> {
+    let place = format!("/proc/self/fd/{}", stream.as_fd().as_raw_fd());
+    let leads_to = std::fs::read_link(&place)?.display().to_string();
+    if leads_to.starts_with("pipe:") {
+        return Ok(Pollable::Afresh(place.into()));
     }
-    if !kind.is_socket() {
-        return None;
+    let never_waits = rustix::fs::fcntl_getfl(stream)?.contains(rustix::fs::OFlags::NONBLOCK);
+    if never_waits && leads_to.starts_with("socket:") {
+        return Ok(Pollable::Socket(stream.as_fd().try_clone_to_owned()?.into()));
     }
-    let socket = std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(file));
-    // Any stream socket serves; one that is of another family just has no such address.
-    socket.set_nonblocking(true).ok()?;
-    tokio::net::UnixStream::from_std(socket).ok().map(Pollable::Socket)
+    Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 fn input() -> Box<dyn AsyncRead + Send + Unpin> {
     Box::new(tokio::io::stdin())
 }
 
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 fn output() -> Box<dyn AsyncWrite + Send + Unpin> {
     Box::new(tokio::io::stdout())
 }

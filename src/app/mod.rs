@@ -1,5 +1,6 @@
 //! The composition root: provision → run → drain. Nothing else knows all the rooms.
 
+mod descriptors;
 mod drain;
 mod provision;
 mod validate;
@@ -35,10 +36,12 @@ pub struct Bound {
 /// When something that the configuration names cannot be used, or an address not be bound.
 pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), AppError> {
     let signals = drain::Signals::install()?;
+    let connections = descriptors::slots(settings.limits.connections);
+    let slots = Slots::new(connections, settings.limits.connections_per_address);
     let (visitors, agents) = (Tasks::new(), Tasks::new());
     let settings = Arc::new(settings);
     let Provisioned { edge, keys } = provision::provision(&settings, &visitors, &agents)?;
-    let bound = listen(&settings, &edge, &visitors)?;
+    let bound = listen(&settings, &edge, slots, &visitors)?;
     keys.watch(&agents);
     ready(&bound);
     drain::until_stopped(signals, &visitors, &agents, settings.drain_timeout).await;
@@ -63,7 +66,7 @@ impl What {
 }
 
 /// Binds everything before anything is accepted.
-fn listen(settings: &Settings, edge: &Arc<Edge>, visitors: &Tasks) -> Result<Bound, AppError> {
+fn listen(settings: &Settings, edge: &Arc<Edge>, slots: Slots, visitors: &Tasks) -> Result<Bound, AppError> {
     let wanted = settings
         .listen
         .iter()
@@ -95,7 +98,6 @@ fn listen(settings: &Settings, edge: &Arc<Edge>, visitors: &Tasks) -> Result<Bou
         list.push(real);
         listeners.push((what, listener, real));
     }
-    let slots = Slots::new(settings.limits.connections, settings.limits.connections_per_address);
     for (what, listener, address) in listeners {
         tracing::info!(what = what.word(), %address, "listening");
         serve(what, listener, address.port(), edge.clone(), slots.clone(), visitors);

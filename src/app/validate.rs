@@ -1,6 +1,10 @@
 //! Whether what the settings name can be used: looks into the files, which the configuration
 //! itself does not. `serve` and `serve --check` ask the same.
 
+use std::fs;
+use std::io;
+use std::path::Path;
+
 use crate::access::AgentKeys;
 use crate::certs::load_pair;
 use crate::config::{Fault, Faults, PemSource, Settings};
@@ -51,22 +55,63 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
 }
 
 fn check_state_dir(settings: &Settings, faults: &mut Vec<Fault>) {
-    let path = &settings.state_dir;
-    if std::fs::metadata(path).is_ok_and(|facts| !facts.is_dir()) {
-        let what = format!("`{}` is not a folder; name one, or remove the file", path.display());
+    if let Err(what) = can_be_folder(&settings.state_dir) {
+        let what = format!("{what}, or set `state_dir` to a folder that this user can write to");
         faults.push(Fault::new("state_dir", what));
     }
 }
 
 fn check_host_key(settings: &Settings, faults: &mut Vec<Fault>) {
     if let PemSource::File(path) = &settings.ssh.host_key
-        && matches!(path.try_exists(), Ok(false))
+        && is_absent(path)
     {
-        // Made on the first start.
+        // Made on the first start. What is wrong with the state folder has been said.
+        if !path.starts_with(&settings.state_dir)
+            && let Err(what) = can_be_folder(folder_of(path))
+        {
+            let path = path.display();
+            let what = format!("no key can be made at `{path}`: {what}, or set it to a key that exists");
+            faults.push(Fault::new("ssh.host_key", what));
+        }
         return;
     }
     if let Err(error) = host_key::load(&settings.ssh.host_key) {
         faults.push(Fault::new("ssh.host_key", error.to_string()));
+    }
+}
+
+/// Whether nothing is there, not even a link that leads nowhere.
+fn is_absent(path: &Path) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    fs::symlink_metadata(path).is_err_and(|error| matches!(error.kind(), NotFound | NotADirectory))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether there is a folder that can be written to, or can be made. Leaves no trace.
+fn can_be_folder(path: &Path) -> Result<(), String> {
+    let mut nearest = path;
+    while is_absent(nearest) && nearest != Path::new(".") {
+        nearest = folder_of(nearest);
+    }
+    let shown = nearest.display();
+    let cannot = if nearest == path {
+        String::new()
+    } else {
+        format!("the folder `{}` cannot be made: ", path.display())
+    };
+    match fs::metadata(nearest) {
+        Err(error) if nearest.is_symlink() => {
+            Err(format!("{cannot}the link `{shown}` does not lead to a folder ({error}); remove it"))
+        }
+        Err(error) => Err(format!("{cannot}`{shown}` cannot be looked at ({error}); let this user in there")),
+        Ok(facts) if !facts.is_dir() => Err(format!("{cannot}`{shown}` is not a folder; remove it")),
+        // By trying, because rights do not tell: not every file system takes files.
+        Ok(_) => tempfile::tempfile_in(nearest).map(drop).map_err(|error| {
+            format!("{cannot}`{shown}` cannot be written to ({error}); make it writable for this user")
+        }),
     }
 }
 
@@ -107,5 +152,24 @@ mod tests {
         let faults = validate(&settings).expect_err("all wrong");
         let places: Vec<&str> = faults.0.iter().map(|fault| fault.place.as_str()).collect();
         assert_eq!(places, ["tls.certificates", "state_dir", "ssh.host_key", "ssh.authorized_keys"]);
+    }
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let at = |name: &str| dir.path().join(name);
+        assert_eq!(can_be_folder(&at("deep/er")), Ok(()));
+        assert_eq!(can_be_folder(Path::new("target-that-is-not-there")), Ok(()));
+        assert!(!at("deep").exists());
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0, "it left something");
+
+        fs::write(at("file"), "").expect("writable");
+        std::os::unix::fs::symlink("nowhere", at("link")).expect("linkable");
+        let fault = |path: &Path| can_be_folder(path).expect_err("it cannot");
+        let file = fault(&at("file/deep/er"));
+        assert!(file.contains("file` is not a folder; remove it"), "{file}");
+        let link = fault(&at("link"));
+        assert!(link.contains("link` does not lead to a folder"), "{link}");
+        let foreign = fault(Path::new("/proc/x/y"));
+        assert!(foreign.starts_with("the folder `/proc/x/y` cannot be made: `/proc` cannot be"), "{foreign}");
     }
 }

@@ -69,6 +69,8 @@ impl Settings {
         written.set_text("listen", "--port", format!("127.0.0.1:{port},[::1]:{port}"));
         written.set_text("state_dir", "--state-dir", "certs/dev");
         written.set_text("ssh.allow_any_key", "dev", "true");
+        // All that the two addresses of loopback may hold, so that no small limit is worth a warning.
+        written.set_text("limits.connections", "dev", "2000");
         // Any pair will do until the real one is there: without one there is nothing to listen with.
         written.set_text("tls.certificates", "dev", "cert:key");
         // Nothing in it depends on input but the port, which fits: there are no faults.

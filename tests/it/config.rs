@@ -50,6 +50,21 @@ fn check_names_all_faults_at_once_each_with_its_place() {
 }
 
 #[test]
+fn check_tries_the_places_where_something_is_made() {
+    let mut setup = Setup::new();
+    setup.set("ssh.host_key", "/proc/key");
+    let mut command = setup.command();
+    command.arg("--check").env("ONEPORT_STATE_DIR", "/proc/x");
+    let output = Process::run(&mut command, SOON);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    for start in ["state_dir: the folder `/proc/x` cannot", "ssh.host_key: no key can be made at `/proc/key`"]
+    {
+        let said = output.stderr.lines().find(|line| line.starts_with(start));
+        assert!(said.is_some_and(|line| line.contains("make it writable")), "{output:?}");
+    }
+}
+
+#[test]
 fn serve_refuses_the_same_faults() {
     let mut setup = Setup::new();
     setup.set("ssh.raw", "maybe");

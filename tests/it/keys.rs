@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use crate::support::SOON;
 use crate::support::agent::{OpenSsh, public_key};
 use crate::support::backend::nobody;
@@ -88,6 +92,69 @@ fn a_list_replaced_by_rename_is_reread() {
     std::fs::rename(&fresh, &list).expect("temporary folder");
     poll("new list", SOON, || hello(&gateway, "ed25519b").status.success().then_some(()));
     is_refused(&hello(&gateway, "ed25519a"), "not allowed");
+}
+
+#[test]
+fn a_key_is_removed_though_the_first_reading_fails() {
+    let (gateway, list) = with_list(&format!("{}\n", public_key("ed25519a")));
+    let mut removed = OpenSsh::new(&gateway).forward("/web", nobody()).start();
+    let without_descriptors = gateway.without_descriptors();
+    std::fs::write(&list, "# all gone\n").expect("temporary folder");
+    gateway.wait_log("failed reading", is_complaint);
+    drop(without_descriptors);
+    removed.process.exit(SOON);
+    gateway.wait_reason("key-removed");
+    is_refused(&hello(&gateway, "ed25519a"), "not allowed");
+}
+
+fn is_complaint(record: &Value) -> bool {
+    record["message"].as_str().is_some_and(|message| message.starts_with("keeping agents' keys"))
+}
+
+fn is_word_of_a_bad_line(record: &Value) -> bool {
+    record["message"].as_str().is_some_and(|message| message.starts_with("this line of agents' keys"))
+}
+
+/// A gateway that writes its log next to the list of keys.
+fn with_log_beside_the_list() -> (Gateway, PathBuf, impl Fn() -> Vec<Value>) {
+    let mut setup = Setup::new();
+    let (list, log) = (setup.path("authorized_keys"), setup.path("oneport.log"));
+    std::fs::write(&list, "a bad line\n").expect("temporary folder");
+    setup.unset("ssh", "allow_any_key").set("ssh.authorized_keys", list.to_str().expect("UTF-8"));
+    let served = setup.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" 2>&1 | tee oneport.log >&2"]).current_dir(setup.dir.path());
+    command.arg(served.get_program()).args(served.get_args());
+    let gateway = setup.start_with(command);
+    let records = move || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    (gateway, list, records)
+}
+
+#[test]
+fn a_log_beside_the_list_is_no_reason_to_read_it_again() {
+    let (gateway, list, records) = with_log_beside_the_list();
+    let times = |of: fn(&Value) -> bool, count: usize| {
+        poll("enough records", SOON, || {
+            let times: Vec<_> = records().iter().filter(|record| of(record)).map(time_of).collect();
+            (times.len() >= count).then_some(times)
+        })
+    };
+    // By looking at what is wrong, by opening, and by beginning to watch; each is written to the log.
+    let read = times(is_word_of_a_bad_line, 3);
+    std::fs::remove_file(&list).expect("temporary folder");
+    let tried = times(is_complaint, 2);
+    let apart = (tried[1] - tried[0]).as_seconds_f64();
+    assert!(apart > 9.0, "the same failure was logged again after {apart} s");
+    assert_eq!(records().iter().filter(|record| is_word_of_a_bad_line(record)).count(), read.len());
+    assert!(gateway.stderr().contains("authorized_keys"));
+}
+
+fn time_of(record: &Value) -> OffsetDateTime {
+    let text = record["timestamp"].as_str().expect("every record has a time");
+    OffsetDateTime::parse(text, &Rfc3339).expect("RFC 3339")
 }
 
 #[test]

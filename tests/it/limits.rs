@@ -4,6 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 
+use rustix::process::Rlimit;
+use serde_json::Value;
+
 use crate::support::SOON;
 use crate::support::agent::{Agent, host};
 use crate::support::backend::Backend;
@@ -96,25 +99,64 @@ fn an_unauthenticated_session_ends() {
     gateway.wait_reason("login-timeout");
 }
 
-#[test]
-fn file_descriptors_may_run_out_and_come_back() {
-    let setup = Setup::new();
+/// A gateway that was started by a shell which first runs `limit`.
+fn limited(setup: Setup, limit: &str) -> Gateway {
     let served = setup.command();
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 48; exec \"$0\" \"$@\""]);
+    command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]);
     command.arg(served.get_program()).args(served.get_args());
     if let Some(folder) = served.get_current_dir() {
         command.current_dir(folder);
     }
-    let mut gateway = setup.start_with(command);
+    setup.start_with(command)
+}
+
+fn is_accept_error(record: &Value) -> bool {
+    record["message"].as_str().is_some_and(|message| message.starts_with("cannot accept"))
+}
+
+#[test]
+fn connections_leave_file_descriptors_for_the_rest() {
+    let mut setup = Setup::new();
+    setup.set("limits.connections", 100);
+    let mut gateway = limited(setup, "ulimit -n 48");
+    let warning = gateway.wait_log("warning", |record| record["level"] == "WARN");
+    let warning = warning["message"].as_str().expect("text").to_owned();
+    for part in ["100", "48", "LimitNOFILE"] {
+        assert!(warning.contains(part), "`{part}` is not in: {warning}");
+    }
     let held: Vec<_> = (0..64).map(|_| visitor::tcp(&gateway)).collect();
-    gateway.wait_log("accept error", |record| {
-        record["message"].as_str().is_some_and(|message| message.starts_with("cannot accept"))
-    });
+    gateway.wait_reason("too-many-connections");
     drop(held);
     poll("connection again", SOON, || visitor::tls(&gateway, Some("gw.test"), &["http/1.1"]).ok());
     assert!(gateway.is_running());
-    // The pauses grow: a loop that spins would have written thousands.
-    let errors = gateway.stderr().matches("cannot accept").count();
-    assert!(errors < 50, "{errors} accept errors in the log");
+    assert!(!gateway.log().iter().any(is_accept_error), "descriptors ran out: {}", gateway.stderr());
+    assert_eq!(gateway.stderr().matches("LimitNOFILE").count(), 1);
+}
+
+#[test]
+fn the_soft_limit_of_file_descriptors_is_raised() {
+    let gateway = limited(Setup::new(), "ulimit -S -n 64");
+    let Rlimit { current, maximum } = gateway.without_descriptors().before();
+    assert_eq!(current, maximum);
+    assert_ne!(current, Some(64));
+}
+
+#[test]
+fn file_descriptors_may_run_out_and_come_back() {
+    let mut gateway = Gateway::start();
+    let without_descriptors = gateway.without_descriptors();
+    let held: Vec<_> = (0..8).map(|_| visitor::tcp(&gateway)).collect();
+    // The second comes after a pause, and with it the loop has gone on after an error.
+    poll("accept errors", SOON, || {
+        (gateway.log().iter().filter(|record| is_accept_error(record)).count() > 2).then_some(())
+    });
+    drop((without_descriptors, held));
+    poll("connection again", SOON, || visitor::tls(&gateway, Some("gw.test"), &["http/1.1"]).ok());
+    assert!(gateway.is_running());
+    let pauses: Vec<_> =
+        gateway.log().iter().filter_map(|record| record["pause_ms"].as_str()?.parse::<u64>().ok()).collect();
+    // A loop that spins would have written thousands.
+    assert!(pauses.len() < 50, "{} accept errors in the log", pauses.len());
+    assert!(pauses.is_sorted() && pauses[0] < pauses[1], "the pauses do not grow: {pauses:?}");
 }

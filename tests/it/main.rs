@@ -2,6 +2,7 @@
 
 mod classify;
 mod config;
+mod connect;
 mod dev;
 mod docs;
 mod drain;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
@@ -118,6 +118,26 @@ impl Setup {
     }
 }
 
+/// Gives file descriptors out again on drop.
+pub struct WithoutDescriptors {
+    pid: Pid,
+    before: Rlimit,
+}
+
+impl WithoutDescriptors {
+    /// How many descriptors the gateway could have.
+    pub fn before(&self) -> Rlimit {
+        self.before
+    }
+}
+
+impl Drop for WithoutDescriptors {
+    fn drop(&mut self) {
+        // Failing means that the gateway is gone.
+        let _ = prlimit(Some(self.pid), Resource::Nofile, self.before);
+    }
+}
+
 /// `oneport`, without any setting from the surroundings.
 pub fn bare() -> Command {
     let mut command = Command::new(ONEPORT);
@@ -204,6 +224,17 @@ impl Gateway {
     /// Signals the process.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// While the value lives, the running gateway gets no new file descriptor. Those that it has
+    /// stay good.
+    #[must_use]
+    pub fn without_descriptors(&self) -> WithoutDescriptors {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let pid = self.process.pid();
+        let none = Rlimit { current: Some(0), maximum };
+        let before = prlimit(Some(pid), Resource::Nofile, none).expect("the process is ours");
+        WithoutDescriptors { pid, before }
     }
 
     /// Waits for the end.

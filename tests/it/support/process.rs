@@ -123,10 +123,11 @@ impl Process {
     /// Signals the program and all that it started.
     pub fn signal(&self, signal: Signal) {
         // Failing means that all of them are gone.
-        let _ = kill_process_group(self.group(), signal);
+        let _ = kill_process_group(self.pid(), signal);
     }
 
-    fn group(&self) -> Pid {
+    /// The process's own number, and its group's.
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 }
