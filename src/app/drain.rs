@@ -38,14 +38,14 @@ pub async fn until_stopped(mut signals: Signals, visitors: &Tasks, agents: &Task
     tracing::info!(
         signal = name,
         timeout_s = timeout.as_secs_f64(),
-        visitors = visitors.running(),
-        agents = agents.running(),
+        visitors_tasks = visitors.running(),
+        agents_tasks = agents.running(),
         "draining; a second signal cuts at once"
     );
     visitors.begin_drain();
     let drained = async {
         if tokio::time::timeout(timeout, visitors.all_ended()).await.is_err() {
-            tracing::info!(left = visitors.running(), "drain time is over; cutting what is left");
+            tracing::info!(tasks = visitors.running(), "drain time is over; cutting what is left");
             visitors.cut();
         }
         agents.begin_drain();

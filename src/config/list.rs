@@ -109,6 +109,12 @@ pub const SETTINGS: &[Setting] = &[
         "How long a visitor's idle connection stays open, and how long an upload may pause.",
     ),
     setting(
+        "http.send_timeout",
+        "duration",
+        "5m",
+        "How long a visitor may take nothing of what is being sent to them.",
+    ),
+    setting(
         "http.upstream_idle_timeout",
         "duration",
         "60s",

@@ -159,6 +159,7 @@ impl Resolver {
         HttpSettings {
             trusted_proxies: self.items("http.trusted_proxies", parse_network),
             idle_timeout: self.duration("http.idle_timeout", SECOND, 24 * HOUR),
+            send_timeout: self.duration("http.send_timeout", SECOND, 24 * HOUR),
             upstream_idle_timeout: self.duration("http.upstream_idle_timeout", SECOND, 24 * HOUR),
             upstream_idle_max: self.count("http.upstream_idle_max", 0, 10_000),
             upgrade_idle_timeout: self.duration("http.upgrade_idle_timeout", SECOND, WEEK),

@@ -165,6 +165,8 @@ pub struct HttpSettings {
     /// How long an idle kept connection of a visitor stays open, and how long an upload that the
     /// service waits for may pause.
     pub idle_timeout: Duration,
+    /// How long a visitor may take nothing of what is being sent to them.
+    pub send_timeout: Duration,
     /// How long an idle connection to an upstream is kept for reuse.
     pub upstream_idle_timeout: Duration,
     /// How many idle connections to one tunnel are kept.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::io::AsyncReadExt as _;
 
 use super::guard::{Gate, Guard};
+use super::patience::Patience;
 use super::record::Activity;
 use super::service::Session;
 use super::{Connection, Http};
@@ -51,6 +52,7 @@ pub(super) async fn serve(
     let session = |gate: Arc<Gate>| {
         Arc::new(Session { http, conn, gate, activity, only_https, trusted, switched: Mutex::default() })
     };
+    let io = Patience::new(io, settings.http.send_timeout);
     if h2 {
         return serve_h2(session(Arc::default()), io).await;
     }
@@ -133,6 +135,8 @@ where
                 asked = Some(Reason::Idle);
                 ask_to_end(Pin::new(connection));
             }
+            // A peer that has not even begun, or takes nothing, hears no request to end.
+            () = until_unused(session), if asked == Some(Reason::Idle) => return Reason::Idle,
         }
     }
 }
@@ -146,6 +150,16 @@ async fn until_idle(session: &Session) {
             return;
         }
         tokio::time::sleep(limit - idle).await;
+    }
+}
+
+/// Resolves when a connection that was asked to end has had its time, and has no request open.
+async fn until_unused(session: &Session) {
+    loop {
+        tokio::time::sleep(LINGER).await;
+        if session.activity.idle().is_some() {
+            return;
+        }
     }
 }
 

@@ -206,6 +206,8 @@ impl<S: Duplex> Guard<S> {
             return;
         }
         self.finder = Finder::default();
+        // What was waited for is there; the next head has its own time.
+        self.deadline = None;
         let mut held = std::mem::take(&mut self.held);
         let passed = self.inspect(&held);
         held.truncate(passed);

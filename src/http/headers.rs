@@ -88,12 +88,14 @@ pub(super) fn rebuild_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
         (Entry::Vacant(_), None) => {}
     };
     say(PROTO, Some(HeaderValue::from_static(if origin.tls { "https" } else { "http" })));
-    // No port in `Host` means the scheme's own, whatever port it arrived at behind a mapping.
-    let port = origin
-        .port
-        .map_or_else(|| HeaderValue::from_static(if origin.tls { "443" } else { "80" }), HeaderValue::from);
-    say(PORT, Some(port));
     say(HOST, origin.host.cloned());
+    // No port in `Host` means the scheme's own, whatever port it arrived at behind a mapping; and
+    // the scheme is what now stands there, for a trusted proxy may have ended TLS.
+    let secure = headers.get(PROTO).is_some_and(|proto| proto == "https");
+    let own = || HeaderValue::from_static(if secure { "443" } else { "80" });
+    if !(origin.trusted && headers.contains_key(PORT)) {
+        headers.insert(PORT, origin.port.map_or_else(own, HeaderValue::from));
+    }
 }
 
 /// Whether a header says where a request comes from. Services that know headers as variables take

@@ -9,6 +9,7 @@ mod head;
 mod headers;
 mod inject;
 mod own;
+mod patience;
 mod pool;
 mod record;
 mod respond;

@@ -29,6 +29,13 @@ pub(super) fn answer(
             "only GET and HEAD are for this path",
             "use one of these methods",
         )),
+        // Who may log in or list tunnels is still to come; until then nobody has a valid token.
+        (Own::Service, path) if path == "/login" || path.starts_with("/profiles/") => Err(Failure::new(
+            Reason::LoginRequired,
+            StatusCode::UNAUTHORIZED,
+            "this needs a valid token",
+            "ask the operator of this gateway",
+        )),
         _ => Err(Failure::new(
             Reason::NotFound,
             StatusCode::NOT_FOUND,

@@ -93,9 +93,12 @@ pub(super) fn error(failure: &Failure, form: Form, id: RequestId) -> Response<An
         Form::Text => format!("{}.\n{}.\nreason: {reason}\nrequest: {id}\n", capital(what), capital(next)),
     };
     let mut answer = own(*status, form, text);
-    if *status == StatusCode::METHOD_NOT_ALLOWED {
+    let mut say = |name, value| drop(answer.headers_mut().insert(name, HeaderValue::from_static(value)));
+    match *status {
         // The only methods that the gateway's own paths have.
-        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        StatusCode::METHOD_NOT_ALLOWED => say(header::ALLOW, "GET, HEAD"),
+        StatusCode::UNAUTHORIZED => say(header::WWW_AUTHENTICATE, "Bearer"),
+        _ => {}
     }
     answer
 }

@@ -374,7 +374,7 @@ fn denied(denial: access::Denial) -> Failure {
 fn method_not_allowed() -> Failure {
     Failure::new(
         Reason::MethodNotAllowed,
-        StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::NOT_IMPLEMENTED,
         "CONNECT is for forward proxies, and this is a gateway",
         "send the request to the host itself",
     )

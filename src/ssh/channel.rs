@@ -11,26 +11,23 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
+use russh::Channel;
 use russh::server::Msg;
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::Instant;
 
-use super::spill::{Budget, Spill, SpillError};
+use super::pump::Pump;
+use super::spill::{Budget, Progress};
 use super::transport::Link;
 use crate::net::Tasks;
 use crate::observe::Reason;
 
-/// How long the peer may take to close a channel that nobody uses any more.
-const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// Octets that may still arrive on such a channel before it is closed from this side.
-const CLOSE_DISCARD: usize = 256 * 1024;
+/// What keeping one piece costs beside its octets, so that many small ones count as well.
+pub(super) const PIECE: usize = 128;
 
 type Writer = Pin<Box<dyn AsyncWrite + Send>>;
 type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -40,33 +37,47 @@ pub struct ChannelStream {
     shared: Arc<Shared>,
     link: Arc<Link>,
     writer: Writer,
+    /// Whether the library holds a piece that it could not pass on yet; it must be asked again
+    /// then, whatever else waits, because it may hold a place in the session's queue.
+    is_writing: bool,
     wait: Option<Wait>,
 }
 
-struct Shared {
-    inbox: Mutex<Inbox>,
-    reader: AtomicWaker,
-    writer: AtomicWaker,
+/// What the owner's end and the task share.
+pub(super) struct Shared {
+    pub(super) inbox: Mutex<Inbox>,
+    pub(super) reader: AtomicWaker,
+    pub(super) writer: AtomicWaker,
     /// Wakes the task: the owner wants more from disk, or is gone.
-    call: Arc<Notify>,
+    pub(super) call: Arc<Notify>,
+    /// When the owner last took something.
+    pub(super) progress: Progress,
 }
 
+/// What has arrived and was not taken yet.
 #[derive(Default)]
-struct Inbox {
-    memory: VecDeque<Bytes>,
-    length: usize,
+pub(super) struct Inbox {
+    pub(super) memory: VecDeque<Bytes>,
+    pub(super) length: usize,
     /// Whether more lies on disk, behind what is in memory.
-    on_disk: bool,
+    pub(super) on_disk: bool,
     /// The peer will send no more.
-    ended: bool,
+    pub(super) ended: bool,
     /// The peer takes no more.
-    closed: bool,
+    pub(super) closed: bool,
     /// The session ended under the channel: what came before it counts, but it is not all.
-    severed: bool,
-    failed: Option<Failure>,
+    pub(super) severed: bool,
+    pub(super) failed: Option<Failure>,
     /// The peer was told that no more is coming.
-    finished: bool,
-    dropped: bool,
+    pub(super) finished: bool,
+    pub(super) dropped: bool,
+}
+
+impl Inbox {
+    pub(super) fn push(&mut self, data: Bytes) {
+        self.length += data.len() + PIECE;
+        self.memory.push_back(data);
+    }
 }
 
 /// Why a stream broke off.
@@ -97,6 +108,7 @@ pub fn stream(
         reader: AtomicWaker::new(),
         writer: AtomicWaker::new(),
         call: Arc::default(),
+        progress: Progress::new(&budget),
     });
     let writer = Box::pin(write.make_writer());
     let pump = Pump { read, write, shared: shared.clone(), budget, spill: None };
@@ -104,163 +116,7 @@ pub fn stream(
         pump.run().await;
         drop(permit);
     });
-    ChannelStream { shared, link, writer, wait: None }
-}
-
-/// Takes what arrives, so that the session's loop never waits for this channel's owner.
-struct Pump {
-    read: ChannelReadHalf,
-    write: ChannelWriteHalf<Msg>,
-    shared: Arc<Shared>,
-    budget: Arc<Budget>,
-    spill: Option<Box<Spill>>,
-}
-
-enum Step {
-    Message(Option<ChannelMsg>),
-    Called,
-}
-
-impl Pump {
-    async fn run(mut self) {
-        let mut peer_open = true;
-        loop {
-            let step = if peer_open {
-                tokio::select! {
-                    message = self.read.wait() => Step::Message(message),
-                    () = self.shared.call.notified() => Step::Called,
-                }
-            } else {
-                self.shared.call.notified().await;
-                Step::Called
-            };
-            let kept = match step {
-                Step::Message(Some(ChannelMsg::Data { data })) => self.keep(data).await,
-                Step::Message(Some(ChannelMsg::Eof)) => self.note(|inbox| inbox.ended = true),
-                Step::Message(Some(ChannelMsg::Close)) => {
-                    peer_open = false;
-                    self.note(|inbox| (inbox.ended, inbox.closed) = (true, true))
-                }
-                Step::Message(None) => {
-                    peer_open = false;
-                    self.note(|inbox| {
-                        inbox.closed = true;
-                        inbox.severed = !inbox.ended;
-                    })
-                }
-                Step::Message(Some(_)) => Ok(()),
-                Step::Called => self.refill().await,
-            };
-            if let Err(failure) = kept {
-                self.spill = None;
-                let _ = self.note(|inbox| {
-                    inbox.failed.get_or_insert(failure);
-                });
-            }
-            let (dropped, failed, waiting) = {
-                let inbox = self.shared.inbox.lock();
-                (inbox.dropped, inbox.failed.is_some(), inbox.on_disk)
-            };
-            if dropped || failed || (!peer_open && !waiting) {
-                break;
-            }
-        }
-        self.spill = None;
-        if peer_open {
-            self.close().await;
-        }
-    }
-
-    fn note(&self, change: impl FnOnce(&mut Inbox)) -> Result<(), Failure> {
-        change(&mut self.shared.inbox.lock());
-        self.shared.reader.wake();
-        self.shared.writer.wake();
-        Ok(())
-    }
-
-    async fn keep(&mut self, data: Bytes) -> Result<(), Failure> {
-        {
-            let mut inbox = self.shared.inbox.lock();
-            if inbox.dropped {
-                return Ok(());
-            }
-            let fits = inbox.length as u64 + data.len() as u64 <= self.budget.memory_per_stream();
-            if !inbox.on_disk && (fits || inbox.memory.is_empty()) {
-                inbox.length += data.len();
-                inbox.memory.push_back(data);
-                drop(inbox);
-                self.shared.reader.wake();
-                return Ok(());
-            }
-            inbox.on_disk = true;
-        }
-        self.on_disk(move |spill| spill.append(&data)).await
-    }
-
-    /// Moves from disk into memory while there is little there.
-    async fn refill(&mut self) -> Result<(), Failure> {
-        while {
-            let inbox = self.shared.inbox.lock();
-            inbox.on_disk && !inbox.dropped && (inbox.length as u64) < self.budget.memory_per_stream() / 2
-        } {
-            let (data, empty) = self.on_disk(|spill| Ok((spill.take()?, spill.is_empty()))).await?;
-            let _ = self.note(|inbox| {
-                inbox.length += data.len();
-                inbox.memory.push_back(data);
-                inbox.on_disk = !empty;
-            });
-            if empty {
-                self.spill = None;
-            }
-        }
-        if self.spill.as_ref().is_some_and(|spill| spill.is_cut()) {
-            return Err(Failure::TooSlow);
-        }
-        Ok(())
-    }
-
-    /// Runs a blocking step on the stream's part on disk.
-    async fn on_disk<T: Send + 'static>(
-        &mut self,
-        step: impl FnOnce(&mut Spill) -> Result<T, SpillError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let fresh = || Box::new(Spill::new(self.budget.clone(), self.shared.call.clone()));
-        let mut spill = self.spill.take().unwrap_or_else(fresh);
-        let done = tokio::task::spawn_blocking(move || (step(&mut spill), spill)).await;
-        let Ok((result, spill)) = done else { return Err(Failure::NoSpace) };
-        self.spill = Some(spill);
-        result.map_err(|error| match error {
-            SpillError::OverBudget => Failure::TooSlow,
-            SpillError::File { .. } => {
-                tracing::error!(%error, "an answer was cut");
-                Failure::NoSpace
-            }
-        })
-    }
-
-    /// Ends a channel that nobody uses any more.
-    async fn close(mut self) {
-        let deadline = Instant::now() + CLOSE_WAIT;
-        let mut discarded = 0;
-        let finished = self.shared.inbox.lock().finished;
-        // An error means that the session is gone, and the channel with it.
-        let mut open = finished || self.write.eof().await.is_ok();
-        while open && discarded <= CLOSE_DISCARD {
-            match tokio::time::timeout_at(deadline, self.read.wait()).await {
-                Ok(Some(ChannelMsg::Data { data })) => discarded += data.len(),
-                Ok(Some(ChannelMsg::Close) | None) => open = false,
-                Ok(Some(_)) => {}
-                Err(_) => break,
-            }
-        }
-        if open {
-            tracing::debug!(discarded, "closing a channel that the agent left open");
-            let _ = self.write.close().await;
-            // The library still sends what was queued for this channel; take it until it ends.
-            let _ =
-                tokio::time::timeout(CLOSE_WAIT, async { while self.read.wait().await.is_some() {} }).await;
-        }
-    }
+    ChannelStream { shared, link, writer, is_writing: false, wait: None }
 }
 
 impl AsyncRead for ChannelStream {
@@ -275,10 +131,14 @@ impl AsyncRead for ChannelStream {
             first.advance(count);
             if first.is_empty() {
                 inbox.memory.pop_front();
+                inbox.length -= PIECE;
             }
             taken += count;
         }
         inbox.length -= taken;
+        if taken > 0 {
+            self.shared.progress.note();
+        }
         let on_disk = inbox.on_disk;
         let failure = inbox.failed.or((inbox.severed && !on_disk).then_some(Failure::SessionEnded));
         let ended = inbox.ended && !on_disk;
@@ -329,8 +189,12 @@ impl AsyncWrite for ChannelStream {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        ready!(self.poll_room(cx));
-        self.writer.as_mut().poll_write(cx, buf)
+        if !self.is_writing {
+            ready!(self.poll_room(cx));
+        }
+        let written = self.writer.as_mut().poll_write(cx, buf);
+        self.is_writing = written.is_pending();
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -58,6 +58,7 @@ impl Callbacks {
     fn refuse_key(&mut self, words: String) -> Auth {
         tracing::info!(conn = %self.session.conn, peer = %self.session.peer, reason = %Reason::KeyNotAllowed, detail = words, "key refused");
         self.refusal = Some(words);
+        self.session.refuse_attempt();
         let methods = [MethodKind::PublicKey, MethodKind::KeyboardInteractive];
         Auth::Reject { proceed_with_methods: Some(MethodSet::from(&methods[..])), partial_success: false }
     }
@@ -124,6 +125,11 @@ impl Callbacks {
 impl Handler for Callbacks {
     type Error = russh::Error;
 
+    async fn auth_none(&mut self, _: &str) -> Done<Auth> {
+        self.session.refuse_attempt();
+        Ok(Auth::reject())
+    }
+
     async fn auth_publickey_offered(&mut self, _: &str, offer: PublicKeyOffer<'_>) -> Done<Auth> {
         let from = self.session.peer.ip();
         Ok(match self.session.shared.keys.check(offer.public_key, from) {
@@ -159,6 +165,7 @@ impl Handler for Callbacks {
             let (name, instructions) = ("".into(), format!("oneport: {refusal}").into());
             return Ok(Auth::Partial { name, instructions, prompts: (&[][..]).into() });
         }
+        self.session.refuse_attempt();
         let methods = MethodSet::from(&[MethodKind::PublicKey][..]);
         Ok(Auth::Reject { proceed_with_methods: Some(methods), partial_success: false })
     }
@@ -201,7 +208,7 @@ impl Handler for Callbacks {
         }
         self.terminals_opened += 1;
         if self.terminals_opened > TERMINALS_IN_ALL {
-            self.session.end(Reason::TooManyChannels);
+            self.session.end(Reason::TooManyCommands);
         }
         let id = channel.id();
         let tasks = self.session.shared.tasks.clone();

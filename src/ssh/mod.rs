@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of HTTP: visitors reach an agent through the [`Opener`](crate::registry::Opener)
 //! that a session puts into the registry with each name it claims. All of the living with the
-//! SSH library's ways is in [`transport`] and [`channel`].
+//! SSH library's ways is in [`transport`], [`channel`] and its pump.
 
 pub mod channel;
 mod commands;
@@ -10,6 +10,7 @@ pub mod forward;
 mod handler;
 pub mod host_key;
 mod opener;
+mod pump;
 mod screen;
 mod server;
 mod session;

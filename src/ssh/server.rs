@@ -80,13 +80,8 @@ impl Ssh {
         tasks: Tasks,
         closing: CancellationToken,
     ) -> Arc<Self> {
-        let limits = &settings.limits;
-        let budget = Budget::new(
-            limits.buffer_memory,
-            limits.buffer_disk_per_stream,
-            limits.buffer_disk,
-            settings.state_dir.clone(),
-        );
+        let patience = settings.http.send_timeout;
+        let budget = Budget::new(&settings.limits, patience, settings.state_dir.clone());
         let config = Arc::new(library_config(&settings, host_key));
         let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget });
         Arc::new(Self { shared, config })
@@ -185,9 +180,12 @@ async fn watch(session: Arc<Session>, login: Instant) {
 }
 
 fn reason_of(result: &Result<(), russh::Error>, session: &Session) -> Reason {
+    // The client may be gone before it is told, and then the connection just breaks.
+    if session.identity().is_none() && session.refused_attempts() >= ATTEMPTS {
+        return Reason::TooManyAttempts;
+    }
     match result {
-        Ok(()) if session.identity().is_some() => Reason::Finished,
-        Ok(()) => Reason::TooManyAttempts,
+        Ok(()) => Reason::Finished,
         Err(russh::Error::KeepaliveTimeout) => Reason::AgentSilent,
         Err(russh::Error::HUP | russh::Error::Disconnect) => Reason::Finished,
         Err(russh::Error::IO(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {

@@ -1,6 +1,6 @@
 //! One agent's session, as all of its parts see it: who it is, what it exposes, how it ends.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,15 +40,14 @@ pub struct Session {
     pub channels: Arc<Semaphore>,
     /// Cancelled when the agent has shown its key.
     pub authenticated: CancellationToken,
-    /// Cancelled when the session is to end.
-    pub ending: CancellationToken,
     /// What visitors ask for.
     pub visits: broadcast::Sender<Visit>,
     /// What a person at the agent should know.
     pub notices: broadcast::Sender<Arc<str>>,
     handle: OnceLock<Handle>,
+    attempts: AtomicUsize,
     /// Whether a claim is being decided: meanwhile this session's loop answers nobody.
-    claiming: AtomicBool,
+    claiming: Arc<AtomicBool>,
     user: OnceLock<(Arc<str>, Identity)>,
     /// `None` once the session has ended.
     forwards: Mutex<Option<Vec<Forward>>>,
@@ -100,11 +99,11 @@ impl Session {
             link,
             channels: Arc::new(Semaphore::new(max_channels)),
             authenticated: CancellationToken::new(),
-            ending: CancellationToken::new(),
             visits: broadcast::Sender::new(NOTICES_KEPT),
             notices: broadcast::Sender::new(NOTICES_KEPT),
             handle: OnceLock::new(),
-            claiming: AtomicBool::new(false),
+            attempts: AtomicUsize::new(0),
+            claiming: Arc::default(),
             user: OnceLock::new(),
             forwards: Mutex::new(Some(Vec::new())),
             end_reason: Mutex::default(),
@@ -126,6 +125,16 @@ impl Session {
     pub fn authenticate(&self, user: &str, identity: Identity) {
         let _ = self.user.set((user.into(), identity));
         self.authenticated.cancel();
+    }
+
+    /// Counts an attempt to authenticate that was refused.
+    pub fn refuse_attempt(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many attempts to authenticate were refused.
+    pub fn refused_attempts(&self) -> usize {
+        self.attempts.load(Ordering::Relaxed)
     }
 
     /// The user's name (the environment), once authenticated.
@@ -271,6 +280,7 @@ fn goodbye(reason: Reason) -> &'static str {
             "a newer session of the same key took your name over, because this one did not answer"
         }
         Reason::Draining => "the gateway is shutting down; connect again in a moment",
+        Reason::TooManyCommands => "this session has opened as many channels as one may; connect again",
         _ => "the gateway ends this session",
     }
 }
@@ -279,10 +289,11 @@ impl Holder for Session {
     fn is_alive(&self) -> BoxFuture<'static, bool> {
         let (handle, link) = (self.handle.get().cloned(), self.link.clone());
         // It has just asked for a name, and waits within its own loop for a rival's sign of life.
-        let claiming = self.claiming.load(Ordering::Acquire);
+        let claiming = self.claiming.clone();
+        let claiming = move || claiming.load(Ordering::Acquire);
         Box::pin(async move {
             let Some(handle) = handle else { return false };
-            if claiming {
+            if claiming() {
                 return !link.is_dead();
             }
             // The library has no ping from outside a callback. Any answer to a global request
@@ -295,16 +306,23 @@ impl Holder for Session {
                     () = link.received_more() => {}
                 }
             };
-            tokio::time::timeout(ALIVE_WITHIN, sign).await.is_ok() && !link.is_dead()
+            let seen = tokio::time::timeout(ALIVE_WITHIN, sign).await.is_ok();
+            // It may have begun a claim of its own while the ping was on its way.
+            (seen || claiming()) && !link.is_dead()
         })
     }
 
     fn end(&self, reason: Reason) {
-        if self.end_reason.lock().replace(reason).is_some() {
-            return;
+        {
+            let mut ended = self.end_reason.lock();
+            if ended.is_some() {
+                return;
+            }
+            *ended = Some(reason);
         }
         self.notice(format!("{} ({reason})", goodbye(reason)));
-        self.ending.cancel();
+        // Nobody is led here any more, and who comes again finds the names free.
+        self.release_all();
         let (handle, link) = (self.handle.get().cloned(), self.link.clone());
         self.shared.tasks.spawn("ssh goodbye", async move {
             if let Some(handle) = handle {

@@ -12,11 +12,13 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::config::Limits;
 
 /// How much is read back from a file at once, in octets.
 const READ_BACK: usize = 128 * 1024;
@@ -29,6 +31,7 @@ pub struct Budget {
     memory_per_stream: u64,
     disk_per_stream: u64,
     disk: u64,
+    stalled_after: Duration,
     folder: PathBuf,
     started: Instant,
     next: AtomicU64,
@@ -42,14 +45,43 @@ struct State {
 }
 
 /// What one stream with a file uses, and when its visitor last took something.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Usage {
     bytes: AtomicU64,
-    /// Milliseconds since the budget's start.
-    last_taken: AtomicU64,
+    progress: Progress,
     cut: AtomicBool,
     /// Wakes the owner when it was cut for somebody else's sake.
     owner: Arc<Notify>,
+}
+
+/// When a stream's visitor last took something. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    started: Instant,
+    /// Milliseconds since then.
+    last: Arc<AtomicU64>,
+}
+
+impl Progress {
+    /// Begins now.
+    #[must_use]
+    pub fn new(budget: &Budget) -> Self {
+        let progress = Self { started: budget.started, last: Arc::default() };
+        progress.note();
+        progress
+    }
+
+    /// How long ago the visitor last took something.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
+
+    /// The visitor has taken something.
+    pub fn note(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
 }
 
 /// Why an answer's unread part found no space.
@@ -69,14 +101,16 @@ pub enum SpillError {
 }
 
 impl Budget {
-    /// Budgets in octets; files are made in `folder` and have no name there.
+    /// The budgets of `limits`; a stream that nothing is taken of for `stalled_after` is cut in any
+    /// case. Files are made in `folder` and have no name there.
     #[must_use]
-    pub fn new(memory_per_stream: u64, disk_per_stream: u64, disk: u64, folder: PathBuf) -> Arc<Self> {
+    pub fn new(limits: &Limits, stalled_after: Duration, folder: PathBuf) -> Arc<Self> {
         let (started, next) = (Instant::now(), AtomicU64::new(0));
         Arc::new(Self {
-            memory_per_stream,
-            disk_per_stream,
-            disk,
+            memory_per_stream: limits.buffer_memory,
+            disk_per_stream: limits.buffer_disk_per_stream,
+            disk: limits.buffer_disk,
+            stalled_after,
             folder,
             started,
             next,
@@ -90,19 +124,22 @@ impl Budget {
         self.memory_per_stream
     }
 
+    /// How long nothing may be taken of a stream that something waits in.
+    #[must_use]
+    pub fn stalled_after(&self) -> Duration {
+        self.stalled_after
+    }
+
     /// Octets on disk now, in all.
     #[must_use]
     pub fn disk_used(&self) -> u64 {
         self.state.lock().used
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn enter(&self, owner: Arc<Notify>) -> (u64, Arc<Usage>) {
+    fn enter(&self, owner: Arc<Notify>, progress: Progress) -> (u64, Arc<Usage>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let usage = Arc::new(Usage { last_taken: self.now().into(), owner, ..Usage::default() });
+        let usage =
+            Arc::new(Usage { bytes: AtomicU64::new(0), progress, cut: AtomicBool::new(false), owner });
         self.state.lock().streams.insert(id, usage.clone());
         (id, usage)
     }
@@ -118,7 +155,7 @@ impl Budget {
                 .streams
                 .values()
                 .filter(|usage| !usage.cut.load(Ordering::Acquire) && usage.bytes.load(Ordering::Relaxed) > 0)
-                .min_by_key(|usage| usage.last_taken.load(Ordering::Relaxed))
+                .min_by_key(|usage| usage.progress.last.load(Ordering::Relaxed))
                 .cloned();
             let Some(slowest) = slowest else {
                 own.cut.store(true, Ordering::Release);
@@ -176,8 +213,8 @@ struct Segment {
 impl Spill {
     /// Holds nothing yet. `owner` is told when the stream is cut for another's sake.
     #[must_use]
-    pub fn new(budget: Arc<Budget>, owner: Arc<Notify>) -> Self {
-        let (id, usage) = budget.enter(owner);
+    pub fn new(budget: Arc<Budget>, owner: Arc<Notify>, progress: Progress) -> Self {
+        let (id, usage) = budget.enter(owner, progress);
         Self { budget, id, usage, segments: VecDeque::new() }
     }
 
@@ -202,8 +239,7 @@ impl Spill {
         self.write(data).map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
     }
 
-    /// Takes the next octets out; empty when there are none. A read counts as progress of the
-    /// visitor's.
+    /// Takes the next octets out; empty when there are none.
     ///
     /// # Errors
     /// When the stream was cut, or a file fails.
@@ -211,7 +247,6 @@ impl Spill {
         if self.is_cut() {
             return Err(SpillError::OverBudget);
         }
-        self.usage.last_taken.store(self.budget.now(), Ordering::Relaxed);
         self.read().map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
     }
 
@@ -250,16 +285,21 @@ impl Drop for Spill {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Settings;
 
     fn budget(stream: u64, all: u64) -> Arc<Budget> {
-        Budget::new(16, stream, all, std::env::temp_dir())
+        let mut limits = Settings::dev(8443, Path::new("unused")).limits;
+        (limits.buffer_memory, limits.buffer_disk_per_stream, limits.buffer_disk) = (16, stream, all);
+        Budget::new(&limits, Duration::from_secs(1), std::env::temp_dir())
     }
 
     #[test]
     fn what_goes_in_comes_out_in_order_and_frees_its_space() {
         let budget = budget(1000, 1000);
-        let mut file = Spill::new(budget.clone(), Arc::default());
+        let mut file = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
         file.append(b"abc").expect("space");
         file.append(b"def").expect("space");
         assert_eq!(budget.disk_used(), 6);
@@ -274,7 +314,7 @@ mod tests {
     #[test]
     fn a_stream_over_its_own_budget_is_cut() {
         let budget = budget(4, 1000);
-        let mut file = Spill::new(budget, Arc::default());
+        let mut file = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
         file.append(b"abc").expect("space");
         assert!(matches!(file.append(b"de"), Err(SpillError::OverBudget)));
         assert!(file.is_cut());
@@ -283,11 +323,11 @@ mod tests {
     #[test]
     fn the_one_who_took_nothing_for_longest_is_cut_for_the_others() {
         let budget = budget(100, 10);
-        let mut idle = Spill::new(budget.clone(), Arc::default());
+        let mut idle = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
         idle.append(b"12345678").expect("space");
-        let mut busy = Spill::new(budget.clone(), Arc::default());
+        let mut busy = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
         busy.append(b"1").expect("space");
-        busy.usage.last_taken.store(u64::MAX, Ordering::Relaxed);
+        busy.usage.progress.last.store(u64::MAX, Ordering::Relaxed);
         busy.append(b"2345").expect("the idle one makes room");
         assert!(idle.is_cut() && !busy.is_cut());
         assert!(idle.take().is_err());

@@ -21,6 +21,8 @@ use crate::registry::Holder as _;
 
 /// Lines that may wait for a slow client.
 const QUEUED: usize = 256;
+/// How long a client may leave no room for a line.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// How long a client may take to go after its person asked to end.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -63,17 +65,21 @@ pub fn open(channel: Channel<Msg>, session: &Arc<Session>, tasks: &Tasks) -> mps
 
 async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Output>) {
     while let Some(output) = queued.recv().await {
-        let done = match output {
-            Output::Out(text) => write.data_bytes(text).await,
-            Output::Err(text) => write.extended_data_bytes(1, text).await,
-            Output::Exit { close: false } => write.exit_status(0).await,
-            Output::Exit { close: true } => {
-                let _ = write.exit_status(0).await;
-                let _ = write.eof().await;
-                write.close().await
+        let done = tokio::time::timeout(TAKEN_WITHIN, async {
+            match output {
+                Output::Out(text) => write.data_bytes(text).await,
+                Output::Err(text) => write.extended_data_bytes(1, text).await,
+                Output::Exit { close: false } => write.exit_status(0).await,
+                Output::Exit { close: true } => {
+                    write.exit_status(0).await?;
+                    write.eof().await?;
+                    write.close().await
+                }
             }
-        };
-        if done.is_err() {
+        })
+        .await;
+        // An error: the session is gone. Over time: the client takes nothing, and misses the rest.
+        if !matches!(done, Ok(Ok(()))) {
             return;
         }
     }

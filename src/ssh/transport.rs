@@ -32,8 +32,6 @@ const HARD_CAP: usize = 64 * 1024 * 1024;
 const STALL: Duration = Duration::from_secs(60);
 /// How long a link that was cut still writes, and then says goodbye.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Pause between two looks at whether something arrived.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Longest version line (RFC 4253, section 4.2).
 const VERSION_LINE: usize = 255;
 
@@ -49,6 +47,7 @@ pub struct Link {
     queue: Mutex<Queue>,
     queued: Notify,
     drained: Notify,
+    arrived: Notify,
     dead: AtomicBool,
     closed: CancellationToken,
     died: Mutex<Option<Reason>>,
@@ -132,10 +131,7 @@ impl Link {
 
     /// Resolves when something more has arrived from the peer. Cancel safe.
     pub async fn received_more(&self) {
-        let before = self.counts().0;
-        while self.counts().0 == before {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        self.arrived.notified().await;
     }
 
     /// Octets received from the peer, and sent to it.
@@ -232,6 +228,7 @@ impl<S: Duplex> AsyncRead for Transport<S> {
         if let Poll::Ready(Ok(())) = result {
             let new = &buf.filled()[before..];
             let earlier = self.link.received.fetch_add(new.len() as u64, Ordering::Relaxed);
+            self.link.arrived.notify_waiters();
             if earlier < VERSION_LINE as u64 {
                 self.link.note_version(new);
             }

@@ -160,3 +160,31 @@ fn file_descriptors_may_run_out_and_come_back() {
     assert!(pauses.len() < 50, "{} accept errors in the log", pauses.len());
     assert!(pauses.is_sorted() && pauses[0] < pauses[1], "the pauses do not grow: {pauses:?}");
 }
+
+#[test]
+fn a_visitor_who_says_nothing_after_the_handshake_is_let_go() {
+    for alpn in ["h2", "http/1.1"] {
+        let mut setup = Setup::new();
+        setup.set("http.idle_timeout", "1s");
+        let gateway = setup.start();
+        let mut stream = visitor::tls(&gateway, Some("gw.test"), &[alpn]).expect("a handshake");
+        read_to_end(&mut stream);
+        gateway.wait_reason("idle");
+    }
+}
+
+#[test]
+fn a_visitor_who_takes_nothing_is_let_go_in_the_end() {
+    let mut setup = Setup::new();
+    setup.set("http.send_timeout", "1s");
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let _agent = Agent::web(&gateway, backend.address());
+    let mut stream = visitor::tls(&gateway, Some(&host("web")), &["http/1.1"]).expect("a handshake");
+    let request = format!("GET /big?mb=64 HTTP/1.1\r\nHost: {}\r\n\r\n", host("web"));
+    stream.write_all(request.as_bytes()).expect("open");
+    gateway.wait_log("end of the request", |record| {
+        record["message"] == "request" && record["path"] == "/big" && record["reason"] != "answered"
+    });
+    gateway.wait_log("end of the connection", |record| record["message"] == "connection ended");
+    assert_eq!(Curl::new(&gateway).get(&format!("https://{}/small", host("web"))).text(), "small");
+}

@@ -64,6 +64,7 @@ pub fn settings() -> Settings {
         http: HttpSettings {
             trusted_proxies: vec![],
             idle_timeout: LIMIT,
+            send_timeout: LIMIT,
             upstream_idle_timeout: LIMIT,
             upstream_idle_max: 4,
             upgrade_idle_timeout: LIMIT,
