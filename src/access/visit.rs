@@ -8,7 +8,7 @@ pub enum AccessLevel {
     /// Everybody.
     #[default]
     Public,
-    /// Who shows a token of the tunnel's owner.
+    /// Nobody yet; who shows a token of the tunnel's owner, once there are tokens.
     Private,
 }
 

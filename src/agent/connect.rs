@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -16,12 +15,11 @@ use tokio_rustls::client::TlsStream;
 use super::tls::{ALPN_SSH, client_config, explain};
 use crate::certs::CertError;
 use crate::name::HostName;
-use crate::net::{CopyEnd, Duplex, copy_both};
+
+use crate::net::{CopyEnd, Duplex, copy_both, prepare_socket};
 
 /// How long one address may take to accept, and then the server to shake hands.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A server that vanished without a word is noticed after three of these.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The SSH within has its own timers. This only has to be an end.
 const IDLE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Where the target says no port.
@@ -263,11 +261,7 @@ async fn open_tcp(host: &HostName, port: u16, target: &str) -> Result<TcpStream,
     for address in addresses {
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // Neither can fail on a socket that has just been connected, and without them
-                // the connection still works.
-                let _ = stream.set_nodelay(true);
-                let alive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-                let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
+                prepare_socket(&stream);
                 return Ok(stream);
             }
             Ok(Err(error)) => last = Some(error),

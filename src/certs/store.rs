@@ -91,12 +91,6 @@ impl CertStore {
         let (_, parent) = host.as_str().split_once('.')?;
         inner.wildcard.get(parent).cloned()
     }
-
-    /// Whether there is no certificate at all.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.first.is_none()
-    }
 }
 
 impl Inner {

@@ -50,8 +50,10 @@ pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
 fn run_gateway(settings: Settings, ready: impl FnOnce(&Bound)) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     // Boxed, because the whole gateway is a large future for this thread's stack.
-    runtime.block_on(Box::pin(oneport::app::run(settings, ready)))?;
-    Ok(())
+    let result = runtime.block_on(Box::pin(oneport::app::run(settings, ready)));
+    // Dropping the runtime would wait for a disk that does not answer, for as long as that takes.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(result?)
 }
 
 fn start_log(settings: &Settings) -> Result<(), oneport::config::Faults> {

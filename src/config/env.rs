@@ -18,6 +18,10 @@ pub(super) fn read(variables: impl Iterator<Item = (String, String)>) -> (Writte
     let mut reader = Reader { variables: &variables, written: Written::default(), faults: Vec::new() };
     reader.read_inherited();
     reader.read_ours();
+    if reader.get("BASE_URL").is_some() && reader.has_certificate() {
+        // That server's own port; whoever maps it, or may not bind 443, expects it here.
+        reader.written.default_listen = Some("0.0.0.0:8443,[::]:8443");
+    }
     (reader.written, reader.faults)
 }
 
@@ -62,6 +66,10 @@ impl Reader<'_> {
 
     fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    fn has_certificate(&self) -> bool {
+        ["TLS_CERT", "TLS_CERT_FILE"].iter().any(|name| self.get(name).is_some())
     }
 
     fn fault(&mut self, place: &str, what: impl Into<String>) {

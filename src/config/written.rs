@@ -12,6 +12,8 @@ pub(super) struct Written {
     /// Settings that were written so badly that there is no value; said already.
     pub(super) broken: BTreeSet<&'static str>,
     pub(super) login: LoginSettings,
+    /// What `listen` is where nothing says it, if that differs from its default.
+    pub(super) default_listen: Option<&'static str>,
 }
 
 /// A value and its origin.
@@ -43,6 +45,12 @@ impl Written {
         self.given.extend(other.given);
         self.broken.extend(other.broken);
         self.login = other.login;
+        if let Some(listen) = other.default_listen
+            && !self.given.contains_key("listen")
+            && !self.broken.contains("listen")
+        {
+            self.set_text("listen", "TLS_PORT", listen);
+        }
     }
 
     /// Sets what a variable says.

@@ -2,7 +2,7 @@
 //!
 //! A connection is accepted with a slot ([`crate::net`]), and one deadline runs until it is
 //! known what it is: the first bytes tell TLS from plain SSH and plain HTTP, the ClientHello is
-//! read ([`hello`](self)), ALPN decides, and without ALPN the first bytes within TLS do. Then it is
+//! read (`hello`), ALPN decides, and without ALPN the first bytes within TLS do. Then it is
 //! handed over, and this room forgets it.
 //!
 //! Refuses to look into what SSH and HTTP carry.

@@ -84,7 +84,7 @@ fn copy_head(request: &Request<Outgoing>) -> Request<Outgoing> {
 }
 
 fn not_opened(error: OpenError, tunnel: &Tunnel) -> Failure {
-    let asked = &tunnel.request_id.split('#').next().unwrap_or_default();
+    let asked = tunnel.request_id.split('#').next().unwrap_or_default();
     let (status, what, next) = match error {
         OpenError::TimedOut => (
             StatusCode::GATEWAY_TIMEOUT,

@@ -158,6 +158,7 @@ impl Drop for Record {
             path = self.path.as_ref().map_or("-", PathAndQuery::path),
             status = self.status.as_u16(),
             reason = self.reason.word(),
+            at_fault = self.reason.side().word(),
             bytes_in = uploaded + self.octets_in,
             bytes_out = self.octets_out,
             millis = self.millis(),

@@ -3,19 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::bind::prepare_socket;
 use super::{ConnId, PeerAddr, Slot, Slots, Tasks};
 
 /// First pause after an accept error that will last, such as no free file descriptor.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause after accept errors in a row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Unsent octets in the kernel above which a socket does not count as writable.
-const NOTSENT_LOWAT: u32 = 128 * 1024;
-/// Silence after which the kernel asks whether the peer is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Accepts until draining begins, and hands each connection with its slot to `serve`, which
 /// must not block. A connection without a free slot is closed at once.
@@ -38,7 +34,7 @@ pub async fn accept_loop(
                 let (peer, conn) = (PeerAddr(peer), ConnId::next());
                 match slots.take(peer.ip()) {
                     Ok(slot) => {
-                        prepare(&stream);
+                        prepare_socket(&stream);
                         serve(stream, peer, conn, slot);
                     }
                     Err(full) => {
@@ -57,19 +53,6 @@ pub async fn accept_loop(
             }
         }
     }
-}
-
-/// Sets what every connection needs. It only fails on a socket that is already dead, and then so
-/// does the rest.
-fn prepare(stream: &TcpStream) {
-    // Small answers must not wait for an acknowledgement (Nagle's algorithm).
-    let _ = stream.set_nodelay(true);
-    // What waits for a slow peer waits here, where it can still be put in order, and not in a
-    // kernel queue of megabytes that answers and keep-alives would stand behind.
-    let _ = SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT);
-    // A peer that vanished without a word is noticed where nothing is being written to it.
-    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

@@ -1,14 +1,19 @@
-//! Binding listeners, with errors that say what to do.
+//! Binding listeners, with errors that say what to do; and what every connection is set to.
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
 
+/// Unsent octets in the kernel above which a socket does not count as writable.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+/// Silence after which the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// `EAFNOSUPPORT` on Linux.
 const EAFNOSUPPORT: i32 = 97;
 
@@ -67,4 +72,17 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Sets what every connection needs. It only fails on a socket that is already dead, and then so
+/// does the rest.
+pub fn prepare_socket(stream: &TcpStream) {
+    // Small answers must not wait for an acknowledgement (Nagle's algorithm).
+    let _ = stream.set_nodelay(true);
+    // What waits for a slow peer waits here, where it can still be put in order, and not in a
+    // kernel queue of megabytes that answers and keep-alives would stand behind.
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT);
+    // A peer that vanished without a word is noticed where nothing is being written to it.
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
 }

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use accept::accept_loop;
-pub use bind::{BindError, bind};
+pub use bind::{BindError, bind, prepare_socket};
 pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Replay, copy_both};
 pub use slots::{Slot, Slots, SlotsFull};
 pub use tasks::Tasks;

@@ -1,9 +1,9 @@
 //! The closed list of why something ended or was refused. The same word stands in the error
-//! page, the log and `oneport check`, so that a person can search for it.
+//! page, in the log and in what an agent is told, so that a person can search for it.
 
 use std::fmt;
 
-/// Whose doing a trouble is.
+/// Whose doing an end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The one who calls a public name.
@@ -32,7 +32,7 @@ macro_rules! reasons {
                 match self { $(Self::$variant => $word,)* }
             }
 
-            /// Whose doing it is.
+            /// Whose doing it is: who has to change something.
             #[must_use]
             pub const fn side(self) -> Side {
                 match self { $(Self::$variant => Side::$side,)* }
@@ -138,6 +138,19 @@ reasons! {
     /// The answer was cut because the visitor took nothing of it for longest, and the gateway's
     /// space for unread answers was used up.
     VisitorTooSlow "visitor-too-slow" Visitor
+}
+
+impl Side {
+    /// The word for it in records.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Visitor => "visitor",
+            Self::Agent => "agent",
+            Self::Gateway => "gateway",
+            Self::Nobody => "nobody",
+        }
+    }
 }
 
 impl fmt::Display for Reason {

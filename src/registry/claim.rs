@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::{Tunnel, TunnelId};
-use crate::name::{Thumbprint, TunnelName};
+use crate::name::TunnelName;
 
 /// All tunnels that exist now. Clones share the contents.
 #[derive(Clone, Debug, Default)]
@@ -62,25 +62,6 @@ impl Registry {
     #[must_use]
     pub fn look_up(&self, name: &TunnelName) -> Option<Arc<Tunnel>> {
         self.tunnels.read().get(name).cloned()
-    }
-
-    /// All tunnels of one key. Walks the whole registry: for the API, not for requests.
-    #[must_use]
-    pub fn of_profile(&self, profile: &Thumbprint) -> Vec<Arc<Tunnel>> {
-        let tunnels = self.tunnels.read();
-        tunnels.values().filter(|tunnel| tunnel.owner.thumbprint.as_ref() == Some(profile)).cloned().collect()
-    }
-
-    /// How many tunnels there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.tunnels.read().len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn remove(&self, id: TunnelId, name: &TunnelName) {
