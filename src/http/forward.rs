@@ -49,18 +49,18 @@ pub(super) async fn forward(
                     request = spare;
                     break;
                 }
-                None => return Err(no_answer(&failed.error, tunnel, upload.as_deref())),
+                None => return Err(no_answer(&failed.error, failed.heard, tunnel, upload.as_deref())),
             },
         }
     }
     let stream = tunnel.opener.open(visitor).await.map_err(|error| not_opened(error, tunnel))?;
-    let link = pool.connect(stream).await.map_err(|error| no_answer(&error, tunnel, None))?;
+    let link = pool.connect(stream).await.map_err(|error| no_answer(&error, false, tunnel, None))?;
     match link.send(request).await {
         Ok((response, link)) => {
             let keep = keep && is_sent(upload.as_deref());
             Ok((response, pool.exchange(link, tunnel, upload, keep)))
         }
-        Err(failed) => Err(no_answer(&failed.error, tunnel, upload.as_deref())),
+        Err(failed) => Err(no_answer(&failed.error, failed.heard, tunnel, upload.as_deref())),
     }
 }
 
@@ -110,7 +110,7 @@ fn not_opened(error: OpenError, tunnel: &Tunnel) -> Failure {
     Failure::new(error.reason(), status, what, next)
 }
 
-fn no_answer(error: &hyper::Error, tunnel: &Tunnel, upload: Option<&Upload>) -> Failure {
+fn no_answer(error: &hyper::Error, heard: bool, tunnel: &Tunnel, upload: Option<&Upload>) -> Failure {
     let is = |flag: fn(&Upload) -> &std::sync::atomic::AtomicBool| {
         upload.is_some_and(|upload| flag(upload).load(Ordering::Acquire))
     };
@@ -130,7 +130,8 @@ fn no_answer(error: &hyper::Error, tunnel: &Tunnel, upload: Option<&Upload>) -> 
         return not_opened(OpenError::Gone, tunnel);
     }
     tracing::debug!(%error, tunnel = %tunnel.name, "no answer from a service");
-    if error.is_parse() {
+    // A greeting nobody asked for is no HTTP either, whichever of the two the client met first.
+    if error.is_parse() || (heard && !error.is_incomplete_message()) {
         return not_http("what the service sent is not HTTP/1.1");
     }
     Failure::new(

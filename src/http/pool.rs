@@ -58,7 +58,7 @@ pub(super) struct SendFailed {
     pub(super) error: hyper::Error,
     /// The request, if nothing of it was sent.
     pub(super) unsent: Option<Request<Outgoing>>,
-    /// Whether any octet of an answer came.
+    /// Whether any octet came, of an answer or unasked.
     pub(super) heard: bool,
 }
 
@@ -96,6 +96,8 @@ impl Pool {
                 }
                 link
             };
+            // What was heard before was the last answer.
+            link.heard.store(false, Ordering::Relaxed);
             if !link.sender.is_closed()
                 && matches!(tokio::time::timeout(READY_TIMEOUT, link.sender.ready()).await, Ok(Ok(())))
             {
@@ -181,7 +183,6 @@ impl Link {
         mut self,
         request: Request<Outgoing>,
     ) -> Result<(Response<Incoming>, Self), SendFailed> {
-        self.heard.store(false, Ordering::Relaxed);
         let mut cut = CutOnDrop(Some(self.driver.abort_handle()));
         match self.sender.try_send_request(request).await {
             Ok(response) => {

@@ -157,6 +157,9 @@ impl Link {
                 tokio::time::sleep(LAST_WORDS).await;
             } => {}
         }
+        // A peer that is told why the session ends closes it. Closing first would break its next
+        // write, and some clients then never read what they were told.
+        let _ = tokio::time::timeout(LAST_WORDS, self.closed()).await;
         // The peer may be gone; then there is nobody to say goodbye to.
         let _ = tokio::time::timeout(LAST_WORDS, write.shutdown()).await;
     }
