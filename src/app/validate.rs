@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::access::AgentKeys;
 use crate::certs::load_pair;
 use crate::config::{Fault, Faults, PemSource, Settings};
+use crate::name::HostName;
 use crate::ssh::host_key;
 
 /// Looks at every file that the settings name. Reads files: not for a busy task.
@@ -35,9 +36,13 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
     if !faults.is_empty() || without_names || names.is_empty() || settings.base.is_stand_in() {
         return;
     }
+    let covers = |host: &HostName| names.iter().any(|name| host.is_covered_by(name));
+    for route in settings.routes.iter().filter(|route| !covers(&route.host)) {
+        tracing::warn!("no certificate covers `{}`, which has a route; add one", route.host);
+    }
     let base = &settings.base.host;
     let tunnels = format!("*.{base}");
-    let has_base = names.iter().any(|name| base.is_covered_by(name));
+    let has_base = covers(base);
     let has_tunnels = names.contains(&tunnels);
     if !has_base && !has_tunnels {
         let what = format!(

@@ -50,6 +50,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("state_dir", "path", "certs", "Folder for keys and certificates that the gateway makes itself."),
     setting(
+        "routes",
+        "list of {host, path, to}",
+        "",
+        "Fixed names: requests for `host`, and below `path` where it is given, go to the HTTP/1.1 service at `to`: `http://HOST:PORT` or `unix:PATH`. The longest `path` wins. In the variable: `HOST[/PATH]=TO`, commas between routes.",
+    ),
+    setting(
         "drain_timeout",
         "duration",
         "30s",

@@ -10,6 +10,7 @@ mod file;
 mod golden;
 mod list;
 mod resolve;
+mod routes;
 mod settings;
 mod value;
 mod written;
@@ -19,8 +20,8 @@ use std::path::Path;
 pub use fault::{Fault, Faults};
 pub use list::{SETTINGS, Setting};
 pub use settings::{
-    AnyKey, BaseUrl, HttpSettings, Limits, LogSettings, LoginSettings, PemPair, PemSource, Secret, Settings,
-    SshSettings, TlsSettings,
+    AnyKey, BackendAddr, BaseUrl, HttpSettings, Limits, LogSettings, LoginSettings, PemPair, PemSource,
+    RouteSettings, Secret, Settings, SshSettings, TlsSettings,
 };
 
 /// Reads the file, if one is given, and the environment, which wins.

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::list::find;
+use super::routes;
 use super::value::{self, list, parse_base_url, parse_colon_pair, parse_network, parse_pair, text};
 use super::written::{Value, Written};
 use super::{
-    AnyKey, BaseUrl, Fault, Faults, HttpSettings, Limits, LogSettings, PemPair, PemSource, Settings,
-    SshSettings, TlsSettings,
+    AnyKey, BaseUrl, Fault, Faults, HttpSettings, Limits, LogSettings, PemPair, PemSource, RouteSettings,
+    Settings, SshSettings, TlsSettings,
 };
 use crate::name::HostName;
 use crate::observe::LogFormat;
@@ -29,6 +30,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     r.check_ports(&[("listen", &listen), ("plain.http", &plain_http), ("plain.ssh", &plain_ssh)]);
     let state_dir = r.path("state_dir").unwrap_or_default();
     let drain_timeout = r.duration("drain_timeout", Duration::ZERO, 24 * HOUR);
+    let routes = r.routes(base.as_ref());
     let ssh = r.ssh(base.as_ref(), &state_dir);
     let http = r.http();
     let limits = r.limits();
@@ -41,6 +43,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
         plain_ssh,
         base,
         state_dir,
+        routes,
         drain_timeout,
         tls,
         ssh,
@@ -88,6 +91,18 @@ impl Resolver {
             }
         };
         self.keep_good(PATH, parsed)
+    }
+
+    fn routes(&mut self, base: Option<&BaseUrl>) -> Vec<RouteSettings> {
+        const PATH: &str = "routes";
+        let Some(given) = self.written.given.get(PATH) else { return Vec::new() };
+        let folder = given.folder.clone();
+        let parsed = routes::read(&given.value, |path| place(path, folder.as_deref()));
+        let routes = self.keep_good(PATH, parsed);
+        for what in routes::conflicts(&routes, base) {
+            self.require(PATH, &what);
+        }
+        routes
     }
 
     /// Without a certificate there is nothing to listen with; that is fine only where it was not

@@ -23,6 +23,8 @@ pub struct Settings {
     pub base: BaseUrl,
     /// Where keys and certificates that the gateway makes are kept.
     pub state_dir: PathBuf,
+    /// Names that lead to fixed services.
+    pub routes: Vec<RouteSettings>,
     /// How long running work may go on after the signal to stop.
     pub drain_timeout: Duration,
     /// TLS.
@@ -82,6 +84,40 @@ impl BaseUrl {
     #[must_use]
     pub fn tunnel_url(&self, name: &TunnelName) -> String {
         self.url_of(&HostName::child_of(name.as_str(), &self.host))
+    }
+}
+
+/// A name that leads to a fixed service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSettings {
+    /// The public host.
+    pub host: HostName,
+    /// What the path must be or lie below; `/` for all. Has no `/` at its end otherwise.
+    pub path: String,
+    /// Where requests go.
+    pub to: BackendAddr,
+}
+
+/// Where a service listens that speaks plain HTTP/1.1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendAddr {
+    /// Over TCP. A name is looked up for each new connection.
+    Tcp {
+        /// Host name or IP literal.
+        host: HostName,
+        /// The port.
+        port: u16,
+    },
+    /// On a unix socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for BackendAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "http://{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A request to a tunnel's service, and the head of its answer back.
+//! A request to a target's service, and the head of its answer back.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use super::respond::Failure;
 use crate::access::Permit;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
-use crate::registry::{OpenError, Tunnel};
+use crate::registry::{OpenError, Target};
 
 /// Sends a request on, over a kept connection or a new one, and waits for the answer's head.
 ///
@@ -27,7 +27,7 @@ use crate::registry::{OpenError, Tunnel};
 pub(super) async fn forward(
     pool: &Pool,
     _permit: &Permit,
-    tunnel: &Arc<Tunnel>,
+    target: &Target,
     visitor: VisitorAddr,
     mut request: Request<Outgoing>,
     upload: Option<Arc<Upload>>,
@@ -36,12 +36,12 @@ pub(super) async fn forward(
     let repeatable = bare && request.method().is_idempotent();
     // A service may leave the body of such a request unread, and take it for the next request.
     let keep = bare || !body_is_odd(request.method());
-    while let Some(link) = pool.take(tunnel).await {
+    while let Some(link) = pool.take(target).await {
         let spare = repeatable.then(|| copy_head(&request));
         match link.send(request).await {
             Ok((response, link)) => {
                 let keep = keep && is_sent(upload.as_deref());
-                return Ok((response, pool.exchange(link, tunnel, upload, keep)));
+                return Ok((response, pool.exchange(link, target, upload, keep)));
             }
             Err(SendFailed { unsent: Some(unsent), .. }) => request = unsent,
             Err(failed) => match spare.filter(|_| !failed.heard) {
@@ -49,18 +49,18 @@ pub(super) async fn forward(
                     request = spare;
                     break;
                 }
-                None => return Err(no_answer(&failed.error, failed.heard, tunnel, upload.as_deref())),
+                None => return Err(no_answer(&failed.error, failed.heard, target, upload.as_deref())),
             },
         }
     }
-    let stream = tunnel.opener.open(visitor).await.map_err(|error| not_opened(error, tunnel))?;
-    let link = pool.connect(stream).await.map_err(|error| no_answer(&error, false, tunnel, None))?;
+    let stream = target.opener().open(visitor).await.map_err(|error| not_opened(error, target))?;
+    let link = pool.connect(stream).await.map_err(|error| no_answer(&error, false, target, None))?;
     match link.send(request).await {
         Ok((response, link)) => {
             let keep = keep && is_sent(upload.as_deref());
-            Ok((response, pool.exchange(link, tunnel, upload, keep)))
+            Ok((response, pool.exchange(link, target, upload, keep)))
         }
-        Err(failed) => Err(no_answer(&failed.error, failed.heard, tunnel, upload.as_deref())),
+        Err(failed) => Err(no_answer(&failed.error, failed.heard, target, upload.as_deref())),
     }
 }
 
@@ -83,8 +83,11 @@ fn copy_head(request: &Request<Outgoing>) -> Request<Outgoing> {
     copy
 }
 
-fn not_opened(error: OpenError, tunnel: &Tunnel) -> Failure {
-    let asked = tunnel.request_id.split('#').next().unwrap_or_default();
+fn not_opened(error: OpenError, target: &Target) -> Failure {
+    let asked = match target {
+        Target::Tunnel(tunnel) => tunnel.request_id.split('#').next().unwrap_or_default(),
+        Target::Route(backend) => &backend.name,
+    };
     let (status, what, next) = match error {
         OpenError::TimedOut => (
             StatusCode::GATEWAY_TIMEOUT,
@@ -101,6 +104,16 @@ fn not_opened(error: OpenError, tunnel: &Tunnel) -> Failure {
             "the agent's session has just ended".to_owned(),
             "connect the agent again, then try again",
         ),
+        OpenError::Unreachable => (
+            StatusCode::BAD_GATEWAY,
+            format!("the service of the route `{asked}` cannot be connected to"),
+            "start the service, or correct the route's address, then try again",
+        ),
+        OpenError::NoAnswer => (
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("the service of the route `{asked}` did not accept the connection in time"),
+            "check the service's machine and its network, then try again",
+        ),
         OpenError::Full => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the agent has as many open connections as it may".to_owned(),
@@ -110,7 +123,7 @@ fn not_opened(error: OpenError, tunnel: &Tunnel) -> Failure {
     Failure::new(error.reason(), status, what, next)
 }
 
-fn no_answer(error: &hyper::Error, heard: bool, tunnel: &Tunnel, upload: Option<&Upload>) -> Failure {
+fn no_answer(error: &hyper::Error, heard: bool, target: &Target, upload: Option<&Upload>) -> Failure {
     let is = |flag: fn(&Upload) -> &std::sync::atomic::AtomicBool| {
         upload.is_some_and(|upload| flag(upload).load(Ordering::Acquire))
     };
@@ -126,10 +139,10 @@ fn no_answer(error: &hyper::Error, heard: bool, tunnel: &Tunnel, upload: Option<
             ("the rest of the request's body did not come in time", "send it without long pauses");
         return Failure::new(Reason::UploadStalled, StatusCode::REQUEST_TIMEOUT, what, next);
     }
-    if tunnel.gone.is_cancelled() {
-        return not_opened(OpenError::Gone, tunnel);
+    if target.gone().is_cancelled() {
+        return not_opened(OpenError::Gone, target);
     }
-    tracing::debug!(%error, tunnel = %tunnel.name, "no answer from a service");
+    tracing::debug!(%error, service = target.name(), "no answer from a service");
     // A greeting nobody asked for is no HTTP either, whichever of the two the client met first.
     if error.is_parse() || (heard && !error.is_incomplete_message()) {
         return not_http("what the service sent is not HTTP/1.1");
@@ -144,6 +157,6 @@ fn no_answer(error: &hyper::Error, heard: bool, tunnel: &Tunnel, upload: Option<
 
 /// A service that does not speak HTTP/1.1 as it must.
 pub(super) fn not_http(what: &'static str) -> Failure {
-    let next = "forward a port that speaks plain HTTP/1.1 (not TLS)";
+    let next = "let the tunnel or route lead to a port that speaks plain HTTP/1.1 (not TLS)";
     Failure::new(Reason::ServiceNotHttp, StatusCode::BAD_GATEWAY, what, next)
 }

@@ -25,7 +25,7 @@ use pool::Pool;
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
 use crate::observe::Reason;
-use crate::registry::Registry;
+use crate::registry::{Registry, Routes};
 
 /// What is known of a connection by the time that it carries HTTP.
 #[derive(Clone, Debug)]
@@ -54,6 +54,7 @@ pub struct TlsFacts {
 pub struct Http {
     settings: Arc<Settings>,
     registry: Registry,
+    routes: Routes,
     tasks: Tasks,
     pool: Pool,
 }
@@ -64,7 +65,8 @@ impl Http {
     pub fn new(settings: Arc<Settings>, registry: Registry, tasks: Tasks) -> Arc<Self> {
         let kept = &settings.http;
         let pool = Pool::new(tasks.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
-        Arc::new(Self { settings, registry, tasks, pool })
+        let routes = Routes::of(&settings.routes);
+        Arc::new(Self { settings, registry, routes, tasks, pool })
     }
 
     /// Serves one connection to its end, which is the value. HTTP/2 when ALPN chose it, else

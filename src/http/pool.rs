@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Outgoing;
 use super::record::Upload;
 use crate::net::{ByteStream, Tasks};
-use crate::registry::{Tunnel, TunnelId};
+use crate::registry::{Target, TargetId};
 
 /// Octets that one connection to a service may buffer, each way.
 const BUFFER_MAX: usize = 128 * 1024;
@@ -30,13 +30,13 @@ const FIELDS_MAX: usize = 512;
 /// had its turn yet.
 const READY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Idle connections to services, by tunnel. Clones share the contents.
+/// Idle connections to services, by target. Clones share the contents.
 #[derive(Clone, Debug)]
 pub(super) struct Pool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    idle: Mutex<HashMap<TunnelId, Vec<(Link, Instant)>>>,
+    idle: Mutex<HashMap<TargetId, Vec<(Link, Instant)>>>,
     tasks: Tasks,
     drain: CancellationToken,
     idle_max: usize,
@@ -71,23 +71,23 @@ pub(super) struct Exchange {
     link: Option<Link>,
     upload: Option<Arc<Upload>>,
     keep: bool,
-    tunnel: Arc<Tunnel>,
+    target: Target,
     pool: Pool,
 }
 
 impl Pool {
-    /// Keeps at most `idle_max` idle connections a tunnel, each for at most `idle_timeout`.
+    /// Keeps at most `idle_max` idle connections a target, each for at most `idle_timeout`.
     pub(super) fn new(tasks: Tasks, idle_max: usize, idle_timeout: Duration) -> Self {
         let drain = tasks.drain_begun();
         Self(Arc::new(Inner { idle: Mutex::default(), tasks, drain, idle_max, idle_timeout }))
     }
 
     /// The connection that was used last, if one is left that still lives.
-    pub(super) async fn take(&self, tunnel: &Tunnel) -> Option<Link> {
+    pub(super) async fn take(&self, target: &Target) -> Option<Link> {
         loop {
             let mut link = {
                 let mut idle = self.0.idle.lock();
-                let links = idle.get_mut(&tunnel.id)?;
+                let links = idle.get_mut(&target.id())?;
                 let (link, since) = links.pop()?;
                 if since.elapsed() >= self.0.idle_timeout {
                     // Those below it are older still.
@@ -123,38 +123,38 @@ impl Pool {
         Ok(Link { sender, heard, driver })
     }
 
-    fn give_back(&self, link: Link, tunnel: &Arc<Tunnel>) {
+    fn give_back(&self, link: Link, target: &Target) {
         let inner = &self.0;
-        let over = tunnel.gone.is_cancelled() || inner.drain.is_cancelled();
+        let over = target.gone().is_cancelled() || inner.drain.is_cancelled();
         if over || inner.idle_max == 0 || link.sender.is_closed() {
             return;
         }
         let mut idle = inner.idle.lock();
-        let first = !idle.contains_key(&tunnel.id);
-        let links = idle.entry(tunnel.id).or_default();
+        let first = !idle.contains_key(&target.id());
+        let links = idle.entry(target.id()).or_default();
         if links.len() < inner.idle_max {
             links.push((link, Instant::now()));
         }
         drop(idle);
         if first {
-            let (pool, tunnel) = (self.clone(), tunnel.clone());
-            inner.tasks.spawn("keeper of idle connections", async move { pool.keep(&tunnel).await });
+            let (pool, target) = (self.clone(), target.clone());
+            inner.tasks.spawn("keeper of idle connections", async move { pool.keep(&target).await });
         }
     }
 
-    /// Drops a tunnel's idle connections in time, until none is left.
-    async fn keep(&self, tunnel: &Tunnel) {
+    /// Drops a target's idle connections in time, until none is left.
+    async fn keep(&self, target: &Target) {
         loop {
             let over = tokio::select! {
-                () = tunnel.gone.cancelled() => true,
+                () = target.gone().cancelled() => true,
                 () = self.0.drain.cancelled() => true,
                 () = tokio::time::sleep(self.0.idle_timeout) => false,
             };
             let mut idle = self.0.idle.lock();
-            let Some(links) = idle.get_mut(&tunnel.id) else { return };
+            let Some(links) = idle.get_mut(&target.id()) else { return };
             links.retain(|(_, since)| !over && since.elapsed() < self.0.idle_timeout);
             if links.is_empty() {
-                idle.remove(&tunnel.id);
+                idle.remove(&target.id());
                 return;
             }
         }
@@ -165,14 +165,14 @@ impl Pool {
     pub(super) fn exchange(
         &self,
         link: Link,
-        tunnel: &Arc<Tunnel>,
+        target: &Target,
         upload: Option<Arc<Upload>>,
         keep: bool,
     ) -> Exchange {
         if let Some(upload) = &upload {
             upload.answered.store(true, Ordering::Release);
         }
-        Exchange { link: Some(link), upload, keep, tunnel: tunnel.clone(), pool: self.clone() }
+        Exchange { link: Some(link), upload, keep, target: target.clone(), pool: self.clone() }
     }
 }
 
@@ -218,7 +218,7 @@ impl Exchange {
             && sent
             && let Some(link) = self.link.take()
         {
-            self.pool.give_back(link, &self.tunnel);
+            self.pool.give_back(link, &self.target);
         }
     }
 

@@ -11,7 +11,7 @@ use http::{Method, StatusCode, Version};
 use crate::name::HostName;
 use crate::net::{ConnId, Tasks, VisitorAddr};
 use crate::observe::Reason;
-use crate::registry::{Tunnel, Visit};
+use crate::registry::{Target, Visit};
 
 /// Names a request: the connection and the request's number on it. Shown in error pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +83,8 @@ pub(super) struct Record {
     pub(super) path: Option<PathAndQuery>,
     /// The version it came in.
     pub(super) version: Version,
-    /// The tunnel it went to.
-    pub(super) tunnel: Option<Arc<Tunnel>>,
+    /// Where it went.
+    pub(super) target: Option<Target>,
     /// The status of the answer.
     pub(super) status: StatusCode,
     /// Why it ended; until it is known, that the visitor left.
@@ -110,7 +110,7 @@ impl Record {
             host: None,
             path: None,
             version: Version::HTTP_11,
-            tunnel: None,
+            target: None,
             // What is written when the visitor leaves before there is an answer.
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             reason: Reason::VisitorLeft,
@@ -125,9 +125,10 @@ impl Record {
     /// Notes the answer's status, and tells those who watch the tunnel.
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = status;
-        let Some(tunnel) = self.tunnel.as_ref().filter(|tunnel| tunnel.visits.receiver_count() > 0) else {
+        let Some(Target::Tunnel(tunnel)) = &self.target else { return };
+        if tunnel.visits.receiver_count() == 0 {
             return;
-        };
+        }
         // An error means that the last watcher has just left.
         let _ = tunnel.visits.send(Visit {
             tunnel: tunnel.name.clone(),
@@ -149,6 +150,8 @@ impl Drop for Record {
         if self.reason == Reason::VisitorLeft && self.activity.tasks.is_cut() {
             self.reason = Reason::Draining;
         }
+        let of_kind =
+            |is: fn(&Target) -> bool| self.target.as_ref().filter(|target| is(target)).map(Target::name);
         let uploaded = self.upload.as_ref().map_or(0, |upload| upload.octets.load(Ordering::Relaxed));
         tracing::info!(
             request = %self.id,
@@ -163,7 +166,8 @@ impl Drop for Record {
             bytes_out = self.octets_out,
             millis = self.millis(),
             protocol = ?self.version,
-            tunnel = self.tunnel.as_ref().map_or("-", |tunnel| tunnel.name.as_str()),
+            tunnel = of_kind(|target| matches!(target, Target::Tunnel(_))),
+            route = of_kind(|target| matches!(target, Target::Route(_))),
             "request"
         );
     }

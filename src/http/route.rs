@@ -1,13 +1,18 @@
 //! Host and path → where a request goes. Pure; whether a tunnel exists is the registry's to say.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 
 use crate::name::{HostName, TunnelName};
+use crate::registry::{Backend, Routes};
 
 /// Where a request goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Route {
+    /// To a service that the configuration names.
+    Fixed(Arc<Backend>),
     /// To this tunnel, if it exists; with another path when the name was a part of it.
     Tunnel(TunnelName, Option<PathAndQuery>),
     /// To the gateway itself.
@@ -26,8 +31,20 @@ pub(super) enum Own {
 }
 
 /// Finds the way. Path and query are passed on byte for byte; nothing is normalised, because
-/// services tell `//a` from `/a`.
-pub(super) fn route(host: Option<&HostName>, path: Option<&PathAndQuery>, base: &HostName) -> Route {
+/// services tell `//a` from `/a`. A fixed route comes first, except before the base host's
+/// `/proxy/`, under which agents' existing links lie.
+pub(super) fn route(
+    host: Option<&HostName>,
+    path: Option<&PathAndQuery>,
+    base: &HostName,
+    routes: &Routes,
+) -> Route {
+    let is_proxied = host == Some(base) && path.is_some_and(|path| path.path().starts_with("/proxy/"));
+    if let Some(host) = host.filter(|_| !is_proxied)
+        && let Some(backend) = routes.find(host, path.map_or("/", PathAndQuery::path))
+    {
+        return Route::Fixed(backend.clone());
+    }
     if let Some(label) = host.and_then(|host| host.label_under(base)) {
         return match label {
             "auth" | "api" => Route::Own(Own::Service),
@@ -59,13 +76,27 @@ fn by_path(path: &PathAndQuery) -> Option<(TunnelName, PathAndQuery)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{BackendAddr, RouteSettings};
 
     #[test]
     fn hosts_and_paths_lead_where_the_contract_says() {
-        let base = HostName::parse("example.com").expect("valid");
+        let parse = |host| HostName::parse(host).expect("valid");
+        let base = parse("example.com");
+        let fixed = |host, path: &str| RouteSettings {
+            host: parse(host),
+            path: path.to_owned(),
+            to: BackendAddr::Unix("s".into()),
+        };
+        let routes = Routes::of(&[
+            fixed("fixed.net", "/"),
+            fixed("example.com", "/docs"),
+            fixed("example.com", "/proxy"),
+            fixed("own.example.com", "/"),
+        ]);
         let to = |host: &str, path: &'static str| {
             let host = HostName::parse(host).expect("valid");
-            match route(Some(&host), Some(&PathAndQuery::from_static(path)), &base) {
+            match route(Some(&host), Some(&PathAndQuery::from_static(path)), &base, &routes) {
+                Route::Fixed(backend) => format!("-> {}", backend.name),
                 Route::Tunnel(name, path) => {
                     format!("{}{}", name.as_str(), path.map(|path| format!(" {path}")).unwrap_or_default())
                 }
@@ -85,5 +116,9 @@ mod tests {
         assert_eq!(to("example.com", "/"), "Base");
         assert_eq!(to("example.com", "/proxy/"), "Base");
         assert_eq!(to("elsewhere.net", "/"), "Stranger");
+        assert_eq!(to("fixed.net", "/proxy/web-a/x"), "-> fixed.net");
+        assert_eq!(to("own.example.com", "/"), "-> own.example.com");
+        assert_eq!(to("example.com", "/docs/a?b"), "-> example.com/docs");
+        assert_eq!(to("example.com", "/proxy/web-a"), "web-a /");
     }
 }

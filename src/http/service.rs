@@ -16,6 +16,7 @@ use super::forward::{forward, not_http};
 use super::guard::Gate;
 use super::headers::{self, Origin};
 use super::inject::Injection;
+use super::pool::Exchange;
 use super::record::{Activity, Record, RequestId, Upload};
 use super::respond::{self, Failure, Form};
 use super::rewrite::Injected;
@@ -26,7 +27,7 @@ use crate::access;
 use crate::name::HostName;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
-use crate::registry::{BoxFuture, Tunnel};
+use crate::registry::{BoxFuture, Target};
 
 /// What all requests of one connection share.
 pub(super) struct Session {
@@ -100,41 +101,49 @@ impl Session {
         }
         self.check_certificate(addressee.host.as_ref())?;
         let base = &settings.base;
-        match route(addressee.host.as_ref(), request.uri().path_and_query(), &base.host) {
+        let path = request.uri().path_and_query();
+        match route(addressee.host.as_ref(), path, &base.host, &self.http.routes) {
             Route::Own(place) => {
                 let form = Form::accepted(request.headers());
                 let answer = own::answer(place, request.method(), request.uri().path(), form, base)?;
                 Ok(Outcome::Answered(answer, Reason::OwnAnswer))
             }
+            Route::Fixed(backend) => {
+                let target = Target::Route(backend);
+                self.visit(request, &addressee, target, access::AccessLevel::Public, record).await
+            }
             Route::Tunnel(name, path) => {
                 let tunnel = self.http.registry.look_up(&name).ok_or_else(|| no_tunnel(name.as_str()))?;
-                record.tunnel = Some(tunnel.clone());
-                let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
-                let asked = access::Request { method: request.method(), is_bare };
-                let permit = access::visit(tunnel.access, asked).map_err(denied)?;
                 if let Some(path) = path {
                     *request.uri_mut() = Uri::from(path);
                 }
-                self.visit(request, &addressee, &tunnel, &permit, record).await
+                let level = tunnel.access;
+                self.visit(request, &addressee, Target::Tunnel(tunnel), level, record).await
             }
         }
     }
 
-    /// The visit to a tunnel, once it is allowed.
+    /// The visit to a tunnel or a fixed route, if it is allowed.
     async fn visit(
         &self,
         mut request: Request<Outgoing>,
         addressee: &Addressee,
-        tunnel: &Arc<Tunnel>,
-        permit: &access::Permit,
+        target: Target,
+        level: access::AccessLevel,
         record: &mut Record,
     ) -> Result<Outcome, Failure> {
+        let target = &*record.target.insert(target);
+        let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
+        let asked = access::Request { method: request.method(), is_bare };
+        let permit = access::visit(level, asked).map_err(denied)?;
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
         let path = request.uri().path_and_query().cloned();
-        let mut injection = match &wish {
-            None => Injection::of(&tunnel.inject, path.as_ref().map_or("", PathAndQuery::path)),
-            Some(_) => None,
+        let mut injection = match (&wish, target) {
+            (None, Target::Tunnel(tunnel)) => {
+                Injection::of(&tunnel.inject, path.as_ref().map_or("", PathAndQuery::path))
+            }
+            _ => None,
         };
         let (mut parts, body) = request.into_parts();
         let upload = record.upload.clone();
@@ -146,20 +155,11 @@ impl Session {
             injection.prepare(&mut parts.headers);
         }
         let request = Request::from_parts(parts, body);
-        let forwarded = forward(&self.http.pool, permit, tunnel, record.visitor, request, upload.clone());
-        let (mut response, exchange) = forwarded.await?;
+        let forwarded = forward(&self.http.pool, &permit, target, record.visitor, request, upload.clone());
+        let (response, exchange) = forwarded.await?;
 
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(wish) = wish else {
-                return Err(not_http("the service switched protocols without being asked to"));
-            };
-            let service = hyper::upgrade::on(&mut response);
-            let status = wish.grant(response.headers_mut())?;
-            exchange.switched();
-            let mut answer = response.map(|_| Answer::own(bytes::Bytes::new()));
-            *answer.status_mut() = status;
-            *answer.version_mut() = Version::HTTP_11;
-            return Ok(Outcome::Switched(answer, wish, service));
+            return switch(response, exchange, wish);
         }
         if wish.is_some_and(|wish| wish.is_extended()) && response.status().is_success() {
             // To the visitor, 2xx would mean that the switch was made (RFC 8441, section 4).
@@ -300,6 +300,24 @@ impl Session {
         self.gate.answer(false);
         answer.map(|body| body.with_record(record, reason))
     }
+}
+
+/// The service has switched protocols: from here on the bytes are only copied.
+fn switch(
+    mut response: Response<Incoming>,
+    exchange: Exchange,
+    wish: Option<Wish>,
+) -> Result<Outcome, Failure> {
+    let Some(wish) = wish else {
+        return Err(not_http("the service switched protocols without being asked to"));
+    };
+    let service = hyper::upgrade::on(&mut response);
+    let status = wish.grant(response.headers_mut())?;
+    exchange.switched();
+    let mut answer = response.map(|_| Answer::own(bytes::Bytes::new()));
+    *answer.status_mut() = status;
+    *answer.version_mut() = Version::HTTP_11;
+    Ok(Outcome::Switched(answer, wish, service))
 }
 
 /// Makes a service's answer head one for the visitor.

@@ -10,6 +10,8 @@ pub enum Side {
     Visitor,
     /// The one who offers it.
     Agent,
+    /// What runs behind a tunnel or a route.
+    Service,
     /// The gateway.
     Gateway,
     /// Nobody: an ordinary end.
@@ -127,14 +129,18 @@ reasons! {
     AgentNotAnswering "agent-not-answering" Agent
     /// The agent refused the channel: it could not reach its service.
     ServiceUnreachable "service-unreachable" Agent
+    /// A route's service refused the connection, or its address does not exist.
+    BackendUnreachable "backend-unreachable" Service
+    /// A route's service did not accept the connection in time.
+    BackendNotAnswering "backend-not-answering" Service
     /// The agent's session ended meanwhile.
     AgentGone "agent-gone" Agent
     /// The agent has as many channels open as it may.
     TooManyChannels "too-many-channels" Agent
     /// The service closed the connection before it answered.
-    ServiceClosed "service-closed" Agent
+    ServiceClosed "service-closed" Service
     /// What the service sent is not HTTP.
-    ServiceNotHttp "service-not-http" Agent
+    ServiceNotHttp "service-not-http" Service
     /// The answer was cut because the visitor took nothing of it for longest, and the gateway's
     /// space for unread answers was used up.
     VisitorTooSlow "visitor-too-slow" Visitor
@@ -147,6 +153,7 @@ impl Side {
         match self {
             Self::Visitor => "visitor",
             Self::Agent => "agent",
+            Self::Service => "service",
             Self::Gateway => "gateway",
             Self::Nobody => "nobody",
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{Tunnel, TunnelId};
+use super::{TargetId, Tunnel};
 use crate::name::TunnelName;
 
 /// All tunnels that exist now. Clones share the contents.
@@ -64,7 +64,7 @@ impl Registry {
         self.tunnels.read().get(name).cloned()
     }
 
-    fn remove(&self, id: TunnelId, name: &TunnelName) {
+    fn remove(&self, id: TargetId, name: &TunnelName) {
         let mut tunnels = self.tunnels.write();
         if tunnels.get(name).is_some_and(|held| held.id == id) {
             tunnels.remove(name);

@@ -1,8 +1,15 @@
-//! Who offers which name now. [`crate::ssh`] claims names here, [`crate::http`] looks them up;
-//! neither knows of the other. A claim is a [`Lease`]: dropping it gives the name back.
+//! Where names lead now. [`crate::ssh`] claims names here, the configuration fixes others, and
+//! [`crate::http`] looks them up; none of them knows of another. A claim is a [`Lease`]: dropping
+//! it gives the name back.
 
+mod backend;
 mod claim;
+mod routes;
+mod target;
 mod tunnel;
 
+pub use backend::Backend;
 pub use claim::{Lease, Registry, Taken};
-pub use tunnel::{BoxFuture, Holder, OpenError, Opener, Script, Tunnel, TunnelId, Visit};
+pub use routes::Routes;
+pub use target::{Target, TargetId};
+pub use tunnel::{BoxFuture, Holder, OpenError, Opener, Script, Tunnel, Visit};

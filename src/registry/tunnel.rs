@@ -1,14 +1,14 @@
-//! What the registry holds: a tunnel, how to get bytes to it, and who holds it.
+//! A tunnel: how to get bytes to it, and who holds it.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use regex::Regex;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::TargetId;
 use crate::access::{AccessLevel, Identity};
 use crate::name::TunnelName;
 use crate::net::{ByteStream, VisitorAddr};
@@ -43,6 +43,12 @@ pub enum OpenError {
     /// The session has as many channels as it may.
     #[error("the agent has too many open channels")]
     Full,
+    /// A route's service refused the connection, or there is no such address.
+    #[error("the route's service cannot be connected to")]
+    Unreachable,
+    /// A route's service did not accept the connection in time.
+    #[error("the route's service did not accept a connection within its time")]
+    NoAnswer,
 }
 
 impl OpenError {
@@ -54,6 +60,8 @@ impl OpenError {
             Self::Refused => Reason::ServiceUnreachable,
             Self::Gone => Reason::AgentGone,
             Self::Full => Reason::TooManyChannels,
+            Self::Unreachable => Reason::BackendUnreachable,
+            Self::NoAnswer => Reason::BackendNotAnswering,
         }
     }
 }
@@ -79,19 +87,6 @@ pub struct Script {
     pub path: Option<Regex>,
 }
 
-/// Names one claim of a tunnel; never used twice within a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TunnelId(u64);
-
-impl TunnelId {
-    /// The next unused id.
-    #[must_use]
-    pub fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
 /// A request that a visitor made, as a watcher of the tunnel sees it.
 #[derive(Clone, Debug)]
 pub struct Visit {
@@ -110,7 +105,7 @@ pub struct Visit {
 /// A name offered by an agent.
 pub struct Tunnel {
     /// This claim.
-    pub id: TunnelId,
+    pub id: TargetId,
     /// The public name.
     pub name: TunnelName,
     /// What the agent asked for, byte for byte; it comes back in each channel open.

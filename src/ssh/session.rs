@@ -17,7 +17,7 @@ use crate::access::{AccessLevel, Identity};
 use crate::name::TunnelName;
 use crate::net::{ConnId, PeerAddr};
 use crate::observe::Reason;
-use crate::registry::{BoxFuture, Holder, Lease, Opener, Script, Taken, Tunnel, TunnelId, Visit};
+use crate::registry::{BoxFuture, Holder, Lease, Opener, Script, Taken, TargetId, Tunnel, Visit};
 
 /// Notices that a slow screen may lag behind before it misses some.
 const NOTICES_KEPT: usize = 64;
@@ -164,7 +164,7 @@ impl Session {
     async fn claim_in_turn(self: &Arc<Self>, claim: Claim) -> Result<Arc<Tunnel>, ForwardError> {
         let (user, identity) = self.user.get().ok_or(ForwardError::Ending)?;
         let mut tunnel = Tunnel {
-            id: TunnelId::next(),
+            id: TargetId::next(),
             name: TunnelName::derive(&claim.raw_name, &identity.client_id),
             request_id: claim.request_id,
             env_id: user.clone(),

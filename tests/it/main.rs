@@ -11,6 +11,7 @@ mod http_visitors;
 mod keys;
 mod limits;
 mod odd_agents;
+mod routes;
 mod ssh_audit;
 mod stalled_visitor;
 mod support;

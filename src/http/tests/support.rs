@@ -47,6 +47,7 @@ pub fn settings() -> Settings {
         plain_ssh: vec![],
         base: BaseUrl { https: true, host: HostName::parse("example.test").unwrap(), port: Some(8443) },
         state_dir: "unused".into(),
+        routes: vec![],
         drain_timeout: LIMIT,
         tls: TlsSettings::default(),
         ssh: SshSettings {
@@ -127,7 +128,7 @@ impl Gateway {
             serde_json::from_str(include_str!("../../../tests/vectors/tunnel-protocol.json")).unwrap();
         let key = vectors["keys"][0]["openssh_public_key"].as_str().unwrap();
         let mut tunnel = Tunnel {
-            id: TunnelId::next(),
+            id: TargetId::next(),
             name: TunnelName::from_label("web-abc").unwrap(),
             request_id: "/web".into(),
             env_id: "me".into(),
