@@ -10,6 +10,7 @@
 mod classify;
 mod hello;
 mod port;
+mod tls;
 
 pub use classify::{Opening, TlsClass, by_alpn, by_first_bytes};
 pub use port::Edge;

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rustls::ServerConfig;
-use rustls::server::{Accepted, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::Accepted;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
-use super::classify::{ALPN, Opening, TlsClass, by_alpn};
+use super::classify::{Opening, TlsClass, by_alpn};
 use super::hello;
+use super::tls::Tls;
 use crate::certs::CertStore;
 use crate::config::Settings;
 use crate::http::{Connection, Http, TlsFacts};
@@ -27,7 +26,7 @@ use crate::ssh::{AgentConnection, Ssh};
 pub struct Edge {
     settings: Arc<Settings>,
     certs: CertStore,
-    tls: Arc<ServerConfig>,
+    tls: Tls,
     http: Arc<Http>,
     ssh: Arc<Ssh>,
     visitors: Tasks,
@@ -76,7 +75,7 @@ impl Edge {
         visitors: Tasks,
         agents: Tasks,
     ) -> Result<Arc<Self>, rustls::Error> {
-        let tls = Arc::new(tls_config(certs.clone())?);
+        let tls = Tls::new(certs.clone())?;
         Ok(Arc::new(Self { settings, certs, tls, http, ssh, visitors, agents }))
     }
 
@@ -223,7 +222,8 @@ impl Edge {
         accepted: Accepted,
         stream: TcpStream,
     ) -> impl Future<Output = std::io::Result<TlsStream<TcpStream>>> + use<> {
-        StartHandshake::from_parts(accepted, stream).into_stream(self.tls.clone())
+        let config = self.tls.config_for(&accepted.client_hello());
+        StartHandshake::from_parts(accepted, stream).into_stream(config)
     }
 
     /// Without ALPN, the first bytes after the handshake decide; and where SSH is expected, so
@@ -260,26 +260,4 @@ fn agent(io: impl Duplex + 'static, accept: Accept) -> Handed {
 fn visitor(io: impl Duplex + 'static, accept: Accept, facts: TlsFacts) -> Handed {
     let Accept { id, peer, port, .. } = accept;
     Handed::Http(Box::new(io), Connection { id, peer, local_port: port, tls: Some(facts) })
-}
-
-fn tls_config(certs: CertStore) -> Result<ServerConfig, rustls::Error> {
-    let mut config =
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(BySni(certs)));
-    config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
-    // Stateless tickets, whose keys rotate.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-    Ok(config)
-}
-
-#[derive(Debug)]
-struct BySni(CertStore);
-
-impl ResolvesServerCert for BySni {
-    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let sni = hello.server_name().and_then(|name| HostName::parse(name).ok());
-        self.0.select(sni.as_ref()).map(|served| served.key.clone())
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::bind::prepare_socket;
+use super::bind::{INHERITED, prepare_socket};
 use super::{ConnId, PeerAddr, Slot, Slots, Tasks};
 
 /// First pause after an accept error that will last, such as no free file descriptor.
@@ -34,7 +34,9 @@ pub async fn accept_loop(
                 let (peer, conn) = (PeerAddr(peer), ConnId::next());
                 match slots.take(peer.ip()) {
                     Ok(slot) => {
-                        prepare_socket(&stream);
+                        if !INHERITED {
+                            prepare_socket(&stream);
+                        }
                         serve(stream, peer, conn, slot);
                     }
                     Err(full) => {

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -16,6 +17,9 @@ const NOTSENT_LOWAT: u32 = 128 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// `EAFNOSUPPORT` on Linux.
 const EAFNOSUPPORT: i32 = 97;
+
+/// Whether what a listener accepts is set as the listener is.
+pub const INHERITED: bool = cfg!(target_os = "linux");
 
 /// Why an address could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +73,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     // Restarting must not wait for old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    prepare_socket(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -76,13 +81,37 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Sets what every connection needs. It only fails on a socket that is already dead, and then so
 /// does the rest.
-pub fn prepare_socket(stream: &TcpStream) {
+///
+/// On Linux, what a listener accepts inherits all of it, which saves five system calls a
+/// connection.
+pub fn prepare_socket(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
     // Small answers must not wait for an acknowledgement (Nagle's algorithm).
-    let _ = stream.set_nodelay(true);
+    let _ = socket.set_tcp_nodelay(true);
     // What waits for a slow peer waits here, where it can still be put in order, and not in a
     // kernel queue of megabytes that answers and keep-alives would stand behind.
-    let _ = SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT);
+    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT);
     // A peer that vanished without a word is noticed where nothing is being written to it.
     let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+    let _ = socket.set_tcp_keepalive(&probes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_is_prepared() {
+        let listener = bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (accepted, _client) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect(address));
+        let (accepted, _) = accepted.expect("a connection");
+        if !INHERITED {
+            prepare_socket(&accepted);
+        }
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().expect("open") && socket.keepalive().expect("open"));
+        assert_eq!(socket.tcp_notsent_lowat().expect("open"), NOTSENT_LOWAT);
+        assert_eq!(socket.tcp_keepalive_time().expect("open"), KEEPALIVE);
+    }
 }
