@@ -129,8 +129,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "http.upstream_idle_max",
         "number",
-        "32",
-        "Idle connections that are kept for one tunnel; 0 keeps none.",
+        "128",
+        "Idle connections that are kept for one tunnel or route; 0 keeps none.",
     ),
     setting(
         "http.upgrade_idle_timeout",
