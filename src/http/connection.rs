@@ -4,12 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
 use tokio::io::AsyncReadExt as _;
 
+use super::cork::Cork;
 use super::guard::{Gate, Guard};
 use super::patience::Patience;
 use super::record::Activity;
@@ -49,8 +50,10 @@ pub(super) async fn serve(
     let h2 = conn.tls.as_ref().is_some_and(|tls| tls.h2);
     let trusted = settings.http.trusted_proxies.iter().any(|net| net.contains(&conn.peer.ip()));
     let activity = Arc::new(Activity::new(http.tasks.clone()));
+    let peer = HeaderValue::try_from(conn.peer.ip().to_string()).expect("an address is visible ASCII");
     let session = |gate: Arc<Gate>| {
-        Arc::new(Session { http, conn, gate, activity, only_https, trusted, switched: Mutex::default() })
+        let (last, switched) = Default::default();
+        Arc::new(Session { http, conn, gate, activity, only_https, trusted, peer, last, switched })
     };
     let io = Patience::new(io, settings.http.send_timeout);
     if h2 {
@@ -105,7 +108,7 @@ async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Cork::new(io)), service);
     drive(&session, &mut connection, |connection| connection.graceful_shutdown()).await
 }
 

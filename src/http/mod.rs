@@ -1,8 +1,10 @@
 //! Visitors' requests: one connection served, each request in visible order.
 
+mod addressee;
 mod body;
 mod coding;
 mod connection;
+mod cork;
 mod forward;
 mod guard;
 mod head;

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 
+use super::addressee::{Addressee, LastAddressee};
 use super::body::{Answer, Outgoing};
 use super::forward::{forward, not_http};
 use super::guard::Gate;
@@ -39,6 +40,10 @@ pub(super) struct Session {
     pub(super) only_https: bool,
     /// Whether the peer is a trusted proxy.
     pub(super) trusted: bool,
+    /// The peer's address, as it stands in headers.
+    pub(super) peer: HeaderValue,
+    /// Whom the last request was for.
+    pub(super) last: LastAddressee,
     /// What goes on after an HTTP/1.1 connection has switched protocols.
     pub(super) switched: Mutex<Option<BoxFuture<'static, ()>>>,
 }
@@ -47,14 +52,6 @@ pub(super) struct Session {
 enum Outcome {
     Answered(Response<Answer>, Reason),
     Switched(Response<Answer>, Wish, OnUpgrade),
-}
-
-/// Whom a request is for, in all the forms that are needed.
-struct Addressee {
-    host: Option<HostName>,
-    port: Option<u16>,
-    /// As the visitor wrote it.
-    text: Option<HeaderValue>,
 }
 
 impl Session {
@@ -94,12 +91,12 @@ impl Session {
         }
         let settings = &self.http.settings;
         record.visitor = headers::visitor(request.headers(), self.conn.peer, &settings.http.trusted_proxies);
-        let addressee = addressee(&request)?;
+        let addressee = self.last.of(&request, self.conn.tls.as_ref())?;
         record.host.clone_from(&addressee.host);
         if self.only_https {
             return self.to_https(&request, addressee.host.as_ref());
         }
-        self.check_certificate(addressee.host.as_ref())?;
+        addressee.check_certificate()?;
         let base = &settings.base;
         let path = request.uri().path_and_query();
         match route(addressee.host.as_ref(), path, &base.host, &self.http.routes) {
@@ -210,27 +207,13 @@ impl Session {
             head.insert(header::HOST, base);
         }
         let origin = Origin {
-            peer: self.conn.peer,
+            peer: &self.peer,
             trusted: self.trusted,
             tls: self.conn.tls.is_some(),
             port: addressee.port,
             host: addressee.text.as_ref(),
         };
         headers::rebuild_forwarded(head, &origin);
-    }
-
-    /// Browsers share one HTTP/2 connection among the hosts of a certificate, but no others.
-    fn check_certificate(&self, host: Option<&HostName>) -> Result<(), Failure> {
-        let (Some(tls), Some(host)) = (&self.conn.tls, host) else { return Ok(()) };
-        if tls.names.iter().any(|name| host.is_covered_by(name)) {
-            return Ok(());
-        }
-        Err(Failure::new(
-            Reason::WrongHost,
-            StatusCode::MISDIRECTED_REQUEST,
-            format!("the certificate of this connection does not cover the host `{host}`"),
-            "open a new connection with that host as its server name, or check the host",
-        ))
     }
 
     /// Says where HTTPS is: by a redirect where that gives nothing away that was sent in the clear.
@@ -339,34 +322,6 @@ fn clean_answer(parts: &mut http::response::Parts, h1: bool, upload: Option<&Upl
     if h1 && early {
         headers.append(header::CONNECTION, HeaderValue::from_static("close"));
     }
-}
-
-/// Whom the request is for. Over HTTP/2 the authority says it; over HTTP/1.1 `Host`; where both
-/// are there, they must agree (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1).
-fn addressee(request: &Request<Outgoing>) -> Result<Addressee, Failure> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (host, authority) = (hosts.next(), request.uri().authority());
-    if hosts.next().is_some() {
-        return Err(Failure::bad_request("there is more than one `Host` header"));
-    }
-    if let (Some(host), Some(authority)) = (host, authority)
-        && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
-    {
-        return Err(Failure::bad_request("the `Host` header differs from the request's authority"));
-    }
-    let text = match (host, authority) {
-        (Some(host), _) => host.clone(),
-        (None, Some(authority)) => HeaderValue::from_str(authority.as_str())
-            .map_err(|_| Failure::bad_request("the request's authority is not a host"))?,
-        (None, None) if request.version() == Version::HTTP_10 => {
-            return Ok(Addressee { host: None, port: None, text: None });
-        }
-        (None, None) => return Err(Failure::bad_request("the request names no host")),
-    };
-    let readable = text.to_str().map_err(|_| Failure::bad_request("the `Host` header is not text"))?;
-    let (host, port) =
-        HostName::parse_authority(readable).map_err(|error| Failure::bad_request(error.to_string()))?;
-    Ok(Addressee { host: Some(host), port, text: Some(text) })
 }
 
 fn no_tunnel(name: &str) -> Failure {
