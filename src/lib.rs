@@ -22,9 +22,11 @@
 //! | [`ssh`] | agents' sessions on the gateway |
 //! | [`http`] | visitors' requests |
 //! | [`edge`] | the single port: accept → class → hand over |
+//! | [`admin`] | figures, health and status, for those who run the gateway |
 //! | [`app`] | composition root: provision → run → drain |
 
 pub mod access;
+pub mod admin;
 pub mod agent;
 pub mod app;
 pub mod certs;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, from the one that imports nothing to the one that imports all.
 const ORDER: &[&str] = &[
-    "name", "observe", "net", "config", "access", "registry", "certs", "agent", "ssh", "http", "edge", "app",
-    "cli", "main",
+    "name", "observe", "net", "config", "access", "registry", "certs", "agent", "ssh", "http", "edge",
+    "admin", "app", "cli", "main",
 ];
 /// Neighbours that never import each other, whatever the order says.
 const STRANGERS: &[(&str, &str)] = &[("ssh", "http")];

@@ -13,9 +13,11 @@ use tokio::net::TcpListener;
 pub use provision::AppError;
 pub use validate::validate;
 
+use crate::admin::{Admin, Listener};
 use crate::config::Settings;
 use crate::edge::Edge;
 use crate::net::{BindError, Slots, Tasks, accept_loop, bind};
+use crate::observe::Metrics;
 use provision::Provisioned;
 
 /// The addresses that were bound; ports are the real ones where 0 was asked for.
@@ -39,12 +41,23 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     let connections = descriptors::slots(settings.limits.connections);
     let slots = Slots::new(connections, settings.limits.connections_per_address);
     let (visitors, agents) = (Tasks::new(), Tasks::new());
-    let settings = Arc::new(settings);
-    let Provisioned { edge, keys } = provision::provision(&settings, &visitors, &agents)?;
-    let bound = listen(&settings, &edge, slots, &visitors)?;
+    let (settings, metrics) = (Arc::new(settings), Arc::<Metrics>::default());
+    let made = provision::provision(&settings, &visitors, &agents, &metrics)?;
+    let Provisioned { edge, keys, registry, certs, ssh } = made;
+    // Goes on while the gateway drains; the socket's file goes when this function returns.
+    let admin_tasks = Tasks::new();
+    let draining = visitors.drain_begun();
+    let admin = Admin::new(settings.clone(), metrics.clone(), slots.clone(), registry, certs, ssh, draining);
+    let (admin_listener, _socket) = settings.admin.as_ref().map(Listener::bind).transpose()?.unzip();
+    let bound = listen(&settings, &edge, &slots, &metrics, &visitors)?;
+    if let Some(listener) = admin_listener {
+        tracing::info!(what = "admin", address = %listener.place(), "listening");
+        admin.serve(listener, &admin_tasks);
+    }
     keys.watch(&agents);
     ready(&bound);
     drain::until_stopped(signals, &visitors, &agents, settings.drain_timeout).await;
+    admin_tasks.cut();
     Ok(())
 }
 
@@ -66,7 +79,13 @@ impl What {
 }
 
 /// Binds everything before anything is accepted.
-fn listen(settings: &Settings, edge: &Arc<Edge>, slots: Slots, visitors: &Tasks) -> Result<Bound, AppError> {
+fn listen(
+    settings: &Settings,
+    edge: &Arc<Edge>,
+    slots: &Slots,
+    metrics: &Arc<Metrics>,
+    visitors: &Tasks,
+) -> Result<Bound, AppError> {
     let wanted = settings
         .listen
         .iter()
@@ -100,7 +119,8 @@ fn listen(settings: &Settings, edge: &Arc<Edge>, slots: Slots, visitors: &Tasks)
     }
     for (what, listener, address) in listeners {
         tracing::info!(what = what.word(), %address, "listening");
-        serve(what, listener, address.port(), edge.clone(), slots.clone(), visitors);
+        let accepting = Accepting { edge: edge.clone(), slots: slots.clone(), metrics: metrics.clone() };
+        accepting.start(what, listener, address.port(), visitors);
     }
     Ok(bound)
 }
@@ -114,12 +134,27 @@ fn has_ipv4(settings: &Settings, what: What) -> bool {
     list.iter().any(SocketAddr::is_ipv4)
 }
 
-fn serve(what: What, listener: TcpListener, port: u16, edge: Arc<Edge>, slots: Slots, visitors: &Tasks) {
-    let accepting =
-        accept_loop(listener, slots, visitors.clone(), move |stream, peer, id, slot| match what {
-            What::Tls => edge.serve_tls(stream, peer, id, slot, port),
-            What::PlainHttp => edge.serve_plain_http(stream, peer, id, slot, port),
-            What::PlainSsh => edge.serve_plain_ssh(stream, peer, id, slot),
-        });
-    visitors.spawn("listener", accepting);
+/// What every listener needs.
+struct Accepting {
+    edge: Arc<Edge>,
+    slots: Slots,
+    metrics: Arc<Metrics>,
+}
+
+impl Accepting {
+    fn start(self, what: What, listener: TcpListener, port: u16, visitors: &Tasks) {
+        let Self { edge, slots, metrics } = self;
+        let accepting = accept_loop(
+            listener,
+            slots,
+            visitors.clone(),
+            metrics,
+            move |stream, peer, id, slot| match what {
+                What::Tls => edge.serve_tls(stream, peer, id, slot, port),
+                What::PlainHttp => edge.serve_plain_http(stream, peer, id, slot, port),
+                What::PlainSsh => edge.serve_plain_ssh(stream, peer, id, slot),
+            },
+        );
+        visitors.spawn("listener", accepting);
+    }
 }

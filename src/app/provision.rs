@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use crate::access::{AgentKeys, KeysError};
+use crate::admin::AdminError;
 use crate::certs::{CertError, CertStore};
 use crate::config::Settings;
 use crate::edge::Edge;
 use crate::http::Http;
 use crate::net::{BindError, Tasks};
+use crate::observe::Metrics;
 use crate::registry::Registry;
 use crate::ssh::{Ssh, host_key};
 
@@ -24,6 +26,9 @@ pub enum AppError {
     /// The host key.
     #[error(transparent)]
     HostKey(#[from] host_key::HostKeyError),
+    /// Where figures and health are served.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -49,6 +54,12 @@ pub struct Provisioned {
     pub edge: Arc<Edge>,
     /// The agents' keys, to be watched.
     pub keys: AgentKeys,
+    /// The names that agents offer.
+    pub registry: Registry,
+    /// The certificates.
+    pub certs: CertStore,
+    /// The agents.
+    pub ssh: Arc<Ssh>,
 }
 
 /// Makes everything but the listeners.
@@ -56,6 +67,7 @@ pub fn provision(
     settings: &Arc<Settings>,
     visitors: &Tasks,
     agents: &Tasks,
+    metrics: &Arc<Metrics>,
 ) -> Result<Provisioned, AppError> {
     let path = &settings.state_dir;
     std::fs::create_dir_all(path).map_err(|error| AppError::StateDir { path: path.clone(), error })?;
@@ -63,9 +75,25 @@ pub fn provision(
     let keys = AgentKeys::open(settings.ssh.authorized_keys.as_deref(), settings.ssh.any_key)?;
     let host_key = host_key::load(&settings.ssh.host_key)?;
     let registry = Registry::new();
-    let http = Http::new(settings.clone(), registry.clone(), visitors.clone());
+    let http = Http::new(settings.clone(), registry.clone(), visitors.clone(), metrics.clone());
     let closing = visitors.drain_begun();
-    let ssh = Ssh::new(settings.clone(), registry, keys.clone(), host_key, agents.clone(), closing);
-    let edge = Edge::new(settings.clone(), certs, http, ssh, visitors.clone(), agents.clone())?;
-    Ok(Provisioned { edge, keys })
+    let ssh = Ssh::new(
+        settings.clone(),
+        registry.clone(),
+        keys.clone(),
+        host_key,
+        agents.clone(),
+        closing,
+        metrics.clone(),
+    );
+    let edge = Edge::new(
+        settings.clone(),
+        certs.clone(),
+        http,
+        ssh.clone(),
+        visitors.clone(),
+        agents.clone(),
+        metrics.clone(),
+    )?;
+    Ok(Provisioned { edge, keys, registry, certs, ssh })
 }

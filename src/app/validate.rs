@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::access::AgentKeys;
 use crate::certs::load_pair;
-use crate::config::{Fault, Faults, PemSource, Settings};
+use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
 use crate::ssh::host_key;
 
@@ -21,6 +21,7 @@ pub fn validate(settings: &Settings) -> Result<(), Faults> {
     check_state_dir(settings, &mut faults);
     check_host_key(settings, &mut faults);
     check_agent_keys(settings, &mut faults);
+    check_admin(settings, &mut faults);
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
 }
 
@@ -85,6 +86,16 @@ fn check_host_key(settings: &Settings, faults: &mut Vec<Fault>) {
     }
 }
 
+fn check_admin(settings: &Settings, faults: &mut Vec<Fault>) {
+    let Some(AdminListen::Unix(path)) = &settings.admin else { return };
+    let folder = folder_of(path);
+    // Not made by the gateway: who may go through it is the operator's to say.
+    if !folder.is_dir() {
+        let what = format!("there is no folder `{}` for the socket; make it", folder.display());
+        faults.push(Fault::new("admin.listen", what));
+    }
+}
+
 /// Whether nothing is there, not even a link that leads nowhere.
 fn is_absent(path: &Path) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound};
@@ -143,6 +154,7 @@ mod tests {
         let files = ensure_dev_certificates(&dir.path().join("dev")).expect("made");
         let mut settings = Settings::dev(8443, &dir.path().join("dev"));
         settings.tls.certificates = vec![files.leaf_pair()];
+        settings.admin = Some(AdminListen::Unix(dir.path().join("admin.sock")));
         assert!(validate(&settings).is_ok());
 
         settings.base.host = HostName::parse("preview.example.com").expect("valid");
@@ -154,9 +166,13 @@ mod tests {
         settings.ssh.host_key = PemSource::Inline("junk".to_owned());
         settings.ssh.any_key = AnyKey::No;
         settings.ssh.authorized_keys = Some(dir.path().join("absent"));
+        settings.admin = Some(AdminListen::Unix(dir.path().join("absent/admin.sock")));
         let faults = validate(&settings).expect_err("all wrong");
         let places: Vec<&str> = faults.0.iter().map(|fault| fault.place.as_str()).collect();
-        assert_eq!(places, ["tls.certificates", "state_dir", "ssh.host_key", "ssh.authorized_keys"]);
+        assert_eq!(
+            places,
+            ["tls.certificates", "state_dir", "ssh.host_key", "ssh.authorized_keys", "admin.listen"]
+        );
     }
     #[test]
     fn a_folder_that_cannot_be_made_is_named() {

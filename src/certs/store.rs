@@ -49,6 +49,7 @@ pub struct CertStore(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    all: Vec<Arc<Served>>,
     first: Option<Arc<Served>>,
     exact: HashMap<String, Arc<Served>>,
     /// By what follows the `*.`.
@@ -93,6 +94,14 @@ impl CertStore {
     }
 }
 
+impl CertStore {
+    /// The operator's certificates, in their order.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<Served>] {
+        &self.0.all
+    }
+}
+
 impl Inner {
     fn of(pairs: &[PemPair]) -> Result<Self, CertError> {
         let mut inner = Self::default();
@@ -106,7 +115,8 @@ impl Inner {
                 };
                 map.entry(key.to_owned()).or_insert_with(|| served.clone());
             }
-            inner.first.get_or_insert(served);
+            inner.first.get_or_insert_with(|| served.clone());
+            inner.all.push(served);
         }
         Ok(inner)
     }

@@ -173,6 +173,12 @@ pub const SETTINGS: &[Setting] = &[
         "Where HTTP is served without TLS, for the time of a move or behind another proxy.",
     ),
     setting("plain.ssh", "list of addresses", "", "Where SSH is served without TLS, for the time of a move."),
+    setting(
+        "admin.listen",
+        "address, or `unix:` and a path",
+        "",
+        "Where metrics, health and status are served over plain HTTP: a loopback address such as `127.0.0.1:9180`, or a unix socket such as `unix:/run/oneport/admin.sock`. Default: nowhere.",
+    ),
     setting("log.format", "`text` or `json`", "text", "How a log record is written."),
     setting(
         "log.filter",

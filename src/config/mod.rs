@@ -20,8 +20,8 @@ use std::path::Path;
 pub use fault::{Fault, Faults};
 pub use list::{SETTINGS, Setting};
 pub use settings::{
-    AnyKey, BackendAddr, BaseUrl, HttpSettings, Limits, LogSettings, LoginSettings, PemPair, PemSource,
-    RouteSettings, Secret, Settings, SshSettings, TlsSettings,
+    AdminListen, AnyKey, BackendAddr, BaseUrl, HttpSettings, Limits, LogSettings, LoginSettings, PemPair,
+    PemSource, RouteSettings, Secret, Settings, SshSettings, TlsSettings,
 };
 
 /// Reads the file, if one is given, and the environment, which wins.

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use super::list::find;
 use super::routes;
-use super::value::{self, list, parse_base_url, parse_colon_pair, parse_network, parse_pair, text};
+use super::value::{
+    self, list, parse_admin, parse_base_url, parse_colon_pair, parse_network, parse_pair, text,
+};
 use super::written::{Value, Written};
 use super::{
-    AnyKey, BaseUrl, Fault, Faults, HttpSettings, Limits, LogSettings, PemPair, PemSource, RouteSettings,
-    Settings, SshSettings, TlsSettings,
+    AdminListen, AnyKey, BaseUrl, Fault, Faults, HttpSettings, Limits, LogSettings, PemPair, PemSource,
+    RouteSettings, Settings, SshSettings, TlsSettings,
 };
 use crate::name::HostName;
 use crate::observe::LogFormat;
@@ -27,7 +29,17 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     let plain_http = r.addresses("plain.http");
     let plain_ssh = r.addresses("plain.ssh");
     let listen = r.listen(&tls, !plain_http.is_empty() || !plain_ssh.is_empty());
-    r.check_ports(&[("listen", &listen), ("plain.http", &plain_http), ("plain.ssh", &plain_ssh)]);
+    let admin = r.admin();
+    let admin_address = match &admin {
+        Some(AdminListen::Tcp(address)) => std::slice::from_ref(address),
+        _ => &[],
+    };
+    r.check_ports(&[
+        ("listen", &listen),
+        ("plain.http", &plain_http),
+        ("plain.ssh", &plain_ssh),
+        ("admin.listen", admin_address),
+    ]);
     let state_dir = r.path("state_dir").unwrap_or_default();
     let drain_timeout = r.duration("drain_timeout", Duration::ZERO, 24 * HOUR);
     let routes = r.routes(base.as_ref());
@@ -50,6 +62,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
         http,
         limits,
         login,
+        admin,
         log,
     };
     (settings, Faults(r.faults))
@@ -208,6 +221,13 @@ impl Resolver {
         limits
     }
 
+    /// Nothing asks who comes there, so it must be out of reach for others.
+    fn admin(&mut self) -> Option<AdminListen> {
+        const PATH: &str = "admin.listen";
+        let folder = self.written.given.get(PATH).and_then(|given| given.folder.clone());
+        self.read(PATH, |value| parse_admin(value, folder.as_deref()))
+    }
+
     fn log(&mut self) -> LogSettings {
         LogSettings {
             format: self.required("log.format", |value| match text(value) {
@@ -341,7 +361,7 @@ impl Resolver {
 }
 
 /// A path as it is usable from the working directory. Absolute ones stay as they are.
-fn place(path: &str, folder: Option<&Path>) -> PathBuf {
+pub(super) fn place(path: &str, folder: Option<&Path>) -> PathBuf {
     folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
 }
 

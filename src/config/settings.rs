@@ -37,6 +37,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Who may see private tunnels, as far as it is written.
     pub login: LoginSettings,
+    /// Where figures and health are served. `None`: nowhere.
+    pub admin: Option<AdminListen>,
     /// Logs.
     pub log: LogSettings,
 }
@@ -230,6 +232,15 @@ pub struct Limits {
     pub buffer_disk_per_stream: u64,
     /// Octets of unread answers kept in temporary files, in all.
     pub buffer_disk: u64,
+}
+
+/// Where figures and health are served. There is no login, so nobody else may get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    /// A loopback address.
+    Tcp(SocketAddr),
+    /// A unix socket, for this user only.
+    Unix(PathBuf),
 }
 
 /// Logs.

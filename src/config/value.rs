@@ -1,11 +1,14 @@
 //! How single values are written: durations, sizes, switches, lists, URLs, pairs.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::resolve::place;
 use super::written::Value;
-use super::{BaseUrl, PemPair, PemSource};
+use super::{AdminListen, BaseUrl, PemPair, PemSource};
 use crate::name::HostName;
 
 /// Reads `30s`, `500ms`, `1h30m`: numbers with units, largest first is usual but not required.
@@ -130,6 +133,26 @@ pub(super) fn parse_base_url(url: &str) -> Result<BaseUrl, String> {
     }
     let own = if https { 443 } else { 80 };
     Ok(BaseUrl { https, host, port: port.filter(|port| *port != own) })
+}
+
+/// Reads a loopback address, or `unix:` and a path that is relative to `folder`.
+pub(super) fn parse_admin(value: &Value, folder: Option<&Path>) -> Result<AdminListen, String> {
+    const HINT: &str = "write such as `127.0.0.1:9180`, or `unix:/run/oneport/admin.sock`";
+    let written =
+        text(value).map_err(|shown| format!("`{shown}` is neither an address nor a socket; {HINT}"))?;
+    if let Some(path) = written.strip_prefix("unix:") {
+        return match path {
+            "" => Err(format!("`{written}` names no path; {HINT}")),
+            path => Ok(AdminListen::Unix(place(path, folder))),
+        };
+    }
+    match written.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(AdminListen::Tcp(address)),
+        Ok(_) => Err(format!(
+            "`{written}` can be reached from elsewhere, and whoever comes there is not asked who they are; {HINT}"
+        )),
+        Err(_) => Err(format!("`{written}` is neither an address nor a socket; {HINT}")),
+    }
 }
 
 pub(super) fn parse_network(item: &str) -> Result<IpNet, String> {

@@ -19,7 +19,7 @@ use crate::config::Settings;
 use crate::http::{Connection, Http, TlsFacts};
 use crate::name::HostName;
 use crate::net::{ConnId, Duplex, PeerAddr, Replay, Slot, Tasks};
-use crate::observe::Reason;
+use crate::observe::{Metrics, Reason};
 use crate::ssh::{AgentConnection, Ssh};
 
 /// The gateway's listeners, and where what they accept goes.
@@ -31,6 +31,7 @@ pub struct Edge {
     ssh: Arc<Ssh>,
     visitors: Tasks,
     agents: Tasks,
+    metrics: Arc<Metrics>,
 }
 
 /// What became of a connection by the time it is handed over.
@@ -46,6 +47,7 @@ struct Accept {
     id: ConnId,
     peer: PeerAddr,
     port: u16,
+    at: Instant,
     deadline: Instant,
 }
 
@@ -74,9 +76,10 @@ impl Edge {
         ssh: Arc<Ssh>,
         visitors: Tasks,
         agents: Tasks,
+        metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, rustls::Error> {
         let tls = Tls::new(certs.clone())?;
-        Ok(Arc::new(Self { settings, certs, tls, http, ssh, visitors, agents }))
+        Ok(Arc::new(Self { settings, certs, tls, http, ssh, visitors, agents, metrics }))
     }
 
     /// Serves a connection to the single port, in tasks of its own.
@@ -87,9 +90,13 @@ impl Edge {
             let deadline = accept.deadline;
             let handed = tokio::time::timeout_at(deadline, edge.identify(stream, accept)).await;
             match handed.unwrap_or_else(|_| Err(Reason::HandshakeTimeout.into())) {
-                Ok(handed) => edge.hand_over(handed, slot).await,
+                Ok(handed) => {
+                    edge.metrics.edge.identified.note(accept.at.elapsed());
+                    edge.hand_over(handed, slot).await;
+                }
                 Err(refusal) => {
                     let Refusal { reason, detail, sni } = refusal;
+                    edge.metrics.net.refused.one(reason);
                     tracing::info!(conn = %id, %peer, sni, %reason, detail, "connection refused");
                 }
             }
@@ -119,7 +126,8 @@ impl Edge {
     }
 
     fn accept(&self, peer: PeerAddr, id: ConnId, port: u16) -> Accept {
-        Accept { id, peer, port, deadline: Instant::now() + self.settings.limits.handshake_timeout }
+        let at = Instant::now();
+        Accept { id, peer, port, at, deadline: at + self.settings.limits.handshake_timeout }
     }
 
     async fn hand_over(self: Arc<Self>, handed: Handed, slot: Slot) {
@@ -127,15 +135,18 @@ impl Edge {
         let (conn, reason) = match handed {
             Handed::Ssh(io, conn) => return self.spawn_agent(io, conn, slot),
             Handed::Http(io, conn) => {
+                self.metrics.edge.http.one();
                 let reason = self.http.clone().serve(io, conn.clone()).await;
                 (conn, reason)
             }
             Handed::PlainHttp(io, conn) => {
+                self.metrics.edge.plain_http.one();
                 let served = self.http.clone().serve_plain_on_tls_port(io, conn.clone());
                 (conn, served.await)
             }
         };
         drop(slot);
+        self.metrics.net.ended.one(reason);
         let (tls, h2) = (conn.tls.is_some(), conn.tls.is_some_and(|tls| tls.h2));
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(conn = %conn.id, peer = %conn.peer, tls, h2, seconds, %reason, "connection ended");
@@ -145,6 +156,7 @@ impl Edge {
     /// so their sessions belong to another owner.
     fn spawn_agent(&self, io: Box<dyn Duplex>, conn: AgentConnection, slot: Slot) {
         let ssh = self.ssh.clone();
+        self.metrics.edge.ssh.one();
         self.agents.spawn("ssh session", async move {
             ssh.serve(io, conn).await;
             drop(slot);
@@ -208,6 +220,10 @@ impl Edge {
             .handshake(accepted, stream)
             .await
             .map_err(|error| refuse(Reason::TlsFailed, Some(error.to_string())))?;
+        match stream.get_ref().1.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_2) => self.metrics.edge.tls12.one(),
+            _ => self.metrics.edge.tls13.one(),
+        }
         let facts =
             TlsFacts { names: served.names.clone(), h2: stream.get_ref().1.alpn_protocol() == Some(b"h2") };
         match class {

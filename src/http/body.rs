@@ -18,7 +18,7 @@ use super::pool::Exchange;
 use super::record::{Record, Upload};
 use super::rewrite::Injected;
 use crate::net::Tasks;
-use crate::observe::Reason;
+use crate::observe::{Metrics, Reason};
 
 /// How long the rest of an upload is still taken after its answer, over HTTP/2. Many clients
 /// take a stream that is reset for a failure, even when they have the answer.
@@ -34,18 +34,25 @@ pub(super) struct Outgoing {
     idle: Duration,
     /// Runs out when nothing came for the idle time; `None` while nobody waits.
     stall: Option<Pin<Box<Sleep>>>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Outgoing {
     /// Passes `body` on; the account is `None` when there is nothing to pass. With `linger`, what
     /// is left when this is dropped is still taken for a while, and thrown away.
-    pub(super) fn new(body: Incoming, linger: Option<&Tasks>, idle: Duration) -> (Self, Option<Arc<Upload>>) {
+    pub(super) fn new(
+        body: Incoming,
+        linger: Option<&Tasks>,
+        idle: Duration,
+        metrics: &Arc<Metrics>,
+    ) -> (Self, Option<Arc<Upload>>) {
         if body.is_end_stream() {
             return (Self::default(), None);
         }
         let upload = Arc::<Upload>::default();
         let body = Some((body, upload.clone()));
-        (Self { body, linger: linger.cloned(), idle, stall: None }, Some(upload))
+        let metrics = Some(metrics.clone());
+        (Self { body, linger: linger.cloned(), idle, stall: None, metrics }, Some(upload))
     }
 }
 
@@ -88,7 +95,7 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let Self { body: Some((body, upload)), idle, stall, .. } = &mut *self else {
+        let Self { body: Some((body, upload)), idle, stall, metrics, .. } = &mut *self else {
             return Poll::Ready(None);
         };
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
@@ -99,6 +106,9 @@ impl Body for Outgoing {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 upload.octets.fetch_add(length as u64, Ordering::Relaxed);
+                if let Some(metrics) = metrics {
+                    metrics.http.received.add(length as u64);
+                }
                 if frame.is_trailers() || body.is_end_stream() {
                     upload.ended.store(true, Ordering::Release);
                 }
@@ -230,7 +240,7 @@ impl Body for Answer {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 if let Some(record) = &mut self.record {
-                    record.octets_out += length as u64;
+                    record.sent(length as u64);
                 }
             }
             Some(Err(error)) => {

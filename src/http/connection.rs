@@ -49,7 +49,7 @@ pub(super) async fn serve(
     let settings = http.settings.clone();
     let h2 = conn.tls.as_ref().is_some_and(|tls| tls.h2);
     let trusted = settings.http.trusted_proxies.iter().any(|net| net.contains(&conn.peer.ip()));
-    let activity = Arc::new(Activity::new(http.tasks.clone()));
+    let activity = Arc::new(Activity::new(http.tasks.clone(), http.metrics.clone()));
     let peer = HeaderValue::try_from(conn.peer.ip().to_string()).expect("an address is visible ASCII");
     let session = |gate: Arc<Gate>| {
         let (last, switched) = Default::default();

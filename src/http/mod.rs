@@ -26,7 +26,7 @@ use pool::Pool;
 
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
-use crate::observe::Reason;
+use crate::observe::{Metrics, Reason};
 use crate::registry::{Registry, Routes};
 
 /// What is known of a connection by the time that it carries HTTP.
@@ -59,16 +59,23 @@ pub struct Http {
     routes: Routes,
     tasks: Tasks,
     pool: Pool,
+    metrics: Arc<Metrics>,
 }
 
 impl Http {
     /// Prepares to serve.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, registry: Registry, tasks: Tasks) -> Arc<Self> {
+    pub fn new(
+        settings: Arc<Settings>,
+        registry: Registry,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let kept = &settings.http;
-        let pool = Pool::new(tasks.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
+        let pool =
+            Pool::new(tasks.clone(), metrics.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
         let routes = Routes::of(&settings.routes);
-        Arc::new(Self { settings, registry, routes, tasks, pool })
+        Arc::new(Self { settings, registry, routes, tasks, pool, metrics })
     }
 
     /// Serves one connection to its end, which is the value. HTTP/2 when ALPN chose it, else

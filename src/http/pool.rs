@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Outgoing;
 use super::record::Upload;
 use crate::net::{ByteStream, Tasks};
+use crate::observe::Metrics;
 use crate::registry::{Target, TargetId};
 
 /// Octets that one connection to a service may buffer, each way.
@@ -38,6 +39,7 @@ pub(super) struct Pool(Arc<Inner>);
 struct Inner {
     idle: Mutex<HashMap<TargetId, Vec<(Link, Instant)>>>,
     tasks: Tasks,
+    metrics: Arc<Metrics>,
     drain: CancellationToken,
     idle_max: usize,
     idle_timeout: Duration,
@@ -77,9 +79,9 @@ pub(super) struct Exchange {
 
 impl Pool {
     /// Keeps at most `idle_max` idle connections a target, each for at most `idle_timeout`.
-    pub(super) fn new(tasks: Tasks, idle_max: usize, idle_timeout: Duration) -> Self {
+    pub(super) fn new(tasks: Tasks, metrics: Arc<Metrics>, idle_max: usize, idle_timeout: Duration) -> Self {
         let drain = tasks.drain_begun();
-        Self(Arc::new(Inner { idle: Mutex::default(), tasks, drain, idle_max, idle_timeout }))
+        Self(Arc::new(Inner { idle: Mutex::default(), tasks, metrics, drain, idle_max, idle_timeout }))
     }
 
     /// The connection that was used last, if one is left that still lives.
@@ -101,6 +103,7 @@ impl Pool {
             if !link.sender.is_closed()
                 && matches!(tokio::time::timeout(READY_TIMEOUT, link.sender.ready()).await, Ok(Ok(())))
             {
+                self.0.metrics.http.upstream_reused.one();
                 return Some(link);
             }
         }
@@ -120,6 +123,7 @@ impl Pool {
                 tracing::debug!(%error, "a connection to a service ended with an error");
             }
         });
+        self.0.metrics.http.upstream_opened.one();
         Ok(Link { sender, heard, driver })
     }
 

@@ -10,7 +10,7 @@ use http::{Method, StatusCode, Version};
 
 use crate::name::HostName;
 use crate::net::{ConnId, Tasks, VisitorAddr};
-use crate::observe::Reason;
+use crate::observe::{Metrics, Reason};
 use crate::registry::{Target, Visit};
 
 /// Names a request: the connection and the request's number on it. Shown in error pages.
@@ -47,12 +47,13 @@ pub(super) struct Activity {
     started: Instant,
     last: AtomicU64,
     tasks: Tasks,
+    metrics: Arc<Metrics>,
 }
 
 impl Activity {
     /// Begins now.
-    pub(super) fn new(tasks: Tasks) -> Self {
-        Self { open: AtomicU64::new(0), started: Instant::now(), last: AtomicU64::new(0), tasks }
+    pub(super) fn new(tasks: Tasks, metrics: Arc<Metrics>) -> Self {
+        Self { open: AtomicU64::new(0), started: Instant::now(), last: AtomicU64::new(0), tasks, metrics }
     }
 
     /// How long no request has been open; `None` while one is.
@@ -92,9 +93,10 @@ pub(super) struct Record {
     /// Its body.
     pub(super) upload: Option<Arc<Upload>>,
     /// Octets that came in otherwise (after an upgrade).
-    pub(super) octets_in: u64,
+    octets_in: u64,
     /// Octets of the answer's body.
-    pub(super) octets_out: u64,
+    octets_out: u64,
+    switched: bool,
     started: Instant,
     activity: Arc<Activity>,
 }
@@ -103,6 +105,7 @@ impl Record {
     /// Begins the record of a request.
     pub(super) fn new(id: RequestId, visitor: VisitorAddr, activity: &Arc<Activity>) -> Self {
         activity.open.fetch_add(1, Ordering::Relaxed);
+        activity.metrics.http.begun.one();
         Self {
             id,
             visitor,
@@ -117,6 +120,7 @@ impl Record {
             upload: None,
             octets_in: 0,
             octets_out: 0,
+            switched: false,
             started: Instant::now(),
             activity: activity.clone(),
         }
@@ -139,6 +143,25 @@ impl Record {
         });
     }
 
+    /// Notes that the stream speaks another protocol from now on.
+    pub(super) fn switched(&mut self) {
+        self.switched = true;
+        self.activity.metrics.http.upgraded.one();
+    }
+
+    /// Counts octets in each direction after a switch.
+    pub(super) fn passed(&mut self, octets_in: u64, octets_out: u64) {
+        self.octets_in += octets_in;
+        self.activity.metrics.http.received.add(octets_in);
+        self.sent(octets_out);
+    }
+
+    /// Counts octets to the visitor.
+    pub(super) fn sent(&mut self, octets: u64) {
+        self.octets_out += octets;
+        self.activity.metrics.http.sent.add(octets);
+    }
+
     fn millis(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -152,6 +175,11 @@ impl Drop for Record {
         }
         let of_kind =
             |is: fn(&Target) -> bool| self.target.as_ref().filter(|target| is(target)).map(Target::name);
+        let metrics = &self.activity.metrics.http;
+        metrics.ended.one(self.reason, self.status);
+        if self.switched {
+            metrics.upgraded_ended.one();
+        }
         let uploaded = self.upload.as_ref().map_or(0, |upload| upload.octets.load(Ordering::Relaxed));
         tracing::info!(
             request = %self.id,

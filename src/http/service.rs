@@ -76,7 +76,8 @@ impl Session {
         let form = Form::accepted(request.headers());
         let linger = (record.version >= Version::HTTP_2).then_some(&self.http.tasks);
         let (head, body) = request.into_parts();
-        let (body, upload) = Outgoing::new(body, linger, self.http.settings.http.idle_timeout);
+        let idle = self.http.settings.http.idle_timeout;
+        let (body, upload) = Outgoing::new(body, linger, idle, &self.http.metrics);
         let unread = upload.is_some();
         record.upload = upload;
         let outcome = self.handle(Request::from_parts(head, body), &mut record).await;
@@ -255,6 +256,7 @@ impl Session {
         let (mut answer, reason) = match outcome {
             Ok(Outcome::Switched(answer, wish, service)) => {
                 record.answered(answer.status());
+                record.switched();
                 self.gate.answer(true);
                 let idle = self.http.settings.http.upgrade_idle_timeout;
                 let rest = wish.run(service, record, idle);

@@ -106,7 +106,7 @@ impl Wish {
             }
         };
         let outcome = copy_both(TokioIo::new(visitor), TokioIo::new(service), idle).await;
-        (record.octets_in, record.octets_out) = (outcome.forth, outcome.back);
+        record.passed(outcome.forth, outcome.back);
         record.reason = match outcome.end {
             CopyEnd::Finished => Reason::Finished,
             CopyEnd::Idle => Reason::Idle,

@@ -1,12 +1,14 @@
 //! The accept loop: an error never ends it, and a full house refuses before any work is done.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::bind::{INHERITED, prepare_socket};
 use super::{ConnId, PeerAddr, Slot, Slots, Tasks};
+use crate::observe::{Metrics, Reason};
 
 /// First pause after an accept error that will last, such as no free file descriptor.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -19,6 +21,7 @@ pub async fn accept_loop(
     listener: TcpListener,
     slots: Slots,
     tasks: Tasks,
+    metrics: Arc<Metrics>,
     mut serve: impl FnMut(TcpStream, PeerAddr, ConnId, Slot),
 ) {
     let drain = tasks.drain_begun();
@@ -31,6 +34,7 @@ pub async fn accept_loop(
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
+                metrics.net.accepted.one();
                 let (peer, conn) = (PeerAddr(peer), ConnId::next());
                 match slots.take(peer.ip()) {
                     Ok(slot) => {
@@ -40,7 +44,8 @@ pub async fn accept_loop(
                         serve(stream, peer, conn, slot);
                     }
                     Err(full) => {
-                        let reason = crate::observe::Reason::TooManyConnections;
+                        let reason = Reason::TooManyConnections;
+                        metrics.net.refused.one(reason);
                         tracing::info!(%conn, %peer, %reason, detail = %full, "connection refused");
                     }
                 }

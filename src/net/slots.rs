@@ -63,6 +63,18 @@ impl Slots {
         state.open += 1;
         Ok(Slot { slots: self.clone(), key })
     }
+
+    /// How many slots are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.state.lock().open
+    }
+
+    /// How many slots there are, in all and for one address.
+    #[must_use]
+    pub fn limits(&self) -> (usize, usize) {
+        (self.total, self.per_address)
+    }
 }
 
 impl Drop for Slot {
@@ -101,6 +113,7 @@ mod tests {
         let _second = slots.take(here).expect("free");
         assert_eq!(slots.take(here).map(drop), Err(SlotsFull::Address(2)));
         let _other = slots.take("2001:db8::1".parse().expect("literal")).expect("free");
+        assert_eq!((slots.taken(), slots.limits()), (3, (3, 2)));
         assert_eq!(slots.take("192.0.2.9".parse().expect("literal")).map(drop), Err(SlotsFull::Total(3)));
         drop(first);
         assert!(slots.take(here).is_ok());

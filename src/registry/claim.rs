@@ -64,6 +64,12 @@ impl Registry {
         self.tunnels.read().get(name).cloned()
     }
 
+    /// How many tunnels there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tunnels.read().len()
+    }
+
     fn remove(&self, id: TargetId, name: &TunnelName) {
         let mut tunnels = self.tunnels.write();
         if tunnels.get(name).is_some_and(|held| held.id == id) {

@@ -57,6 +57,7 @@ impl Callbacks {
     /// person reads a sentence instead of a bare "Permission denied".
     fn refuse_key(&mut self, words: String) -> Auth {
         tracing::info!(conn = %self.session.conn, peer = %self.session.peer, reason = %Reason::KeyNotAllowed, detail = words, "key refused");
+        self.session.shared.metrics.ssh.keys_refused.one();
         self.refusal = Some(words);
         self.session.refuse_attempt();
         let methods = [MethodKind::PublicKey, MethodKind::KeyboardInteractive];
@@ -68,6 +69,7 @@ impl Callbacks {
     /// could say to a refused forward.
     fn refused(&mut self, error: &ForwardError, library: &mut Library) -> bool {
         let (session, reason) = (&self.session, error.reason());
+        session.shared.metrics.ssh.forwards_refused.one(reason);
         tracing::info!(conn = %session.conn, peer = %session.peer, %reason, detail = error.for_log(), "forward refused");
         let setting_up =
             self.terminals_opened == 0 && self.authenticated_at.is_some_and(|at| at.elapsed() < SET_UP);

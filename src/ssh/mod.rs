@@ -14,8 +14,10 @@ mod pump;
 mod screen;
 mod server;
 mod session;
+mod sessions;
 pub mod spill;
 mod terminal;
 pub mod transport;
 
 pub use server::{AgentConnection, Ssh};
+pub use sessions::SessionFacts;

@@ -43,6 +43,7 @@ impl Opener for ChannelOpener {
             tasks.spawn("ssh channel open", async move {
                 let opened = open_channel(&handle, &key, visitor).await.map(|opened| {
                     let shared = &session.shared;
+                    shared.metrics.ssh.channels.one();
                     let budget = shared.budget.clone();
                     channel::stream(opened, session.link.clone(), budget, &shared.tasks, permit)
                 });

@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::handler::Callbacks;
 use super::host_key;
 use super::session::Session;
+use super::sessions::{SessionFacts, Sessions};
 use super::spill::Budget;
 use super::transport::{Link, transport};
 use crate::access::AgentKeys;
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
-use crate::observe::Reason;
+use crate::observe::{Metrics, Reason, SshNow};
 use crate::registry::{Holder as _, Registry};
 
 /// Window that a channel's peer may fill, in octets.
@@ -50,6 +51,10 @@ pub struct Shared {
     pub closing: CancellationToken,
     /// Space for what visitors have not taken yet.
     pub budget: Arc<Budget>,
+    /// The sessions that run.
+    pub sessions: Sessions,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Serves agents.
@@ -79,11 +84,13 @@ impl Ssh {
         host_key: PrivateKey,
         tasks: Tasks,
         closing: CancellationToken,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let patience = settings.http.send_timeout;
         let budget = Budget::new(&settings.limits, patience, settings.state_dir.clone());
         let config = Arc::new(library_config(&settings, host_key));
-        let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget });
+        let sessions = Sessions::default();
+        let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget, sessions, metrics });
         Arc::new(Self { shared, config })
     }
 
@@ -92,7 +99,7 @@ impl Ssh {
         let started = Instant::now();
         let (io, link) = transport(io, &self.shared.tasks);
         let session = Session::new(conn.id, conn.peer, self.shared.clone(), link.clone());
-        let _guard = EndGuard(session.clone());
+        let _guard = EndGuard::enter(session.clone());
         let login = started + self.shared.settings.ssh.login_timeout;
         let watch = self.shared.tasks.spawn("ssh watch", watch(session.clone(), login));
         let running = russh::server::run_stream(self.config.clone(), io, Callbacks::new(session.clone()));
@@ -111,16 +118,38 @@ impl Ssh {
         watch.abort();
         session.release_all();
         let reason = session.end_reason().unwrap_or_else(|| reason_of(&result, &session));
+        self.shared.metrics.ssh.ended.one(reason);
         record(&session, conn, reason, started, &link, result.err());
         reason
+    }
+
+    /// Figures of all sessions as they are now. Looks at each session: not for every request.
+    #[must_use]
+    pub fn now(&self) -> SshNow {
+        SshNow { disk: self.shared.budget.disk_used(), ..self.shared.sessions.now() }
+    }
+
+    /// What is known of each session that runs.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionFacts> {
+        self.shared.sessions.facts()
     }
 }
 
 /// Ends whatever belongs to a session when its task goes, a panic included.
 struct EndGuard(Arc<Session>);
 
+impl EndGuard {
+    fn enter(session: Arc<Session>) -> Self {
+        session.shared.metrics.ssh.begun.one();
+        session.shared.sessions.enter(session.clone());
+        Self(session)
+    }
+}
+
 impl Drop for EndGuard {
     fn drop(&mut self) {
+        self.0.shared.sessions.leave(&self.0);
         self.0.link.cut(Reason::Finished);
         self.0.release_all();
     }

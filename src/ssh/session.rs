@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use russh::Disconnect;
@@ -32,6 +32,8 @@ pub struct Session {
     pub conn: ConnId,
     /// The other end.
     pub peer: PeerAddr,
+    /// When it began.
+    pub started: Instant,
     /// What all sessions share.
     pub shared: Arc<Shared>,
     /// The connection under it.
@@ -95,6 +97,7 @@ impl Session {
         Arc::new(Self {
             conn,
             peer,
+            started: Instant::now(),
             shared,
             link,
             channels: Arc::new(Semaphore::new(max_channels)),
@@ -216,6 +219,7 @@ impl Session {
         let mut forwards = self.forwards.lock();
         forwards.as_mut().ok_or(ForwardError::Ending)?.push(Forward { key, lease });
         drop(forwards);
+        self.shared.metrics.ssh.tunnels.one();
         let url = self.shared.settings.base.tunnel_url(&tunnel.name);
         tracing::info!(conn = %self.conn, tunnel = %tunnel.name, access = %tunnel.access, %url, "tunnel opened");
         self.notice(format!("{url}  ({})", tunnel.access));
@@ -236,6 +240,12 @@ impl Session {
     /// What is exposed now, in the order of the claims.
     pub fn tunnels(&self) -> Vec<Arc<Tunnel>> {
         self.forwards.lock().iter().flatten().map(|forward| forward.lease.tunnel().clone()).collect()
+    }
+
+    /// How many channels are open towards the agent.
+    pub fn channels_open(&self) -> usize {
+        let max = self.shared.settings.ssh.max_channels.min(Semaphore::MAX_PERMITS);
+        max.saturating_sub(self.channels.available_permits())
     }
 
     /// Tells whoever watches; dropped when nobody does.

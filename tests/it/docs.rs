@@ -25,7 +25,7 @@ fn every_room_is_on_the_map() {
     let map = page("ARCHITECTURE.md");
     for room in [
         "name", "observe", "net", "config", "access", "registry", "certs", "agent", "ssh", "http", "edge",
-        "app",
+        "admin", "app",
     ] {
         assert!(map.contains(&format!("`{room}")), "ARCHITECTURE.md does not show `{room}`");
     }
@@ -33,9 +33,14 @@ fn every_room_is_on_the_map() {
 
 #[test]
 fn links_lead_somewhere() {
-    for from in
-        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/agents.md", "docs/troubleshooting.md"]
-    {
+    for from in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/agents.md",
+        "docs/metrics.md",
+        "docs/troubleshooting.md",
+    ] {
         let text = page(from);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.starts_with("http") || link.starts_with('#') {

@@ -14,7 +14,7 @@ use crate::config::*;
 use crate::http::{Connection, Http, TlsFacts};
 use crate::name::{HostName, TunnelName};
 use crate::net::{ByteStream, ConnId, PeerAddr, Tasks, VisitorAddr};
-use crate::observe::{LogFormat, Reason};
+use crate::observe::{LogFormat, Metrics, Reason};
 use crate::registry::*;
 
 /// Longest that anything in a test may take.
@@ -81,6 +81,7 @@ pub fn settings() -> Settings {
             buffer_disk: 1 << 20,
         },
         login: LoginSettings::default(),
+        admin: None,
         log: LogSettings { format: LogFormat::Text, filter: "info".into() },
     }
 }
@@ -92,7 +93,7 @@ impl Gateway {
 
     pub async fn with(port: Port, settings: Settings) -> Self {
         let (registry, tasks) = (Registry::new(), Tasks::new());
-        let http = Http::new(Arc::new(settings), registry.clone(), tasks.clone());
+        let http = Http::new(Arc::new(settings), registry.clone(), tasks.clone(), Arc::<Metrics>::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (ended, ends) = mpsc::unbounded_channel();
