@@ -66,7 +66,7 @@ pub(super) async fn serve(
 async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, guard: Guard<S>) -> Reason {
     let service = {
         let session = session.clone();
-        service_fn(move |request| session.clone().answer(request))
+        service_fn(move |request| Box::pin(session.clone().answer(request)))
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -93,7 +93,7 @@ async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, guard: Guard<S>) -
 async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
     let service = {
         let session = session.clone();
-        service_fn(move |request| session.clone().answer(request))
+        service_fn(move |request| Box::pin(session.clone().answer(request)))
     };
     let header_bytes = u32::try_from(session.http.settings.limits.header_bytes).unwrap_or(u32::MAX);
     let mut connection = http2::Builder::new(session.http.tasks.clone())
