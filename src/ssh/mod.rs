@@ -17,5 +17,6 @@ mod session;
 pub mod spill;
 mod terminal;
 pub mod transport;
+mod window;
 
 pub use server::{AgentConnection, Ssh};

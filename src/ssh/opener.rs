@@ -1,6 +1,7 @@
 //! The way to an agent's service: a new channel on its session.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use russh::server::{Handle, Msg};
 use russh::{Channel, Error};
@@ -41,7 +42,9 @@ impl Opener for ChannelOpener {
             // When the requester has gone, the stream that it would have got is dropped, and
             // dropping it closes the channel.
             tasks.spawn("ssh channel open", async move {
+                let asked = Instant::now();
                 let opened = open_channel(&handle, &key, visitor).await.map(|opened| {
+                    session.round_trip.note(asked.elapsed());
                     let shared = &session.shared;
                     let budget = shared.budget.clone();
                     channel::stream(opened, session.link.clone(), budget, &shared.tasks, permit)

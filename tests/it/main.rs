@@ -6,6 +6,7 @@ mod connect;
 mod dev;
 mod docs;
 mod drain;
+mod fair_share;
 mod hostile;
 mod http_visitors;
 mod keys;

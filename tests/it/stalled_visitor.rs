@@ -1,50 +1,67 @@
-//! One visitor who stops reading never stops the others, not even those of the same agent.
+//! A visitor who stops reading never stops the others, not even those of the same agent; what
+//! they have not taken waits within its bounds, and goes when they go.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustls::StreamOwned;
-use socket2::{Domain, Socket, Type};
+use rustix::process::Signal;
 
-use crate::support::agent::{Agent, host};
-use crate::support::backend::Backend;
-use crate::support::gateway::Gateway;
-use crate::support::visitor::{self, Curl};
+use crate::support::agent::{Agent, OpenSsh, host};
+use crate::support::backend::{Backend, big_sha256, raw};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::load::{Kept, Visitors};
+use crate::support::visitor::Curl;
+use crate::support::{SOON, poll};
 
-/// A visitor who begins a download of 64 MiB and then takes nothing more.
-fn stalled(gateway: &Gateway) -> visitor::Tls {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    // So that the kernel does not take much for them either.
-    socket.set_recv_buffer_size(8 * 1024).expect("a socket");
-    socket.connect(&gateway.address().into()).expect("the gateway listens");
-    let client = visitor::tls_client(gateway.ca(), Some(&host("web")), &["http/1.1"]);
-    let mut stream = StreamOwned::new(client, TcpStream::from(socket));
-    let request = format!("GET /big?mb=64 HTTP/1.1\r\nHost: {}\r\n\r\n", host("web"));
-    stream.write_all(request.as_bytes()).expect("open");
-    let mut head = [0; 512];
-    assert!(stream.read(&mut head).expect("an answer") > 0);
-    stream
+const MIB: u64 = 1 << 20;
+
+/// Waits until what the gateway keeps on disk has not grown for a moment, and is at least `least`.
+fn settled(gateway: &Gateway, least: u64) -> u64 {
+    let mut last = 0;
+    let mut same = 0;
+    poll("files that no longer grow", 10 * SOON, || {
+        let (_, octets) = gateway.unnamed_files();
+        same = if octets == last { same + 1 } else { 0 };
+        last = octets;
+        (octets >= least && same > 20).then_some(octets)
+    })
+}
+
+fn three_stalled(mb: usize) {
+    let mut setup = Setup::new();
+    setup.set("ssh.keepalive_interval", "1s");
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let mut agent = Agent::web(&gateway, backend.address());
+    let mut kept = Kept::new(&gateway, &host("web"));
+    let visitors = Visitors::of(&gateway, &host("web"));
+    // Everything has run once before memory is looked at.
+    visitors.download("/big?mb=4").finish(None);
+    let before = kept.latency(1000);
+    let memory = gateway.memory();
+    gateway.forget_peak();
+    let path = format!("/big?mb={mb}");
+    let stalled: Vec<_> = (0..3).map(|_| visitors.download(&path)).collect();
+    let during = kept.latency(1000);
+    let disk = settled(&gateway, (mb as u64 - 16) * MIB);
+    let stalling = kept.latency(1000);
+    eprintln!(
+        "{before:?} {during:?} {stalling:?} disk {disk} grown {} {}",
+        (gateway.memory_peak() - memory) >> 10,
+        (gateway.memory() as i64 - memory as i64) >> 10
+    );
+    let expect = big_sha256(mb);
+    let readers: Vec<_> = stalled.into_iter().map(|d| std::thread::spawn(move || d.finish(None))).collect();
+    for reader in readers {
+        assert_eq!(reader.join().expect("reads on"), expect);
+    }
+    eprintln!("peak {}", (gateway.memory_peak() - memory) >> 10);
 }
 
 #[test]
-fn small_requests_go_on_beside_three_stalled_downloads() {
-    let (gateway, backend) = (Gateway::start(), Backend::start());
-    let _agent = Agent::web(&gateway, backend.address());
-    let mut stalled: Vec<_> = (0..3).map(|_| stalled(&gateway)).collect();
-    for _ in 0..30 {
-        let before = Instant::now();
-        let response = Curl::new(&gateway).get(&format!("https://{}/small", host("web")));
-        assert_eq!(response.text(), "small");
-        assert!(before.elapsed() < Duration::from_secs(3), "took {:?}", before.elapsed());
-    }
-    // A big one, too.
-    let response = Curl::new(&gateway).get(&format!("https://{}/big?mb=16", host("web")));
-    assert_eq!(crate::support::sha256(&response.body), crate::support::backend::big_sha256(16));
-    // And they can go on where they stopped.
-    let mut rest = vec![0; 1 << 20];
-    for stream in &mut stalled {
-        stream.sock.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
-        stream.read_exact(&mut rest).expect("the download goes on");
-    }
+fn three() {
+    three_stalled(64);
+}
+
+#[test]
+fn long_three() {
+    three_stalled(256);
 }
