@@ -24,7 +24,7 @@ use crate::net::{Duplex, Tasks};
 use crate::observe::Reason;
 
 /// Queued octets at which channels stop handing data over.
-const SOFT_MARK: usize = 512 * 1024;
+const SOFT_MARK: usize = 128 * 1024;
 /// Queued octets at which the session ends. What a session may queue past the soft mark is one
 /// packet of at most 32 KiB a channel, and the library's own messages.
 const HARD_CAP: usize = 64 * 1024 * 1024;
