@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt as _;
+use tokio_util::sync::CancellationToken;
 
 use super::guard::{Gate, Guard};
 use super::patience::Patience;
@@ -50,7 +51,8 @@ pub(super) async fn serve(
     let trusted = settings.http.trusted_proxies.iter().any(|net| net.contains(&conn.peer.ip()));
     let activity = Arc::new(Activity::new(http.tasks.clone()));
     let session = |gate: Arc<Gate>| {
-        Arc::new(Session { http, conn, gate, activity, only_https, trusted, switched: Mutex::default() })
+        let (cut, switched) = (CancellationToken::new(), Mutex::default());
+        Arc::new(Session { http, conn, gate, activity, only_https, trusted, cut, switched })
     };
     let io = Patience::new(io, settings.http.send_timeout);
     if h2 {
@@ -78,7 +80,9 @@ async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, guard: Guard<S>) -
         rest.await;
         return Reason::Finished;
     }
-    if let Some(parts) = connection.into_parts() {
+    if reason != Reason::VisitorTooSlow
+        && let Some(parts) = connection.into_parts()
+    {
         let guard = parts.io.into_inner();
         if !guard.is_between_requests() {
             linger(guard.into_inner()).await;
@@ -131,6 +135,9 @@ where
                 asked = Some(Reason::Draining);
                 ask_to_end(Pin::new(connection));
             }
+            // The parser would wait for the visitor to take what is there, which is just what they
+            // do not.
+            () = session.cut.cancelled() => return Reason::VisitorTooSlow,
             () = until_idle(session), if asked.is_none() => {
                 asked = Some(Reason::Idle);
                 ask_to_end(Pin::new(connection));

@@ -96,7 +96,7 @@ pub(super) struct Record {
     /// Octets of the answer's body.
     pub(super) octets_out: u64,
     started: Instant,
-    activity: Arc<Activity>,
+    pub(super) activity: Arc<Activity>,
 }
 
 impl Record {

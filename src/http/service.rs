@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::body::{Answer, Outgoing};
 use super::forward::{forward, not_http};
@@ -38,6 +39,8 @@ pub(super) struct Session {
     pub(super) only_https: bool,
     /// Whether the peer is a trusted proxy.
     pub(super) trusted: bool,
+    /// Cancelled when an answer was cut that the connection cannot go on without.
+    pub(super) cut: CancellationToken,
     /// What goes on after an HTTP/1.1 connection has switched protocols.
     pub(super) switched: Mutex<Option<BoxFuture<'static, ()>>>,
 }
@@ -298,7 +301,7 @@ impl Session {
         }
         record.answered(answer.status());
         self.gate.answer(false);
-        answer.map(|body| body.with_record(record, reason))
+        answer.map(|body| body.with_record(record, reason, h1, &self.cut))
     }
 }
 

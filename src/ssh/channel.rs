@@ -25,6 +25,7 @@ use super::spill::{Budget, Progress};
 use super::transport::Link;
 use crate::net::Tasks;
 use crate::observe::Reason;
+use crate::registry::Cut;
 
 /// What keeping one piece costs beside its octets, so that many small ones count as well.
 pub(super) const PIECE: usize = 128;
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     pub(super) call: Arc<Notify>,
     /// When the owner last took something.
     pub(super) progress: Progress,
+    /// Tells an owner who does not read that there is no more to read.
+    pub(super) cut: Cut,
 }
 
 /// What has arrived and was not taken yet.
@@ -94,13 +97,15 @@ pub enum Failure {
     NoSpace,
 }
 
-/// Makes a stream of an open channel. `permit` is held until the channel is closed.
+/// Makes a stream of an open channel. `permit` is held until the channel is closed; `cut` tells
+/// when the stream fails because too much of it is unread.
 pub fn stream(
     channel: Channel<Msg>,
     link: Arc<Link>,
     budget: Arc<Budget>,
     tasks: &Tasks,
     permit: OwnedSemaphorePermit,
+    cut: Cut,
 ) -> ChannelStream {
     let (read, write) = channel.split();
     let shared = Arc::new(Shared {
@@ -109,6 +114,7 @@ pub fn stream(
         writer: AtomicWaker::new(),
         call: Arc::default(),
         progress: Progress::new(&budget),
+        cut,
     });
     let writer = Box::pin(write.make_writer());
     let pump = Pump { read, write, shared: shared.clone(), budget, spill: None };
@@ -137,7 +143,7 @@ impl AsyncRead for ChannelStream {
         }
         inbox.length -= taken;
         if taken > 0 {
-            self.shared.progress.note();
+            self.shared.progress.note(taken as u64);
         }
         let on_disk = inbox.on_disk;
         let failure = inbox.failed.or((inbox.severed && !on_disk).then_some(Failure::SessionEnded));

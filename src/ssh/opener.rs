@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::channel;
 use super::session::{ForwardKey, Session};
 use crate::net::{ByteStream, VisitorAddr};
-use crate::registry::{BoxFuture, OpenError, Opener};
+use crate::registry::{BoxFuture, Cut, OpenError, Opener};
 
 /// Opens channels for one forward.
 pub struct ChannelOpener {
@@ -27,6 +27,10 @@ impl ChannelOpener {
 
 impl Opener for ChannelOpener {
     fn open(&self, visitor: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
+        self.open_with(visitor, Cut::default())
+    }
+
+    fn open_with(&self, visitor: VisitorAddr, cut: Cut) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
         let (session, key) = (self.session.clone(), self.key.clone());
         Box::pin(async move {
             if session.link.is_dead() {
@@ -47,7 +51,7 @@ impl Opener for ChannelOpener {
                     session.round_trip.note(asked.elapsed());
                     let shared = &session.shared;
                     let budget = shared.budget.clone();
-                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, permit)
+                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, permit, cut)
                 });
                 let _ = give.send(opened);
             });

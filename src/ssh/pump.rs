@@ -76,6 +76,9 @@ impl Pump {
                 let _ = self.note(|inbox| {
                     inbox.failed.get_or_insert(failure);
                 });
+                if failure == Failure::TooSlow {
+                    self.shared.cut.tell();
+                }
             }
             let (dropped, failed, waiting) = {
                 let inbox = self.shared.inbox.lock();

@@ -24,6 +24,11 @@ use crate::config::Limits;
 const READ_BACK: usize = 128 * 1024;
 /// Size at which a file is followed by the next, in octets.
 const SEGMENT: u64 = 8 << 20;
+/// Octets that a visitor takes of what waits on disk to show that they go on reading: more than
+/// what the buffers on the way may still have taken in.
+const TAKES: u64 = 256 * 1024;
+/// How long such a visitor may seem to take nothing, and yet not be cut for others.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Space for unread answers, shared by all streams.
 #[derive(Debug)]
@@ -49,9 +54,23 @@ struct State {
 struct Usage {
     bytes: AtomicU64,
     progress: Progress,
+    /// Octets that were taken before anything lay on disk.
+    taken_before: u64,
     cut: AtomicBool,
     /// Wakes the owner when it was cut for somebody else's sake.
     owner: Arc<Notify>,
+}
+
+impl Usage {
+    /// How much rather than others this stream is cut: by how long nothing was taken of it. One
+    /// that much was taken of while it waited is given time: what lies in the buffers on the way
+    /// keeps a slow visitor busy between two looks.
+    fn blame(&self) -> (Duration, Duration) {
+        let idle = self.progress.idle();
+        let taken = self.progress.taken.load(Ordering::Relaxed).saturating_sub(self.taken_before);
+        let grace = if taken >= TAKES { GRACE } else { Duration::ZERO };
+        (idle.saturating_sub(grace), idle)
+    }
 }
 
 /// When a stream's visitor last took something. Clones share it.
@@ -60,14 +79,16 @@ pub struct Progress {
     started: Instant,
     /// Milliseconds since then.
     last: Arc<AtomicU64>,
+    /// Octets taken in all.
+    taken: Arc<AtomicU64>,
 }
 
 impl Progress {
     /// Begins now.
     #[must_use]
     pub fn new(budget: &Budget) -> Self {
-        let progress = Self { started: budget.started, last: Arc::default() };
-        progress.note();
+        let progress = Self { started: budget.started, last: Arc::default(), taken: Arc::default() };
+        progress.note(0);
         progress
     }
 
@@ -77,8 +98,9 @@ impl Progress {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 
-    /// The visitor has taken something.
-    pub fn note(&self) {
+    /// The visitor has taken so many octets.
+    pub fn note(&self, octets: u64) {
+        self.taken.fetch_add(octets, Ordering::Relaxed);
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Ordering::Relaxed);
     }
@@ -138,8 +160,9 @@ impl Budget {
 
     fn enter(&self, owner: Arc<Notify>, progress: Progress) -> (u64, Arc<Usage>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let usage =
-            Arc::new(Usage { bytes: AtomicU64::new(0), progress, cut: AtomicBool::new(false), owner });
+        let taken_before = progress.taken.load(Ordering::Relaxed);
+        let (bytes, cut) = (AtomicU64::new(0), AtomicBool::new(false));
+        let usage = Arc::new(Usage { bytes, progress, taken_before, cut, owner });
         self.state.lock().streams.insert(id, usage.clone());
         (id, usage)
     }
@@ -155,7 +178,7 @@ impl Budget {
                 .streams
                 .values()
                 .filter(|usage| !usage.cut.load(Ordering::Acquire) && usage.bytes.load(Ordering::Relaxed) > 0)
-                .min_by_key(|usage| usage.progress.last.load(Ordering::Relaxed))
+                .max_by_key(|usage| usage.blame())
                 .cloned();
             let Some(slowest) = slowest else {
                 own.cut.store(true, Ordering::Release);

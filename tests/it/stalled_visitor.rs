@@ -195,7 +195,8 @@ fn cut(gateway: &Gateway, reason: &str) -> usize {
 fn many_stalled(count: usize, mb: usize) {
     let mut setup = Setup::new();
     let budget = 32 * MIB;
-    setup.set("limits.buffer_disk", "32MiB").set("limits.buffer_memory", "64KiB");
+    setup.set("limits.buffer_disk", "32MiB").set("limits.buffer_disk_per_stream", "32MiB");
+    setup.set("limits.buffer_memory", "64KiB");
     let (gateway, backend) = (setup.start(), Backend::start());
     let _agent = Agent::web(&gateway, backend.address());
     let visitors = Visitors::of(&gateway, &host("web"));

@@ -172,11 +172,6 @@ fn content_length(head: &str) -> usize {
 }
 
 impl Download {
-    /// How much was read of the answer's body.
-    pub fn got(&self) -> usize {
-        self.got
-    }
-
     /// Whether all of it was.
     pub fn is_whole(&self) -> bool {
         self.got == self.length
