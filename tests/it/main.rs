@@ -1,5 +1,6 @@
 //! The promises, each shown with real programs against the real binary.
 
+mod channels;
 mod classify;
 mod config;
 mod connect;
