@@ -117,10 +117,11 @@ pub fn stream(
         cut,
     });
     let writer = Box::pin(write.make_writer());
+    let counted = budget.counters.channel();
     let pump = Pump { read, write, shared: shared.clone(), budget, spill: None };
     tasks.spawn("ssh channel", async move {
         pump.run().await;
-        drop(permit);
+        drop((permit, counted));
     });
     ChannelStream { shared, link, writer, is_writing: false, wait: None }
 }

@@ -6,6 +6,7 @@
 
 pub mod channel;
 mod commands;
+mod counts;
 pub mod forward;
 mod handler;
 pub mod host_key;
@@ -19,4 +20,5 @@ mod terminal;
 pub mod transport;
 mod window;
 
+pub use counts::Counts;
 pub use server::{AgentConnection, Ssh};

@@ -77,6 +77,7 @@ impl Pump {
                     inbox.failed.get_or_insert(failure);
                 });
                 if failure == Failure::TooSlow {
+                    self.budget.counters.note_cut();
                     self.shared.cut.tell();
                 }
             }
@@ -182,6 +183,7 @@ impl Pump {
             }
         }
         if open {
+            self.budget.counters.note_closed_first();
             tracing::debug!(discarded, "closing a channel that the agent left open");
             let _ = self.write.close().await;
             // The library still sends what was queued for this channel; take it until it ends.

@@ -9,6 +9,7 @@ use russh::{MethodKind, MethodSet, SshId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Counts;
 use super::handler::Callbacks;
 use super::host_key;
 use super::session::Session;
@@ -86,9 +87,17 @@ impl Ssh {
         Arc::new(Self { shared, config })
     }
 
+    /// What is counted of all sessions.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let budget = &self.shared.budget;
+        budget.counters.read(budget.disk_used())
+    }
+
     /// Serves one connection to its end, which is the value.
     pub async fn serve(self: Arc<Self>, io: impl Duplex + 'static, conn: AgentConnection) -> Reason {
         let started = Instant::now();
+        let _counted = self.shared.budget.counters.session();
         let (io, link) = transport(io, &self.shared.tasks);
         let session = Session::new(conn.id, conn.peer, self.shared.clone(), link.clone());
         let _guard = EndGuard(session.clone());

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::counts::Counters;
 use crate::config::Limits;
 
 /// How much is read back from a file at once, in octets.
@@ -41,6 +42,8 @@ pub struct Budget {
     started: Instant,
     next: AtomicU64,
     state: Mutex<State>,
+    /// What happens here is counted there.
+    pub(super) counters: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +140,7 @@ impl Budget {
             started,
             next,
             state: Mutex::default(),
+            counters: Arc::default(),
         })
     }
 
@@ -192,6 +196,7 @@ impl Budget {
         if own.cut.load(Ordering::Acquire) {
             return Err(SpillError::OverBudget);
         }
+        self.counters.note_spilled(amount);
         own.bytes.fetch_add(amount, Ordering::Relaxed);
         state.used += amount;
         Ok(())
