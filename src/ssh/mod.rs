@@ -4,6 +4,7 @@
 //! that a session puts into the registry with each name it claims. All of the living with the
 //! SSH library's ways is in [`transport`], [`channel`] and its pump.
 
+mod ahead;
 pub mod channel;
 mod commands;
 mod counts;

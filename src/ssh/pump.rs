@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::channel::{Failure, Inbox, PIECE, Shared};
 use super::spill::{Budget, Spill, SpillError};
+use super::transport::Link;
 
 /// How long the peer may take to close a channel that nobody uses any more.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -25,6 +26,7 @@ pub(super) struct Pump {
     pub(super) read: ChannelReadHalf,
     pub(super) write: ChannelWriteHalf<Msg>,
     pub(super) shared: Arc<Shared>,
+    pub(super) link: Arc<Link>,
     pub(super) budget: Arc<Budget>,
     pub(super) spill: Option<Box<Spill>>,
 }
@@ -50,6 +52,11 @@ impl Pump {
             };
             let kept = match step {
                 Step::Message(Some(ChannelMsg::Data { data })) => self.keep(data).await,
+                Step::Message(Some(ChannelMsg::WindowAdjusted { new_size })) => {
+                    self.shared.ahead.lock().note_taken(new_size, &self.link.learned);
+                    self.shared.writer.wake();
+                    Ok(())
+                }
                 Step::Message(Some(ChannelMsg::Eof)) => self.note(|inbox| inbox.ended = true),
                 Step::Message(Some(ChannelMsg::Close)) => {
                     peer_open = false;

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, ReadHalf, Wr
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::Learned;
 use crate::net::{Duplex, Tasks};
 use crate::observe::Reason;
 
@@ -52,6 +53,8 @@ pub struct Link {
     closed: CancellationToken,
     died: Mutex<Option<Reason>>,
     reader: AtomicWaker,
+    /// What uploads have learned of this agent.
+    pub(super) learned: Learned,
     received: AtomicU64,
     sent: AtomicU64,
     version: Mutex<Vec<u8>>,
