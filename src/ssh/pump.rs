@@ -51,25 +51,10 @@ impl Pump {
                 () = &mut look => Step::Look,
             };
             let kept = match step {
-                Step::Message(Some(ChannelMsg::Data { data })) => self.keep(data).await,
-                Step::Message(Some(ChannelMsg::WindowAdjusted { new_size })) => {
-                    self.shared.ahead.lock().note_taken(new_size, &self.link.learned);
-                    self.shared.writer.wake();
-                    Ok(())
+                Step::Message(message) => {
+                    peer_open &= !matches!(message, None | Some(ChannelMsg::Close));
+                    self.hear(message).await
                 }
-                Step::Message(Some(ChannelMsg::Eof)) => self.note(|inbox| inbox.ended = true),
-                Step::Message(Some(ChannelMsg::Close)) => {
-                    peer_open = false;
-                    self.note(|inbox| (inbox.ended, inbox.closed) = (true, true))
-                }
-                Step::Message(None) => {
-                    peer_open = false;
-                    self.note(|inbox| {
-                        inbox.closed = true;
-                        inbox.severed = !inbox.ended;
-                    })
-                }
-                Step::Message(Some(_)) => Ok(()),
                 Step::Called => self.refill().await,
                 Step::Look => {
                     let idle = self.shared.progress.idle();
@@ -99,6 +84,24 @@ impl Pump {
         self.spill = None;
         if peer_open {
             self.close().await;
+        }
+    }
+
+    async fn hear(&mut self, message: Option<ChannelMsg>) -> Result<(), Failure> {
+        match message {
+            Some(ChannelMsg::Data { data }) => self.keep(data).await,
+            Some(ChannelMsg::WindowAdjusted { new_size }) => {
+                self.shared.ahead.lock().note_taken(new_size, &self.link.learned);
+                self.shared.writer.wake();
+                Ok(())
+            }
+            Some(ChannelMsg::Eof) => self.note(|inbox| inbox.ended = true),
+            Some(ChannelMsg::Close) => self.note(|inbox| (inbox.ended, inbox.closed) = (true, true)),
+            None => self.note(|inbox| {
+                inbox.closed = true;
+                inbox.severed = !inbox.ended;
+            }),
+            Some(_) => Ok(()),
         }
     }
 
