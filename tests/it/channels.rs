@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 use russh::client::{self, ChannelOpenHandle, Handle, Msg, Session};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
 use russh::{Channel, ChannelOpenFailure};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::agent::{Agent, OpenSsh, host, vector_key};
 use crate::support::backend::{Backend, raw};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::{Kept, Visitors};
-use crate::support::visitor::{Curl, tls_config};
+use crate::support::visitor::{Curl, tls_async};
 use crate::support::{SOON, poll};
 
 /// An agent made of the SSH library's client, over TLS as our own agents come.
@@ -106,14 +105,9 @@ impl Library {
         let key = vector_key("ed25519a");
         let key =
             decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
-        let (address, tls) = (gateway.address(), tls_config(gateway.ca(), &["ssh"]));
         let handle = runtime.block_on(async {
-            let tcp = tokio::net::TcpStream::connect(address).await.expect("the gateway listens");
-            tcp.set_nodelay(true).expect("a socket");
-            let name = ServerName::try_from("gw.test").expect("a host name");
-            let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await;
+            let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
             let config = client::Config { channel_buffer_size: 4096, ..client::Config::default() };
-            let stream = stream.expect("a handshake");
             let mut handle = client::connect_stream(Arc::new(config), stream, answers).await.expect("SSH");
             let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
             assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());

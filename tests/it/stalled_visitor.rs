@@ -6,6 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::Signal;
 
 use crate::support::agent::{Agent, OpenSsh, host};
@@ -13,8 +17,8 @@ use crate::support::backend::{Backend, big_sha256};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::{Download, Kept, Latency, Visitors};
 use crate::support::process::Process;
-use crate::support::visitor::Curl;
-use crate::support::{SOON, poll};
+use crate::support::visitor::{Curl, tls_async};
+use crate::support::{SOON, poll, sha256};
 
 const MIB: u64 = 1 << 20;
 /// What three stalled downloads may add to the gateway's memory.
@@ -176,6 +180,55 @@ fn a_slow_visitor_gets_everything_and_slows_nobody() {
 #[test]
 fn long_a_slow_visitor_gets_512_mib() {
     slow(512, 20_000_000);
+}
+
+#[test]
+fn a_stalled_h2_stream_stops_no_other_of_its_connection() {
+    let (gateway, backend) = (Gateway::start(), Backend::start());
+    let _agent = Agent::web(&gateway, backend.address());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let stream = tls_async(&gateway, &host("web"), &["h2"]).await;
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("h2");
+        tokio::spawn(connection);
+        let mut get = async |path: &str| {
+            let url = format!("https://{}{path}", host("web"));
+            let request = http::Request::get(url).body(Empty::<Bytes>::new()).expect("a request");
+            let answer = tokio::time::timeout(SOON, sender.send_request(request)).await;
+            answer.expect("an answer in time").expect("an answer").into_body()
+        };
+        // Its window is used up, and not given back.
+        let stalled = get("/big?mb=16").await;
+        settled(&gateway, 12 * MIB);
+        for _ in 0..20 {
+            let small = get("/small").await.collect().await.expect("an answer");
+            assert_eq!(small.to_bytes(), "small");
+        }
+        let rest = stalled.collect().await.expect("the download goes on").to_bytes();
+        assert_eq!(sha256(&rest), big_sha256(16));
+    });
+}
+
+#[test]
+fn a_stalled_h2_stream_is_recorded_when_it_is_cut() {
+    let mut setup = Setup::new();
+    setup.set("limits.buffer_disk_per_stream", "8MiB");
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let _agent = Agent::web(&gateway, backend.address());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let stream = tls_async(&gateway, &host("web"), &["h2"]).await;
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("h2");
+        tokio::spawn(connection);
+        let url = format!("https://{}/big?mb=32", host("web"));
+        let request = http::Request::get(url).body(Empty::<Bytes>::new()).expect("a request");
+        let stalled = sender.send_request(request).await.expect("an answer").into_body();
+        gateway.wait_reason("visitor-too-slow");
+        assert!(stalled.collect().await.is_err(), "the answer was passed off as whole");
+    });
+    poll("files gone", SOON, || (gateway.unnamed_files() == (0, 0)).then_some(()));
 }
 
 /// The address of one of many visitors.
