@@ -17,6 +17,10 @@ use super::transport::Link;
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// Octets that may still arrive on such a channel before it is closed from this side.
 const CLOSE_DISCARD: usize = 256 * 1024;
+/// How long a step on disk may take before nothing more is read from the agent.
+const DISK_PATIENCE: Duration = Duration::from_millis(50);
+/// How long nothing may be read for that: keep-alives must get through.
+const HOLD_MOST: Duration = Duration::from_secs(3);
 
 /// Pause between two looks at whether the owner takes anything, at the least.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
@@ -155,7 +159,8 @@ impl Pump {
         Ok(())
     }
 
-    /// Runs a blocking step on the stream's part on disk.
+    /// Runs a blocking step on the stream's part on disk. While a disk takes its time, less is read
+    /// from the agent: what comes would wait in memory.
     async fn on_disk<T: Send + 'static>(
         &mut self,
         step: impl FnOnce(&mut Spill) -> Result<T, SpillError> + Send + 'static,
@@ -165,7 +170,16 @@ impl Pump {
             Box::new(Spill::new(self.budget.clone(), call, progress))
         };
         let mut spill = self.spill.take().unwrap_or_else(fresh);
-        let done = tokio::task::spawn_blocking(move || (step(&mut spill), spill)).await;
+        let mut step = tokio::task::spawn_blocking(move || (step(&mut spill), spill));
+        let mut done = tokio::time::timeout(DISK_PATIENCE, &mut step).await;
+        if done.is_err() {
+            let _hold = self.link.clone().hold();
+            done = tokio::time::timeout(HOLD_MOST, &mut step).await;
+        }
+        let done = match done {
+            Ok(done) => done,
+            Err(_) => step.await,
+        };
         let Ok((result, spill)) = done else { return Err(Failure::NoSpace) };
         self.spill = Some(spill);
         result.map_err(|error| match error {

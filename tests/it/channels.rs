@@ -93,6 +93,18 @@ async fn answer(channel: Channel<Msg>, close: bool) {
     while matches!(stream.read(&mut head).await, Ok(1..)) {}
 }
 
+async fn log_in(gateway: &Gateway, answers: Answers) -> Handle<Answers> {
+    let key = vector_key("ed25519a");
+    let key = decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
+    let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
+    let config = client::Config { channel_buffer_size: 4096, ..client::Config::default() };
+    let mut handle = client::connect_stream(Arc::new(config), stream, answers).await.expect("SSH");
+    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+    assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
+    handle.streamlocal_forward("/web").await.expect("forwards");
+    handle
+}
+
 impl Library {
     fn start(gateway: &Gateway, first: First) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -102,18 +114,7 @@ impl Library {
             .expect("a runtime");
         let ended = Arc::<AtomicUsize>::default();
         let answers = Answers { first, opened: 0, ended: ended.clone() };
-        let key = vector_key("ed25519a");
-        let key =
-            decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
-        let handle = runtime.block_on(async {
-            let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
-            let config = client::Config { channel_buffer_size: 4096, ..client::Config::default() };
-            let mut handle = client::connect_stream(Arc::new(config), stream, answers).await.expect("SSH");
-            let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-            assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
-            handle.streamlocal_forward("/web").await.expect("forwards");
-            handle
-        });
+        let handle = runtime.block_on(log_in(gateway, answers));
         Self { handle, runtime, ended }
     }
 

@@ -35,7 +35,6 @@ fn small_beside_bulk(bulk: fn(&Visitors) -> Bulk) {
         together.push(round(&host("bulk")));
     }
     let (apart, together) = (Latency::best(&apart), Latency::best(&together));
-    eprintln!("idle {idle:?}, apart {apart:?}, together {together:?}");
     assert!(together.p99 < apart.p99 + ADDED, "idle {idle:?}, apart {apart:?}, together {together:?}");
 }
 
