@@ -11,9 +11,11 @@ use crate::support::load::{Bulk, Kept, Latency, Visitors};
 /// What sharing the agent's connection with a bulk transfer may add to the slowest of a hundred
 /// small requests.
 const ADDED: Duration = Duration::from_millis(10);
-/// Requests in a round, and rounds of each kind.
+/// Requests in a round.
 const REQUESTS: usize = 150;
-const ROUNDS: usize = 4;
+/// Rounds of each kind, at the least and at the most: a machine that is busy with something else
+/// shows in some of them, an unfair share in all.
+const ROUNDS: std::ops::RangeInclusive<usize> = 3..=12;
 
 /// Small requests to one agent, beside a bulk transfer through the same one and, for comparison,
 /// through another: that one takes as much of the machine.
@@ -30,12 +32,14 @@ fn small_beside_bulk(bulk: fn(&Visitors) -> Bulk) {
         kept.latency(REQUESTS)
     };
     let (mut apart, mut together) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for number in 1..=*ROUNDS.end() {
         apart.push(round(other_host));
         together.push(round(&host("bulk")));
+        if number >= *ROUNDS.start() && Latency::best(&together).p99 < Latency::best(&apart).p99 + ADDED {
+            return;
+        }
     }
-    let (apart, together) = (Latency::best(&apart), Latency::best(&together));
-    assert!(together.p99 < apart.p99 + ADDED, "idle {idle:?}, apart {apart:?}, together {together:?}");
+    panic!("idle {idle:?}, apart {apart:?}, together {together:?}");
 }
 
 #[test]
