@@ -8,9 +8,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use oneport::agent::ConnectOptions;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A single-port edge gateway: agents' SSH tunnels in, visitors' HTTPS in, previews out.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::pool::Exchange;
 use super::record::{Record, Upload};
@@ -155,13 +157,17 @@ fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
 #[derive(Debug)]
 pub(super) struct Answer {
     kind: Kind,
-    record: Option<Box<Record>>,
+    /// Shared with what runs when the answer is cut.
+    record: Slot,
     /// What the record says when the body went out whole.
     outcome: Reason,
     /// How it ended, once that was seen: whole (`true`) or broken off. A body of unknown length
     /// says only then that it has ended.
     ended: Option<bool>,
 }
+
+/// A record until it is written.
+type Slot = Arc<Mutex<Option<Box<Record>>>>;
 
 #[derive(Debug)]
 enum Kind {
@@ -173,14 +179,14 @@ enum Kind {
 impl Answer {
     /// The gateway's own words.
     pub(super) fn own(text: Bytes) -> Self {
-        Self { kind: Kind::Own(text), record: None, outcome: Reason::OwnAnswer, ended: None }
+        Self { kind: Kind::Own(text), record: Slot::default(), outcome: Reason::OwnAnswer, ended: None }
     }
 
     /// A service's body, as it comes.
     pub(super) fn relayed(body: Incoming, exchange: Exchange) -> Self {
         Self {
             kind: Kind::Relayed(body, Some(exchange)),
-            record: None,
+            record: Slot::default(),
             outcome: Reason::Answered,
             ended: None,
         }
@@ -189,13 +195,35 @@ impl Answer {
     /// A service's page with scripts put in.
     pub(super) fn injected(body: Injected, exchange: Exchange) -> Self {
         let kind = Kind::Injected(Box::new(body), Some(exchange));
-        Self { kind, record: None, outcome: Reason::Answered, ended: None }
+        Self { kind, record: Slot::default(), outcome: Reason::Answered, ended: None }
     }
 
-    /// Gives the body its request's record, to be written when the body ends.
-    pub(super) fn with_record(mut self, record: Box<Record>, outcome: Reason) -> Self {
-        self.record = Some(record);
+    /// Gives the body its request's record, to be written when the body ends. When the answer is
+    /// cut because the visitor takes too little of it, the record is written then, and `over` is
+    /// cancelled if the connection is of no more use: nothing else can stop a parser that waits for
+    /// the visitor to take something.
+    pub(super) fn with_record(
+        mut self,
+        record: Box<Record>,
+        outcome: Reason,
+        h1: bool,
+        over: &CancellationToken,
+    ) -> Self {
+        let activity = record.activity.clone();
+        *self.record.lock() = Some(record);
         self.outcome = outcome;
+        if let Kind::Relayed(_, Some(exchange)) | Kind::Injected(_, Some(exchange)) = &self.kind {
+            let (slot, over) = (Arc::downgrade(&self.record), over.clone());
+            exchange.on_cut(move || {
+                let record = slot.upgrade().and_then(|slot| slot.lock().take());
+                let Some(mut record) = record else { return };
+                record.reason = Reason::VisitorTooSlow;
+                drop(record);
+                if h1 || activity.idle().is_some() {
+                    over.cancel();
+                }
+            });
+        }
         self
     }
 
@@ -208,7 +236,7 @@ impl Answer {
     }
 
     fn note_error(&mut self, error: &io::Error) {
-        if let Some(mut record) = self.record.take() {
+        if let Some(mut record) = self.record.lock().take() {
             tracing::debug!(request = %record.id, %error, "an answer ended early");
             record.reason = match io_kind(error) {
                 // What the opener's streams fail with; they are documented there.
@@ -239,7 +267,7 @@ impl Body for Answer {
         match &frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
-                if let Some(record) = &mut self.record {
+                if let Some(record) = &mut *self.record.lock() {
                     record.sent(length as u64);
                 }
             }
@@ -281,7 +309,7 @@ impl Drop for Answer {
         {
             exchange.finish();
         }
-        if let Some(record) = &mut self.record {
+        if let Some(mut record) = self.record.lock().take() {
             record.reason = if complete { self.outcome } else { Reason::VisitorLeft };
         }
     }

@@ -52,8 +52,8 @@ pub(super) async fn serve(
     let activity = Arc::new(Activity::new(http.tasks.clone(), http.metrics.clone()));
     let peer = HeaderValue::try_from(conn.peer.ip().to_string()).expect("an address is visible ASCII");
     let session = |gate: Arc<Gate>| {
-        let (last, switched) = Default::default();
-        Arc::new(Session { http, conn, gate, activity, only_https, trusted, peer, last, switched })
+        let (last, cut, switched) = Default::default();
+        Arc::new(Session { http, conn, gate, activity, only_https, trusted, peer, last, cut, switched })
     };
     let io = Patience::new(io, settings.http.send_timeout);
     if h2 {
@@ -81,7 +81,9 @@ async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, guard: Guard<S>) -
         rest.await;
         return Reason::Finished;
     }
-    if let Some(parts) = connection.into_parts() {
+    if reason != Reason::VisitorTooSlow
+        && let Some(parts) = connection.into_parts()
+    {
         let guard = parts.io.into_inner();
         if !guard.is_between_requests() {
             linger(guard.into_inner()).await;
@@ -134,6 +136,9 @@ where
                 asked = Some(Reason::Draining);
                 ask_to_end(Pin::new(connection));
             }
+            // The parser would wait for the visitor to take what is there, which is just what they
+            // do not.
+            () = session.cut.cancelled() => return Reason::VisitorTooSlow,
             () = until_idle(session), if asked.is_none() => {
                 asked = Some(Reason::Idle);
                 ask_to_end(Pin::new(connection));

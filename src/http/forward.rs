@@ -14,7 +14,7 @@ use super::respond::Failure;
 use crate::access::Permit;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
-use crate::registry::{OpenError, Target};
+use crate::registry::{Cut, OpenError, Target};
 
 /// Sends a request on, over a kept connection or a new one, and waits for the answer's head.
 ///
@@ -53,8 +53,10 @@ pub(super) async fn forward(
             },
         }
     }
-    let stream = target.opener().open(visitor).await.map_err(|error| not_opened(error, target))?;
-    let link = pool.connect(stream).await.map_err(|error| no_answer(&error, false, target, None))?;
+    let cut = Cut::default();
+    let opened = target.opener().open_with(visitor, cut.clone());
+    let stream = opened.await.map_err(|error| not_opened(error, target))?;
+    let link = pool.connect(stream, cut).await.map_err(|error| no_answer(&error, false, target, None))?;
     match link.send(request).await {
         Ok((response, link)) => {
             let keep = keep && is_sent(upload.as_deref());

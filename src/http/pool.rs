@@ -21,7 +21,7 @@ use super::body::Outgoing;
 use super::record::Upload;
 use crate::net::{ByteStream, Tasks};
 use crate::observe::Metrics;
-use crate::registry::{Target, TargetId};
+use crate::registry::{Cut, Target, TargetId};
 
 /// Octets that one connection to a service may buffer, each way.
 const BUFFER_MAX: usize = 128 * 1024;
@@ -50,6 +50,7 @@ struct Inner {
 pub(super) struct Link {
     sender: SendRequest<Outgoing>,
     heard: Arc<AtomicBool>,
+    cut: Cut,
     driver: JoinHandle<()>,
 }
 
@@ -109,8 +110,8 @@ impl Pool {
         }
     }
 
-    /// Begins HTTP/1.1 on a new stream.
-    pub(super) async fn connect(&self, stream: ByteStream) -> Result<Link, hyper::Error> {
+    /// Begins HTTP/1.1 on a new stream, of which `cut` tells.
+    pub(super) async fn connect(&self, stream: ByteStream, cut: Cut) -> Result<Link, hyper::Error> {
         let heard = Arc::new(AtomicBool::new(false));
         let wire = Wire { stream, heard: heard.clone(), write_failed: false };
         let (sender, connection) = http1::Builder::new()
@@ -124,10 +125,11 @@ impl Pool {
             }
         });
         self.0.metrics.http.upstream_opened.one();
-        Ok(Link { sender, heard, driver })
+        Ok(Link { sender, heard, cut, driver })
     }
 
     fn give_back(&self, link: Link, target: &Target) {
+        link.cut.forget();
         let inner = &self.0;
         let over = target.gone().is_cancelled() || inner.drain.is_cancelled();
         if over || inner.idle_max == 0 || link.sender.is_closed() {
@@ -223,6 +225,13 @@ impl Exchange {
             && let Some(link) = self.link.take()
         {
             self.pool.give_back(link, &self.target);
+        }
+    }
+
+    /// Has `act` run when the stream under it is cut because too much of the answer is unread.
+    pub(super) fn on_cut(&self, act: impl FnOnce() + Send + 'static) {
+        if let Some(link) = &self.link {
+            link.cut.on_cut(act);
         }
     }
 

@@ -98,7 +98,7 @@ pub(super) struct Record {
     octets_out: u64,
     switched: bool,
     started: Instant,
-    activity: Arc<Activity>,
+    pub(super) activity: Arc<Activity>,
 }
 
 impl Record {

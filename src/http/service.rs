@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::addressee::{Addressee, LastAddressee};
 use super::body::{Answer, Outgoing};
@@ -44,6 +45,8 @@ pub(super) struct Session {
     pub(super) peer: HeaderValue,
     /// Whom the last request was for.
     pub(super) last: LastAddressee,
+    /// Cancelled when an answer was cut that the connection cannot go on without.
+    pub(super) cut: CancellationToken,
     /// What goes on after an HTTP/1.1 connection has switched protocols.
     pub(super) switched: Mutex<Option<BoxFuture<'static, ()>>>,
 }
@@ -283,7 +286,7 @@ impl Session {
         }
         record.answered(answer.status());
         self.gate.answer(false);
-        answer.map(|body| body.with_record(record, reason))
+        answer.map(|body| body.with_record(record, reason, h1, &self.cut))
     }
 }
 

@@ -48,12 +48,6 @@ pub struct SshNow {
     pub sent: u64,
     /// Octets of temporary files for unread answers.
     pub disk: u64,
-    /// Octets that went into such files, in all.
-    pub spilled: u64,
-    /// Streams cut for what was unread of them, in all.
-    pub cut: Vec<(Reason, u64)>,
-    /// Channels that this side closed first, in all.
-    pub closed_first: u64,
 }
 
 /// Writes all figures down.
@@ -174,21 +168,21 @@ impl Figures {
         )?;
         page.gauge("oneport_ssh_channels_open", "Channels open towards agents", now.channels)?;
         page.counter("oneport_ssh_channels_opened", "Channels opened towards agents", &ssh.channels)?;
-        page.count(
+        page.counter(
             "oneport_ssh_channels_closed_first",
             "Channels that the gateway closed first; each costs some 3.5 KiB until its session ends",
-            now.closed_first,
+            &ssh.closed_first,
         )?;
         page.octets("oneport_ssh_received", "Octets from agents, SSH's own included", now.received)?;
         page.octets("oneport_ssh_sent", "Octets to agents, SSH's own included", now.sent)
     }
 
     fn unread(&self, page: &mut Page<'_>) -> fmt::Result {
-        let now = &self.now.ssh;
+        let (ssh, now) = (&self.metrics.ssh, &self.now.ssh);
         page.octets(
             "oneport_spill_written",
             "Octets pulled from agents into temporary files because their visitors took nothing",
-            now.spilled,
+            ssh.spilled.count(),
         )?;
         let help = "Size of the temporary files for unread answers";
         page.gauge_of("oneport_spill_disk", help, Some(&Unit::Bytes), |metric| {
@@ -197,7 +191,7 @@ impl Figures {
         page.by_reason(
             "oneport_spill_streams_cut",
             "Streams cut for what was unread of them",
-            now.cut.iter().copied(),
+            ssh.cut.counts(),
         )
     }
 }

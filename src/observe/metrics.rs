@@ -97,6 +97,12 @@ pub struct SshMetrics {
     pub forwards_refused: ByReason,
     /// Channels opened towards agents.
     pub channels: Counter,
+    /// Channels that this side had to close first, because the agent did not.
+    pub closed_first: Counter,
+    /// Octets that came over agents' uplinks while their visitors took nothing, and went to disk.
+    pub spilled: Counter,
+    /// Streams cut for what was unread of them.
+    pub cut: ByReason,
 }
 
 /// Only goes up.

@@ -4,12 +4,14 @@
 
 mod backend;
 mod claim;
+mod cut;
 mod routes;
 mod target;
 mod tunnel;
 
 pub use backend::Backend;
 pub use claim::{Lease, Registry, Taken};
+pub use cut::Cut;
 pub use routes::Routes;
 pub use target::{Target, TargetId};
 pub use tunnel::{BoxFuture, Holder, OpenError, Opener, Script, Tunnel, Visit};

@@ -8,7 +8,7 @@ use regex::Regex;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::TargetId;
+use super::{Cut, TargetId};
 use crate::access::{AccessLevel, Identity};
 use crate::name::TunnelName;
 use crate::net::{ByteStream, VisitorAddr};
@@ -26,6 +26,16 @@ pub trait Opener: Send + Sync {
     /// Has its own deadline. A stream fails with [`std::io::ErrorKind::TimedOut`] when it was cut
     /// because too much of it was unread, and with `ConnectionReset` when what it ran over ended.
     fn open(&self, visitor: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>>;
+
+    /// Does as [`Opener::open`], and tells by `cut` when the stream is cut. One that cuts none need
+    /// not have it.
+    fn open_with(
+        &self,
+        visitor: VisitorAddr,
+        _cut: Cut,
+    ) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
+        self.open(visitor)
+    }
 }
 
 /// Why no stream could be opened.

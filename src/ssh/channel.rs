@@ -19,12 +19,15 @@ use russh::Channel;
 use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::{Sleep, sleep};
 
+use super::ahead::Ahead;
 use super::pump::Pump;
 use super::spill::{Budget, Progress};
 use super::transport::Link;
 use crate::net::Tasks;
 use crate::observe::Reason;
+use crate::registry::Cut;
 
 /// What keeping one piece costs beside its octets, so that many small ones count as well.
 pub(super) const PIECE: usize = 128;
@@ -41,6 +44,8 @@ pub struct ChannelStream {
     /// then, whatever else waits, because it may hold a place in the session's queue.
     is_writing: bool,
     wait: Option<Wait>,
+    /// Runs while the agent has taken too little of what was sent.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// What the owner's end and the task share.
@@ -50,8 +55,12 @@ pub(super) struct Shared {
     pub(super) writer: AtomicWaker,
     /// Wakes the task: the owner wants more from disk, or is gone.
     pub(super) call: Arc<Notify>,
+    /// What is on its way to the agent.
+    pub(super) ahead: Mutex<Ahead>,
     /// When the owner last took something.
     pub(super) progress: Progress,
+    /// Tells an owner who does not read that there is no more to read.
+    pub(super) cut: Cut,
 }
 
 /// What has arrived and was not taken yet.
@@ -94,13 +103,15 @@ pub enum Failure {
     NoSpace,
 }
 
-/// Makes a stream of an open channel. `permit` is held until the channel is closed.
+/// Makes a stream of an open channel. `permit` is held until the channel is closed; `cut` tells
+/// when the stream fails because too much of it is unread.
 pub fn stream(
     channel: Channel<Msg>,
     link: Arc<Link>,
     budget: Arc<Budget>,
     tasks: &Tasks,
     permit: OwnedSemaphorePermit,
+    cut: Cut,
 ) -> ChannelStream {
     let (read, write) = channel.split();
     let shared = Arc::new(Shared {
@@ -108,15 +119,17 @@ pub fn stream(
         reader: AtomicWaker::new(),
         writer: AtomicWaker::new(),
         call: Arc::default(),
+        ahead: Mutex::new(Ahead::new()),
         progress: Progress::new(&budget),
+        cut,
     });
     let writer = Box::pin(write.make_writer());
-    let pump = Pump { read, write, shared: shared.clone(), budget, spill: None };
+    let pump = Pump { read, write, shared: shared.clone(), link: link.clone(), budget, spill: None };
     tasks.spawn("ssh channel", async move {
         pump.run().await;
         drop(permit);
     });
-    ChannelStream { shared, link, writer, is_writing: false, wait: None }
+    ChannelStream { shared, link, writer, is_writing: false, wait: None, patience: None }
 }
 
 impl AsyncRead for ChannelStream {
@@ -137,7 +150,7 @@ impl AsyncRead for ChannelStream {
         }
         inbox.length -= taken;
         if taken > 0 {
-            self.shared.progress.note();
+            self.shared.progress.note(taken as u64);
         }
         let on_disk = inbox.on_disk;
         let failure = inbox.failed.or((inbox.severed && !on_disk).then_some(Failure::SessionEnded));
@@ -167,6 +180,23 @@ impl ChannelStream {
         }
     }
 
+    /// Waits until the agent has taken enough of what was sent before. The task wakes the writer.
+    fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut ahead = self.shared.ahead.lock();
+            if !ahead.is_full(&self.link.learned) {
+                drop(ahead);
+                self.patience = None;
+                return Poll::Ready(());
+            }
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(ahead.patience())));
+            ready!(patience.as_mut().poll(cx));
+            ahead.grow(&self.link.learned);
+            drop(ahead);
+            self.patience = None;
+        }
+    }
+
     /// Waits for room in the session's transport.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.wait.is_none() {
@@ -190,9 +220,13 @@ impl AsyncWrite for ChannelStream {
             return Poll::Ready(Ok(0));
         }
         if !self.is_writing {
+            ready!(self.poll_taken(cx));
             ready!(self.poll_room(cx));
         }
         let written = self.writer.as_mut().poll_write(cx, buf);
+        if let Poll::Ready(Ok(octets)) = written {
+            self.shared.ahead.lock().note_sent(octets);
+        }
         self.is_writing = written.is_pending();
         written
     }

@@ -16,6 +16,7 @@ use super::forward::{self, ForwardError};
 use super::opener::ChannelOpener;
 use super::session::{Claim, ForwardKey, Session};
 use super::terminal::{self, Ask};
+use super::window::Window;
 use crate::access::{AccessLevel, Identity};
 use crate::observe::Reason;
 use crate::registry::Holder as _;
@@ -39,6 +40,7 @@ pub struct Callbacks {
     /// Why the last key was refused, for whoever asks.
     refusal: Option<String>,
     authenticated_at: Option<Instant>,
+    window: Window,
 }
 
 impl Callbacks {
@@ -50,6 +52,7 @@ impl Callbacks {
             terminals_opened: 0,
             refusal: None,
             authenticated_at: None,
+            window: Window::new(),
         }
     }
 
@@ -274,6 +277,11 @@ impl Handler for Callbacks {
             }
             _ => Ok(()),
         }
+    }
+
+    fn adjust_window(&mut self, channel: ChannelId, _: u32) -> u32 {
+        let (received, _) = self.session.link.counts();
+        self.window.next(channel, received, &self.session.round_trip)
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Library) -> Done {

@@ -4,6 +4,7 @@
 //! that a session puts into the registry with each name it claims. All of the living with the
 //! SSH library's ways is in [`transport`], [`channel`] and its pump.
 
+mod ahead;
 pub mod channel;
 mod commands;
 pub mod forward;
@@ -18,6 +19,7 @@ mod sessions;
 pub mod spill;
 mod terminal;
 pub mod transport;
+mod window;
 
 pub use server::{AgentConnection, Ssh};
 pub use sessions::SessionFacts;

@@ -1,6 +1,7 @@
 //! The way to an agent's service: a new channel on its session.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use russh::server::{Handle, Msg};
 use russh::{Channel, Error};
@@ -9,7 +10,7 @@ use tokio::sync::oneshot;
 use super::channel;
 use super::session::{ForwardKey, Session};
 use crate::net::{ByteStream, VisitorAddr};
-use crate::registry::{BoxFuture, OpenError, Opener};
+use crate::registry::{BoxFuture, Cut, OpenError, Opener};
 
 /// Opens channels for one forward.
 pub struct ChannelOpener {
@@ -26,6 +27,10 @@ impl ChannelOpener {
 
 impl Opener for ChannelOpener {
     fn open(&self, visitor: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
+        self.open_with(visitor, Cut::default())
+    }
+
+    fn open_with(&self, visitor: VisitorAddr, cut: Cut) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
         let (session, key) = (self.session.clone(), self.key.clone());
         Box::pin(async move {
             if session.link.is_dead() {
@@ -41,11 +46,13 @@ impl Opener for ChannelOpener {
             // When the requester has gone, the stream that it would have got is dropped, and
             // dropping it closes the channel.
             tasks.spawn("ssh channel open", async move {
+                let asked = Instant::now();
                 let opened = open_channel(&handle, &key, visitor).await.map(|opened| {
+                    session.round_trip.note(asked.elapsed());
                     let shared = &session.shared;
                     shared.metrics.ssh.channels.one();
                     let budget = shared.budget.clone();
-                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, permit)
+                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, permit, cut)
                 });
                 let _ = give.send(opened);
             });

@@ -11,11 +11,17 @@ use tokio::time::Instant;
 
 use super::channel::{Failure, Inbox, PIECE, Shared};
 use super::spill::{Budget, Spill, SpillError};
+use super::transport::Link;
+use crate::observe::Reason;
 
 /// How long the peer may take to close a channel that nobody uses any more.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// Octets that may still arrive on such a channel before it is closed from this side.
 const CLOSE_DISCARD: usize = 256 * 1024;
+/// How long a step on disk may take before nothing more is read from the agent.
+const DISK_PATIENCE: Duration = Duration::from_millis(50);
+/// How long nothing may be read for that: keep-alives must get through.
+const HOLD_MOST: Duration = Duration::from_secs(3);
 
 /// Pause between two looks at whether the owner takes anything, at the least.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
@@ -25,6 +31,7 @@ pub(super) struct Pump {
     pub(super) read: ChannelReadHalf,
     pub(super) write: ChannelWriteHalf<Msg>,
     pub(super) shared: Arc<Shared>,
+    pub(super) link: Arc<Link>,
     pub(super) budget: Arc<Budget>,
     pub(super) spill: Option<Box<Spill>>,
 }
@@ -49,20 +56,10 @@ impl Pump {
                 () = &mut look => Step::Look,
             };
             let kept = match step {
-                Step::Message(Some(ChannelMsg::Data { data })) => self.keep(data).await,
-                Step::Message(Some(ChannelMsg::Eof)) => self.note(|inbox| inbox.ended = true),
-                Step::Message(Some(ChannelMsg::Close)) => {
-                    peer_open = false;
-                    self.note(|inbox| (inbox.ended, inbox.closed) = (true, true))
+                Step::Message(message) => {
+                    peer_open &= !matches!(message, None | Some(ChannelMsg::Close));
+                    self.hear(message).await
                 }
-                Step::Message(None) => {
-                    peer_open = false;
-                    self.note(|inbox| {
-                        inbox.closed = true;
-                        inbox.severed = !inbox.ended;
-                    })
-                }
-                Step::Message(Some(_)) => Ok(()),
                 Step::Called => self.refill().await,
                 Step::Look => {
                     let idle = self.shared.progress.idle();
@@ -76,6 +73,10 @@ impl Pump {
                 let _ = self.note(|inbox| {
                     inbox.failed.get_or_insert(failure);
                 });
+                if failure == Failure::TooSlow {
+                    self.budget.metrics.ssh.cut.one(Reason::VisitorTooSlow);
+                    self.shared.cut.tell();
+                }
             }
             let (dropped, failed, waiting) = {
                 let inbox = self.shared.inbox.lock();
@@ -88,6 +89,24 @@ impl Pump {
         self.spill = None;
         if peer_open {
             self.close().await;
+        }
+    }
+
+    async fn hear(&mut self, message: Option<ChannelMsg>) -> Result<(), Failure> {
+        match message {
+            Some(ChannelMsg::Data { data }) => self.keep(data).await,
+            Some(ChannelMsg::WindowAdjusted { new_size }) => {
+                self.shared.ahead.lock().note_taken(new_size, &self.link.learned);
+                self.shared.writer.wake();
+                Ok(())
+            }
+            Some(ChannelMsg::Eof) => self.note(|inbox| inbox.ended = true),
+            Some(ChannelMsg::Close) => self.note(|inbox| (inbox.ended, inbox.closed) = (true, true)),
+            None => self.note(|inbox| {
+                inbox.closed = true;
+                inbox.severed = !inbox.ended;
+            }),
+            Some(_) => Ok(()),
         }
     }
 
@@ -141,7 +160,8 @@ impl Pump {
         Ok(())
     }
 
-    /// Runs a blocking step on the stream's part on disk.
+    /// Runs a blocking step on the stream's part on disk. While a disk takes its time, less is read
+    /// from the agent: what comes would wait in memory.
     async fn on_disk<T: Send + 'static>(
         &mut self,
         step: impl FnOnce(&mut Spill) -> Result<T, SpillError> + Send + 'static,
@@ -151,7 +171,16 @@ impl Pump {
             Box::new(Spill::new(self.budget.clone(), call, progress))
         };
         let mut spill = self.spill.take().unwrap_or_else(fresh);
-        let done = tokio::task::spawn_blocking(move || (step(&mut spill), spill)).await;
+        let mut step = tokio::task::spawn_blocking(move || (step(&mut spill), spill));
+        let mut done = tokio::time::timeout(DISK_PATIENCE, &mut step).await;
+        if done.is_err() {
+            let _hold = self.link.clone().hold();
+            done = tokio::time::timeout(HOLD_MOST, &mut step).await;
+        }
+        let done = match done {
+            Ok(done) => done,
+            Err(_) => step.await,
+        };
         let Ok((result, spill)) = done else { return Err(Failure::NoSpace) };
         self.spill = Some(spill);
         result.map_err(|error| match error {
@@ -179,6 +208,7 @@ impl Pump {
             }
         }
         if open {
+            self.budget.metrics.ssh.closed_first.one();
             tracing::debug!(discarded, "closing a channel that the agent left open");
             let _ = self.write.close().await;
             // The library still sends what was queued for this channel; take it until it ends.

@@ -15,14 +15,13 @@ use super::session::Session;
 use super::sessions::{SessionFacts, Sessions};
 use super::spill::Budget;
 use super::transport::{Link, transport};
+use super::window;
 use crate::access::AgentKeys;
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
 use crate::observe::{Metrics, Reason, SshNow};
 use crate::registry::{Holder as _, Registry};
 
-/// Window that a channel's peer may fill, in octets.
-const WINDOW: u32 = 1 << 20;
 /// Messages that a channel may hold before its reader takes them. The readers here always take,
 /// so it is only a bound.
 const CHANNEL_MESSAGES: usize = 4096;
@@ -87,7 +86,7 @@ impl Ssh {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let patience = settings.http.send_timeout;
-        let budget = Budget::new(&settings.limits, patience, settings.state_dir.clone());
+        let budget = Budget::new(&settings.limits, patience, settings.state_dir.clone(), metrics.clone());
         let config = Arc::new(library_config(&settings, host_key));
         let sessions = Sessions::default();
         let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget, sessions, metrics });
@@ -164,7 +163,7 @@ fn library_config(settings: &Settings, host_key: PrivateKey) -> Config {
         auth_rejection_time: Duration::from_millis(200),
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: vec![host_key],
-        window_size: WINDOW,
+        window_size: window::FIRST,
         channel_buffer_size: CHANNEL_MESSAGES,
         event_buffer_size: EVENTS,
         preferred: host_key::algorithms(),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::forward::ForwardError;
 use super::server::Shared;
 use super::transport::Link;
+use super::window::RoundTrip;
 use crate::access::{AccessLevel, Identity};
 use crate::name::TunnelName;
 use crate::net::{ConnId, PeerAddr};
@@ -40,6 +41,8 @@ pub struct Session {
     pub link: Arc<Link>,
     /// The channels that the gateway may open.
     pub channels: Arc<Semaphore>,
+    /// How long the agent takes to answer.
+    pub round_trip: RoundTrip,
     /// Cancelled when the agent has shown its key.
     pub authenticated: CancellationToken,
     /// What visitors ask for.
@@ -101,6 +104,7 @@ impl Session {
             shared,
             link,
             channels: Arc::new(Semaphore::new(max_channels)),
+            round_trip: RoundTrip::default(),
             authenticated: CancellationToken::new(),
             visits: broadcast::Sender::new(NOTICES_KEPT),
             notices: broadcast::Sender::new(NOTICES_KEPT),

@@ -19,11 +19,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::config::Limits;
+use crate::observe::Metrics;
 
 /// How much is read back from a file at once, in octets.
 const READ_BACK: usize = 128 * 1024;
 /// Size at which a file is followed by the next, in octets.
 const SEGMENT: u64 = 8 << 20;
+/// Octets that a visitor takes of what waits on disk to show that they go on reading: more than
+/// what the buffers on the way may still have taken in.
+const TAKES: u64 = 256 * 1024;
+/// How long such a visitor may seem to take nothing, and yet not be cut for others.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Space for unread answers, shared by all streams.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub struct Budget {
     started: Instant,
     next: AtomicU64,
     state: Mutex<State>,
+    /// What happens here is counted there.
+    pub(super) metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -49,9 +57,23 @@ struct State {
 struct Usage {
     bytes: AtomicU64,
     progress: Progress,
+    /// Octets that were taken before anything lay on disk.
+    taken_before: u64,
     cut: AtomicBool,
     /// Wakes the owner when it was cut for somebody else's sake.
     owner: Arc<Notify>,
+}
+
+impl Usage {
+    /// How much rather than others this stream is cut: by how long nothing was taken of it. One
+    /// that much was taken of while it waited is given time: what lies in the buffers on the way
+    /// keeps a slow visitor busy between two looks.
+    fn blame(&self) -> (Duration, Duration) {
+        let idle = self.progress.idle();
+        let taken = self.progress.taken.load(Ordering::Relaxed).saturating_sub(self.taken_before);
+        let grace = if taken >= TAKES { GRACE } else { Duration::ZERO };
+        (idle.saturating_sub(grace), idle)
+    }
 }
 
 /// When a stream's visitor last took something. Clones share it.
@@ -60,14 +82,16 @@ pub struct Progress {
     started: Instant,
     /// Milliseconds since then.
     last: Arc<AtomicU64>,
+    /// Octets taken in all.
+    taken: Arc<AtomicU64>,
 }
 
 impl Progress {
     /// Begins now.
     #[must_use]
     pub fn new(budget: &Budget) -> Self {
-        let progress = Self { started: budget.started, last: Arc::default() };
-        progress.note();
+        let progress = Self { started: budget.started, last: Arc::default(), taken: Arc::default() };
+        progress.note(0);
         progress
     }
 
@@ -77,8 +101,9 @@ impl Progress {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 
-    /// The visitor has taken something.
-    pub fn note(&self) {
+    /// The visitor has taken so many octets.
+    pub fn note(&self, octets: u64) {
+        self.taken.fetch_add(octets, Ordering::Relaxed);
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Ordering::Relaxed);
     }
@@ -104,7 +129,12 @@ impl Budget {
     /// The budgets of `limits`; a stream that nothing is taken of for `stalled_after` is cut in any
     /// case. Files are made in `folder` and have no name there.
     #[must_use]
-    pub fn new(limits: &Limits, stalled_after: Duration, folder: PathBuf) -> Arc<Self> {
+    pub fn new(
+        limits: &Limits,
+        stalled_after: Duration,
+        folder: PathBuf,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let (started, next) = (Instant::now(), AtomicU64::new(0));
         Arc::new(Self {
             memory_per_stream: limits.buffer_memory,
@@ -115,6 +145,7 @@ impl Budget {
             started,
             next,
             state: Mutex::default(),
+            metrics,
         })
     }
 
@@ -138,8 +169,9 @@ impl Budget {
 
     fn enter(&self, owner: Arc<Notify>, progress: Progress) -> (u64, Arc<Usage>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let usage =
-            Arc::new(Usage { bytes: AtomicU64::new(0), progress, cut: AtomicBool::new(false), owner });
+        let taken_before = progress.taken.load(Ordering::Relaxed);
+        let (bytes, cut) = (AtomicU64::new(0), AtomicBool::new(false));
+        let usage = Arc::new(Usage { bytes, progress, taken_before, cut, owner });
         self.state.lock().streams.insert(id, usage.clone());
         (id, usage)
     }
@@ -155,7 +187,7 @@ impl Budget {
                 .streams
                 .values()
                 .filter(|usage| !usage.cut.load(Ordering::Acquire) && usage.bytes.load(Ordering::Relaxed) > 0)
-                .min_by_key(|usage| usage.progress.last.load(Ordering::Relaxed))
+                .max_by_key(|usage| usage.blame())
                 .cloned();
             let Some(slowest) = slowest else {
                 own.cut.store(true, Ordering::Release);
@@ -169,6 +201,7 @@ impl Budget {
         if own.cut.load(Ordering::Acquire) {
             return Err(SpillError::OverBudget);
         }
+        self.metrics.ssh.spilled.add(amount);
         own.bytes.fetch_add(amount, Ordering::Relaxed);
         state.used += amount;
         Ok(())
@@ -293,7 +326,7 @@ mod tests {
     fn budget(stream: u64, all: u64) -> Arc<Budget> {
         let mut limits = Settings::dev(8443, Path::new("unused")).limits;
         (limits.buffer_memory, limits.buffer_disk_per_stream, limits.buffer_disk) = (16, stream, all);
-        Budget::new(&limits, Duration::from_secs(1), std::env::temp_dir())
+        Budget::new(&limits, Duration::from_secs(1), std::env::temp_dir(), Arc::default())
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,11 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, ReadHalf, Wr
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::Learned;
 use crate::net::{Duplex, Tasks};
 use crate::observe::Reason;
 
 /// Queued octets at which channels stop handing data over.
-const SOFT_MARK: usize = 512 * 1024;
+const SOFT_MARK: usize = 128 * 1024;
 /// Queued octets at which the session ends. What a session may queue past the soft mark is one
 /// packet of at most 32 KiB a channel, and the library's own messages.
 const HARD_CAP: usize = 64 * 1024 * 1024;
@@ -52,6 +53,10 @@ pub struct Link {
     closed: CancellationToken,
     died: Mutex<Option<Reason>>,
     reader: AtomicWaker,
+    /// How many want nothing to be read.
+    holds: AtomicUsize,
+    /// What uploads have learned of this agent.
+    pub(super) learned: Learned,
     received: AtomicU64,
     sent: AtomicU64,
     version: Mutex<Vec<u8>>,
@@ -68,6 +73,17 @@ struct Queue {
 impl Queue {
     fn length(&self) -> usize {
         self.waiting.len() + self.in_flight
+    }
+}
+
+/// While it lives, nothing is read from the peer.
+#[derive(Debug)]
+pub struct Hold(Arc<Link>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.fetch_sub(1, Ordering::AcqRel);
+        self.0.reader.wake();
     }
 }
 
@@ -132,6 +148,12 @@ impl Link {
     /// Resolves when something more has arrived from the peer. Cancel safe.
     pub async fn received_more(&self) {
         self.arrived.notified().await;
+    }
+
+    /// Has nothing be read from the peer while the value lives.
+    pub fn hold(self: Arc<Self>) -> Hold {
+        self.holds.fetch_add(1, Ordering::AcqRel);
+        Hold(self)
     }
 
     /// Octets received from the peer, and sent to it.
@@ -226,6 +248,9 @@ impl<S: Duplex> AsyncRead for Transport<S> {
         if self.link.is_dead() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        if self.link.holds.load(Ordering::Acquire) > 0 {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.read).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = result {
@@ -301,6 +326,25 @@ mod tests {
         let (read, ()) = tokio::join!(transport.read_u8(), async move { cutter.cut(Reason::TakenOver) });
         assert!(read.is_err());
         assert_eq!(link.cut_reason(), Some(Reason::TakenOver));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_while_it_is_held() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let (mut transport, link) = transport(near, &Tasks::new());
+        far.write_all(b"x").await.expect("open");
+        let (first, second) = (link.clone().hold(), link.clone().hold());
+        let short = Duration::from_millis(10);
+        assert!(tokio::time::timeout(short, transport.read_u8()).await.is_err());
+        drop(first);
+        let (read, ()) = tokio::join!(transport.read_u8(), async move {
+            tokio::time::sleep(short).await;
+            drop(second);
+        });
+        assert_eq!(read.expect("open"), b'x');
+        let _hold = link.clone().hold();
+        link.cut(Reason::TakenOver);
+        assert!(transport.read_u8().await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,14 @@
 //! The promises, each shown with real programs against the real binary.
 
 mod admin;
+mod channels;
 mod classify;
 mod config;
 mod connect;
 mod dev;
 mod docs;
 mod drain;
+mod fair_share;
 mod hostile;
 mod http_visitors;
 mod keys;

@@ -2,7 +2,6 @@
 //! it, and nobody hangs. The agent here is the SSH library's own client, which does what OpenSSH
 //! never would.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::support::agent::{host, vector_key};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::visitor::{Curl, Response, Tls, read_to_end, read_until, tls};
+use crate::support::visitor::{Curl, Response, Tls, read_to_end, read_until, tls, tls_async};
 use crate::support::{SOON, poll};
 
 /// What the agent does with the channel of each visit, by the visit's path.
@@ -152,17 +151,17 @@ impl Agent {
         let key = vector_key("ed25519a");
         let key =
             decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
-        let address = gateway.address_of("plain-ssh");
-        let handle = runtime.block_on(log_in(address, key, script, request));
+        let handle = runtime.block_on(log_in(gateway, key, script, request));
         Self { runtime, handle, late, opened, closed }
     }
 }
 
 /// A session of `me` that exposes what `request` says.
-async fn log_in(address: SocketAddr, key: PrivateKey, script: Script, request: &str) -> Handle<Script> {
+async fn log_in(gateway: &Gateway, key: PrivateKey, script: Script, request: &str) -> Handle<Script> {
     // A small queue would let this client dead-lock itself, whatever the gateway does.
     let config = client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
-    let mut handle = client::connect(Arc::new(config), address, script).await.expect("connects");
+    let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
+    let mut handle = client::connect_stream(Arc::new(config), stream, script).await.expect("connects");
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
     assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
     handle.streamlocal_forward(request).await.expect("forwards");
@@ -171,7 +170,6 @@ async fn log_in(address: SocketAddr, key: PrivateKey, script: Script, request: &
 
 fn gateway() -> Gateway {
     let mut setup = Setup::new();
-    setup.set("plain.ssh", vec!["127.0.0.1:0"]);
     setup.set("ssh.open_timeout", "1s");
     setup.start()
 }
@@ -235,8 +233,8 @@ fn a_channel_that_the_agent_closes_at_once_hangs_nobody() {
 
 #[test]
 fn bulk_both_ways_on_many_channels_never_dead_locks() {
-    const STREAMS: usize = 4;
-    const OCTETS: usize = 8 << 20;
+    const STREAMS: usize = 16;
+    const OCTETS: usize = 2 << 20;
     let gateway = gateway();
     let agent = Agent::start(&gateway, Manner::Echo);
     std::thread::scope(|scope| {
@@ -376,7 +374,7 @@ fn an_agent_may_ask_as_often_as_it_likes() {
 #[test]
 fn what_an_agent_writes_cannot_forge_the_log() {
     let mut setup = Setup::new();
-    setup.set("plain.ssh", vec!["127.0.0.1:0"]).set("log.format", "text");
+    setup.set("log.format", "text");
     let gateway = setup.start();
     let agent = Agent::start(&gateway, Manner::Echo);
     for request in ["/q#bad\n2026-01-01T00:00:00Z ERROR forged \u{1b}[2J", "/r#meta=c2VjcmV0", "/web"] {

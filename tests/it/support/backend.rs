@@ -4,8 +4,8 @@
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -115,17 +115,25 @@ pub fn big_file(path: &std::path::Path, mb: usize) {
     }
 }
 
-/// Octets that differ from chunk to chunk, so that a lost or swapped one is seen.
+/// Octets that differ from chunk to chunk, so that a lost or swapped one is seen. They are made
+/// once: a test that measures must not wait for them.
 fn chunk(index: usize) -> Bytes {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ ((index as u64 + 1) << 17);
-    let mut octets = Vec::with_capacity(CHUNK);
-    while octets.len() < CHUNK {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        octets.extend_from_slice(&state.to_le_bytes());
-    }
-    octets.into()
+    /// Octets of which every chunk is a part.
+    const ALL: usize = 64 * CHUNK;
+    static OCTETS: OnceLock<Bytes> = OnceLock::new();
+    let octets = OCTETS.get_or_init(|| {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut octets = Vec::with_capacity(ALL);
+        while octets.len() < ALL {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            octets.extend_from_slice(&state.to_le_bytes());
+        }
+        octets.into()
+    });
+    let start = index * 7919 % (ALL - CHUNK);
+    octets.slice(start..start + CHUNK)
 }
 
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {

@@ -1,6 +1,7 @@
 //! The gateway: the real binary, a temporary folder, ports given by the kernel.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -241,6 +242,45 @@ impl Gateway {
     #[track_caller]
     pub fn finish(&mut self, limit: Duration) -> Output {
         self.process.finish(limit)
+    }
+
+    /// Memory that is in use now, in octets.
+    pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory that was in use since [`Gateway::forget_peak`].
+    pub fn memory_peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// Begins anew to look for the most memory in use.
+    pub fn forget_peak(&self) {
+        std::fs::write(self.proc("clear_refs"), "5").expect("the process is ours");
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).expect("the gateway runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a line of it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// How many files without a name are open, and what they take on disk, in octets.
+    pub fn unnamed_files(&self) -> (usize, u64) {
+        let open = std::fs::read_dir(self.proc("fd")).expect("the gateway runs");
+        let state = self.path("state");
+        open.filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let target = std::fs::read_link(&path).ok()?;
+            let is_one = target.starts_with(&state) && target.to_str()?.ends_with(" (deleted)");
+            // Blocks are of 512 octets, whatever the file system's are.
+            is_one.then(|| std::fs::metadata(&path).map_or(0, |file| file.blocks() * 512))
+        })
+        .fold((0, 0), |(count, sum), octets| (count + 1, sum + octets))
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        Path::new("/proc").join(self.process.pid().as_raw_nonzero().to_string()).join(name)
     }
 
     /// Whether the gateway still runs.

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod backend;
 pub mod ca;
 pub mod gateway;
+pub mod load;
 pub mod process;
 pub mod visitor;
 

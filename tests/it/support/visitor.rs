@@ -179,6 +179,19 @@ pub fn tls(gateway: &Gateway, sni: Option<&str>, alpn: &[&str]) -> io::Result<Tl
     Ok(stream)
 }
 
+/// A finished handshake of an asynchronous client with `sni`.
+pub async fn tls_async(
+    gateway: &Gateway,
+    sni: &str,
+    alpn: &[&str],
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let config = Arc::new(tls_config(gateway.ca(), alpn));
+    let tcp = tokio::net::TcpStream::connect(gateway.address()).await.expect("the gateway listens");
+    tcp.set_nodelay(true).expect("a socket");
+    let name = ServerName::try_from(sni.to_owned()).expect("a host name");
+    tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.expect("a handshake")
+}
+
 /// Reads to the end of the stream. A reset, or an end without close_notify, is an end too.
 #[track_caller]
 pub fn read_to_end(stream: &mut impl Read) -> Vec<u8> {

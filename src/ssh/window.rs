@@ -1,0 +1,117 @@
+//! How much of each channel an agent may send ahead.
+//!
+//! What is on its way on one channel stands in front of all others on that connection: too large a
+//! window makes small requests wait behind a bulk download, too small a one leaves a long way
+//! empty. So a session's window is twice what its way holds (its throughput times its round trip),
+//! shared by the channels that move much, between two bounds.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use russh::ChannelId;
+
+/// The window of a new channel, and the least that a session's busy channels share, in octets.
+pub const FIRST: u32 = 256 * 1024;
+/// The least for one channel: two of the largest packets.
+const LEAST: u64 = 64 * 1024;
+/// The most for one channel: what OpenSSH itself gives.
+const MOST: u64 = 2 * 1024 * 1024;
+/// Time over which throughput is measured, and channels count as busy.
+const SPAN: Duration = Duration::from_millis(100);
+
+/// The shortest time that an agent took to answer, in microseconds.
+#[derive(Debug)]
+pub struct RoundTrip(AtomicU64);
+
+impl Default for RoundTrip {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl RoundTrip {
+    /// Notes how long an answer took.
+    pub fn note(&self, took: Duration) {
+        self.0.fetch_min(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The shortest so far; zero before there is one.
+    fn shortest(&self) -> Duration {
+        match self.0.load(Ordering::Relaxed) {
+            u64::MAX => Duration::ZERO,
+            micros => Duration::from_micros(micros),
+        }
+    }
+}
+
+/// The window of one session's channels.
+#[derive(Debug)]
+pub struct Window {
+    since: Instant,
+    received: u64,
+    busy: HashSet<ChannelId>,
+    size: u32,
+}
+
+impl Window {
+    /// Begins now, with nothing received.
+    pub fn new() -> Self {
+        Self { since: Instant::now(), received: 0, busy: HashSet::new(), size: FIRST }
+    }
+
+    /// The window from now on, when `channel` has used up much of its own. `received` counts the
+    /// octets of the whole session so far.
+    pub fn next(&mut self, channel: ChannelId, received: u64, round_trip: &RoundTrip) -> u32 {
+        self.busy.insert(channel);
+        let span = self.since.elapsed();
+        if span >= SPAN {
+            let octets = received.saturating_sub(self.received);
+            self.size = size(octets, span, round_trip.shortest(), self.busy.len());
+            (self.since, self.received) = (Instant::now(), received);
+            self.busy.clear();
+        }
+        self.size
+    }
+}
+
+/// The window of each of `busy` channels when `octets` came in `span`.
+fn size(octets: u64, span: Duration, round_trip: Duration, busy: usize) -> u32 {
+    let on_the_way = u128::from(octets) * round_trip.as_micros() / span.as_micros().max(1);
+    let all = u64::try_from(on_the_way * 2).unwrap_or(u64::MAX).max(u64::from(FIRST));
+    let each = (all / busy.max(1) as u64).clamp(LEAST, MOST);
+    u32::try_from(each).unwrap_or(FIRST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_long_way_has_a_large_window_and_a_short_one_a_small() {
+        // 200 MB/s over half a millisecond.
+        assert_eq!(size(200_000_000, SECOND, Duration::from_micros(500), 1), FIRST);
+        // 10 MB/s over 50 ms: 500 KB are on their way.
+        assert_eq!(size(10_000_000, SECOND, Duration::from_millis(50), 1), 1_000_000);
+        assert_eq!(size(1_000_000_000, SECOND, SECOND, 1), 2 << 20);
+        assert_eq!(size(0, Duration::ZERO, Duration::ZERO, 0), FIRST);
+    }
+
+    #[test]
+    fn busy_channels_share_it() {
+        assert_eq!(size(0, SECOND, Duration::ZERO, 2), FIRST / 2);
+        assert_eq!(u64::from(size(0, SECOND, Duration::ZERO, 200)), LEAST);
+        assert_eq!(size(10_000_000, SECOND, Duration::from_millis(50), 4), 250_000);
+    }
+
+    #[test]
+    fn the_shortest_round_trip_counts() {
+        let round_trip = RoundTrip::default();
+        assert_eq!(round_trip.shortest(), Duration::ZERO);
+        round_trip.note(Duration::from_millis(7));
+        round_trip.note(Duration::from_millis(9));
+        assert_eq!(round_trip.shortest(), Duration::from_millis(7));
+    }
+}

@@ -1,0 +1,53 @@
+//! Streams of one agent share its connection fairly: a bulk transfer adds little to what small
+//! requests take, whichever way it goes.
+
+use std::time::Duration;
+
+use crate::support::agent::{Agent, OpenSsh, host};
+use crate::support::backend::Backend;
+use crate::support::gateway::Gateway;
+use crate::support::load::{Bulk, Kept, Latency, Visitors};
+
+/// What sharing the agent's connection with a bulk transfer may add to the slowest of a hundred
+/// small requests.
+const ADDED: Duration = Duration::from_millis(10);
+/// Requests in a round.
+const REQUESTS: usize = 150;
+/// Rounds of each kind, at the least and at the most: a machine that is busy with something else
+/// shows in some of them, an unfair share in all.
+const ROUNDS: std::ops::RangeInclusive<usize> = 3..=12;
+
+/// Small requests to one agent, beside a bulk transfer through the same one and, for comparison,
+/// through another: that one takes as much of the machine.
+fn small_beside_bulk(bulk: fn(&Visitors) -> Bulk) {
+    let (gateway, small, large) = (Gateway::start(), Backend::start(), Backend::start());
+    let _agent: Agent =
+        OpenSsh::new(&gateway).forward("/web", small.address()).forward("/bulk", large.address()).start();
+    let _other = OpenSsh::new(&gateway).key("ed25519b").forward("/bulk", large.address()).start();
+    let other_host = "bulk-pls54n3g.gw.test";
+    let mut kept = Kept::new(&gateway, &host("web"));
+    let idle = kept.latency(REQUESTS);
+    let mut round = |host: &str| {
+        let _bulk = bulk(&Visitors::of(&gateway, host));
+        kept.latency(REQUESTS)
+    };
+    let (mut apart, mut together) = (Vec::new(), Vec::new());
+    for number in 1..=*ROUNDS.end() {
+        apart.push(round(other_host));
+        together.push(round(&host("bulk")));
+        if number >= *ROUNDS.start() && Latency::best(&together).p99 < Latency::best(&apart).p99 + ADDED {
+            return;
+        }
+    }
+    panic!("idle {idle:?}, apart {apart:?}, together {together:?}");
+}
+
+#[test]
+fn small_requests_beside_a_bulk_download() {
+    small_beside_bulk(Bulk::down);
+}
+
+#[test]
+fn small_requests_beside_a_bulk_upload() {
+    small_beside_bulk(Bulk::up);
+}
