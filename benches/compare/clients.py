@@ -1,0 +1,218 @@
+"""The clients that drive every stack alike: wrk, h2load, curl, and a kept connection of our own.
+
+An answer that is not the right one is an error, and a row with errors has no figure.
+"""
+
+import json
+import re
+import socket
+import ssl
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+
+from .edge import Edge
+from .place import BIG, BIG_BYTES, SMALL
+from .procs import BenchError, run
+
+TIMEOUT = 10.0
+UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 60e3}
+
+
+def wrk(edge: Edge, connections: int, seconds: float, *headers: str) -> dict[str, float]:
+    """Small requests on `connections` kept connections, as fast as they are answered."""
+    text = run(
+        *("wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "--timeout", "10s"),
+        *("-s", str(edge.place.path("loopback.lua"))),
+        *(part for header in headers for part in ("-H", header)),
+        edge.url + SMALL,
+        limit=seconds + 60,
+    )
+    if trouble := re.search(r"(Socket errors:|Non-2xx).*", text):
+        raise BenchError(f"wrk: {trouble.group(0).strip()}")
+    requests = int(_found(r"(\d+) requests in", text))
+    if requests == 0:
+        raise BenchError("wrk: not one request was answered")
+    return {
+        "requests": requests,
+        "rps": float(_found(r"Requests/sec:\s+([\d.]+)", text)),
+        "p50_ms": _milliseconds(_found(r"(?m)^\s+50%\s+(\S+)$", text)),
+        "p99_ms": _milliseconds(_found(r"(?m)^\s+99%\s+(\S+)$", text)),
+    }
+
+
+def h2load(edge: Edge, seconds: float) -> dict[str, float]:
+    """Small requests in 10 streams each on 10 kept HTTP/2 connections."""
+    text = run(
+        *_h2load(edge), "-c10", "-m10", f"-D{max(1, round(seconds))}", edge.url + SMALL, limit=seconds + 60
+    )
+    if (protocol := _found(r"Application protocol: (\S+)", text)) != "h2":
+        raise BenchError(f"h2load: the protocol is `{protocol}`, not h2")
+    requests = _h2load_requests(text)
+    return {"requests": requests, "rps": requests / max(1, round(seconds))}
+
+
+def handshakes(edge: Edge, seconds: float, rate: int = 400) -> dict[str, float]:
+    """New connections, each with a whole handshake and one request, at a steady rate: h2load, unlike
+    wrk, never resumes a TLS session."""
+    count = max(1, round(rate * seconds))
+    period = ("-r", str(rate // 100), "--rate-period", "10ms")
+    text = run(
+        *_h2load(edge), "--h1", f"-n{count}", f"-c{count}", *period, edge.url + SMALL, limit=seconds + 60
+    )
+    if (requests := _h2load_requests(text)) != count:
+        raise BenchError(f"h2load: {requests} of {count} requests were answered")
+    return {"requests": requests}
+
+
+def downloads(edge: Edge, streams: int, repeat: int = 1) -> dict[str, float]:
+    """The big file, by `streams` curls at a time, each `repeat` times one after another."""
+    command = _curl(edge) + ["-w", "%{json}\n"] + [edge.url + BIG, "-o", "/dev/null"] * repeat
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(streams)]
+    try:
+        texts = [one.communicate(timeout=180)[0] for one in started]
+    except subprocess.TimeoutExpired:
+        raise BenchError("curl: a download did not end within 180 s") from None
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+    seconds = []
+    for text in texts:
+        told = [json.loads(line) for line in text.splitlines()]
+        if len(told) != repeat or any(
+            (one["http_code"], one["size_download"]) != (200, BIG_BYTES) for one in told
+        ):
+            got = [(one["http_code"], one["size_download"], one.get("errormsg")) for one in told]
+            raise BenchError(f"curl: a download is not whole: {got}")
+        seconds.append(sum(one["time_total"] for one in told))
+    bytes_ = streams * repeat * BIG_BYTES
+    return {"bytes": bytes_, "mb_s": bytes_ / max(seconds) / 1e6}
+
+
+class Endless:
+    """One curl that downloads the big file again and again while the `with` lasts, at most at
+    `rate` octets a second (as curl writes them) where that is given."""
+
+    def __init__(self, edge: Edge, rate: str | None = None):
+        limit = ["--limit-rate", rate] if rate else []
+        command = _curl(edge) + limit + [edge.url + BIG, "-o", "/dev/null"] * 1000
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def __enter__(self) -> "Endless":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ended = self.process.poll()
+        self.process.kill()
+        self.process.wait()
+        if ended is not None:
+            raise BenchError(f"curl: the download beside ended with {ended}")
+
+
+class Visitor:
+    """One kept HTTP/1.1 connection, without Nagle's delay."""
+
+    def __init__(self, edge: Edge, host: str | None = None, receive_buffer: int | None = None):
+        self.host = host or edge.host
+        raw = socket.socket()
+        raw.settimeout(TIMEOUT)
+        if receive_buffer:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            raw.connect(("127.0.0.1", edge.port))
+            self.tls = context(edge).wrap_socket(raw, server_hostname=self.host)
+        except OSError:
+            raw.close()
+            raise
+        self.rest = b""
+
+    def ask(self, path: str, *headers: str) -> None:
+        lines = [f"GET {path} HTTP/1.1", f"Host: {self.host}", *headers, "", ""]
+        self.tls.sendall("\r\n".join(lines).encode())
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """Status and headers, their names in lower case."""
+        while b"\r\n\r\n" not in self.rest:
+            self._more()
+        head, self.rest = self.rest.split(b"\r\n\r\n", 1)
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
+        return int(first.split()[1]), headers
+
+    def get(self, path: str = SMALL) -> float:
+        """Milliseconds for one request and its whole answer."""
+        begun = time.perf_counter()
+        self.ask(path)
+        status, headers = self.head()
+        length = int(headers.get("content-length", "0"))
+        while len(self.rest) < length:
+            self._more()
+        self.rest = self.rest[length:]
+        if status != 200:
+            raise BenchError(f"answered with {status}")
+        return (time.perf_counter() - begun) * 1e3
+
+    def close(self) -> None:
+        self.tls.close()
+
+    def _more(self) -> None:
+        if not (part := self.tls.recv(65536)):
+            raise BenchError("the connection was closed in the middle of an answer")
+        self.rest += part
+
+
+_CONTEXTS: dict[str, ssl.SSLContext] = {}
+
+
+def context(edge: Edge) -> ssl.SSLContext:
+    """Verifies the stack's certificate. One for all: a new one would read the authority each time."""
+    name = str(edge.place.ca)
+    if name not in _CONTEXTS:
+        made = ssl.create_default_context(cafile=name)
+        made.set_alpn_protocols(["http/1.1"])
+        _CONTEXTS[name] = made
+    return _CONTEXTS[name]
+
+
+def percentile(values: Sequence[float], hundredth: int) -> float:
+    """The value below which so many hundredths lie."""
+    if len(values) < 2:
+        raise BenchError("too few requests were answered")
+    return statistics.quantiles(values, n=100, method="inclusive")[hundredth - 1]
+
+
+def _h2load(edge: Edge) -> tuple[str, ...]:
+    return ("h2load", "-t1", f"--connect-to=127.0.0.1:{edge.port}")
+
+
+def _h2load_requests(text: str) -> int:
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text)
+    codes = re.search(r"status codes: \d+ 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text)
+    if not counts or not codes:
+        raise BenchError(f"h2load: no figures in `{text[-400:].strip()}`")
+    if any(int(count) for count in (*counts.groups()[1:], *codes.groups())):
+        raise BenchError(f"h2load: {counts.group(0)}; {codes.group(0)}")
+    if int(counts.group(1)) == 0:
+        raise BenchError("h2load: not one request was answered")
+    return int(counts.group(1))
+
+
+def _curl(edge: Edge) -> list[str]:
+    resolve = f"{edge.host}:{edge.port}:127.0.0.1"
+    return ["curl", "-s", "--http1.1", "--cacert", str(edge.place.ca), "--resolve", resolve]
+
+
+def _found(pattern: str, text: str) -> str:
+    if not (match := re.search(pattern, text)):
+        raise BenchError(f"no `{pattern}` in `{text[-400:].strip()}`")
+    return match.group(1)
+
+
+def _milliseconds(text: str) -> float:
+    match = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text)
+    if not match:
+        raise BenchError(f"`{text}` is not a time")
+    return float(match.group(1)) * UNITS[match.group(2)]
