@@ -88,7 +88,9 @@ impl Edge {
         let accept = self.accept(peer, id, port);
         self.visitors.spawn("connection", async move {
             let deadline = accept.deadline;
-            let handed = tokio::time::timeout_at(deadline, edge.identify(stream, accept)).await;
+            // Boxed, so that its room is given back when it is known what the connection is.
+            let identified = Box::pin(edge.identify(stream, accept));
+            let handed = tokio::time::timeout_at(deadline, identified).await;
             match handed.unwrap_or_else(|_| Err(Reason::HandshakeTimeout.into())) {
                 Ok(handed) => {
                     edge.metrics.edge.identified.note(accept.at.elapsed());

@@ -1,14 +1,16 @@
 //! One visitor's connection from its first byte of HTTP to its end.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::cork::Cork;
 use super::guard::{Gate, Guard};
@@ -39,6 +41,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// reset while the visitor still sends (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(3);
 
+/// How long a connection has no request before its parser and buffers go.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// Serves one connection to its end, which is the value.
 pub(super) async fn serve(
     http: Arc<Http>,
@@ -51,11 +56,11 @@ pub(super) async fn serve(
     let trusted = settings.http.trusted_proxies.iter().any(|net| net.contains(&conn.peer.ip()));
     let activity = Arc::new(Activity::new(http.tasks.clone(), http.metrics.clone()));
     let peer = HeaderValue::try_from(conn.peer.ip().to_string()).expect("an address is visible ASCII");
+    let io = Patience::new(io, settings.http.send_timeout, activity.unsent.clone());
     let session = |gate: Arc<Gate>| {
         let (last, cut, switched) = Default::default();
         Arc::new(Session { http, conn, gate, activity, only_https, trusted, peer, last, cut, switched })
     };
-    let io = Patience::new(io, settings.http.send_timeout);
     if h2 {
         return serve_h2(session(Arc::default()), io).await;
     }
@@ -63,33 +68,69 @@ pub(super) async fn serve(
     serve_h1(session(gate), guard).await
 }
 
-async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, guard: Guard<S>) -> Reason {
-    let service = {
-        let session = session.clone();
-        service_fn(move |request| Box::pin(session.clone().answer(request)))
-    };
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // The guard has its own deadline for heads; that of the parser would count idle time.
-        .header_read_timeout(None)
-        .max_buf_size(BUFFER_MAX.max(session.http.settings.limits.header_bytes * 2))
-        .serve_connection(TokioIo::new(guard), service)
-        .with_upgrades();
-    let reason = drive(&session, &mut connection, |connection| connection.graceful_shutdown()).await;
-    let rest = session.switched.lock().take();
-    if let Some(rest) = rest {
-        rest.await;
-        return Reason::Finished;
-    }
-    if reason != Reason::VisitorTooSlow
-        && let Some(parts) = connection.into_parts()
-    {
-        let guard = parts.io.into_inner();
-        if !guard.is_between_requests() {
-            linger(guard.into_inner()).await;
+/// Serves HTTP/1.1 until the connection ends or switches protocols. Between requests the parser and
+/// its buffers go, because most connections are idle most of the time.
+async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, mut guard: Guard<S>) -> Reason {
+    loop {
+        let service = {
+            let session = session.clone();
+            service_fn(move |request| Box::pin(session.clone().answer(request)))
+        };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // The guard has its own deadline for heads; that of the parser would count idle time.
+            .header_read_timeout(None)
+            .max_buf_size(BUFFER_MAX.max(session.http.settings.limits.header_bytes * 2))
+            .serve_connection(TokioIo::new(guard), service)
+            .with_upgrades();
+        let mut connection = Box::new(connection);
+        let quiet = until_quiet(&session);
+        let end = drive(&session, &mut *connection, |connection| connection.graceful_shutdown(), quiet).await;
+        let rest = session.switched.lock().take();
+        if let Some(rest) = rest {
+            rest.await;
+            return Reason::Finished;
+        }
+        let parts = connection.into_parts();
+        match (end, parts) {
+            (Some(reason), Some(parts)) if reason != Reason::VisitorTooSlow => {
+                let guard = parts.io.into_inner();
+                if !guard.is_between_requests() {
+                    linger(guard.into_inner()).await;
+                }
+                return reason;
+            }
+            (Some(reason), _) => return reason,
+            (None, None) => return Reason::Finished,
+            (None, Some(parts)) => {
+                guard = parts.io.into_inner();
+                guard.put_back(parts.read_buf);
+                if let Some(reason) = doze(&session, &mut guard).await {
+                    return reason;
+                }
+            }
         }
     }
-    reason
+}
+
+/// Waits for the next request with nothing but the wire. The value is why none will come.
+async fn doze<S: Duplex>(session: &Session, guard: &mut Guard<S>) -> Option<Reason> {
+    if !guard.is_between_requests() {
+        return None;
+    }
+    let drain = session.http.tasks.drain_begun();
+    let reason = tokio::select! {
+        woken = guard.woken() => match woken {
+            Ok(true) => return None,
+            Ok(false) => Reason::Finished,
+            Err(_) => Reason::ConnectionLost,
+        },
+        () = drain.cancelled() => Reason::Draining,
+        () = until_idle(session) => Reason::Idle,
+    };
+    // The visitor may be gone; then there is nobody to say goodbye to.
+    let _ = tokio::time::timeout(LINGER, guard.shutdown()).await;
+    Some(reason)
 }
 
 async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
@@ -111,40 +152,61 @@ async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(Cork::new(io)), service);
-    drive(&session, &mut connection, |connection| connection.graceful_shutdown()).await
+    let end = drive(&session, &mut connection, |connection| connection.graceful_shutdown(), pending());
+    end.await.unwrap_or(Reason::Finished)
 }
 
-/// Runs a connection to its end; asks it to end when the gateway drains, or when no request was
-/// open for the idle time.
-async fn drive<C>(session: &Session, connection: &mut C, ask_to_end: impl Fn(Pin<&mut C>)) -> Reason
+/// Runs a connection to its end, or until `pause`; then there is no value. Asks it to end when the
+/// gateway drains, or when no request was open for the idle time.
+async fn drive<C>(
+    session: &Session,
+    connection: &mut C,
+    ask_to_end: impl Fn(Pin<&mut C>),
+    pause: impl Future<Output = ()>,
+) -> Option<Reason>
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
     let drain = session.http.tasks.drain_begun();
+    tokio::pin!(pause);
     let mut asked = None;
     loop {
         tokio::select! {
-            result = &mut *connection => return match (result, asked) {
+            result = &mut *connection => return Some(match (result, asked) {
                 (Ok(()), asked) => asked.unwrap_or(Reason::Finished),
                 (Err(_), Some(asked)) => asked,
                 (Err(error), None) => {
                     tracing::debug!(conn = %session.conn.id, %error, "a visitor's connection ended with an error");
                     Reason::ConnectionLost
                 }
-            },
+            }),
             () = drain.cancelled(), if asked.is_none() => {
                 asked = Some(Reason::Draining);
                 ask_to_end(Pin::new(connection));
             }
             // The parser would wait for the visitor to take what is there, which is just what they
             // do not.
-            () = session.cut.cancelled() => return Reason::VisitorTooSlow,
+            () = session.cut.cancelled() => return Some(Reason::VisitorTooSlow),
             () = until_idle(session), if asked.is_none() => {
                 asked = Some(Reason::Idle);
                 ask_to_end(Pin::new(connection));
             }
             // A peer that has not even begun, or takes nothing, hears no request to end.
-            () = until_unused(session), if asked == Some(Reason::Idle) => return Reason::Idle,
+            () = until_unused(session), if asked == Some(Reason::Idle) => return Some(Reason::Idle),
+            () = &mut pause, if asked.is_none() => return None,
+        }
+    }
+}
+
+/// Resolves when no request has been open for a while, and every answer is on its way.
+async fn until_quiet(session: &Session) {
+    loop {
+        // Never at once: a head of which only a part is there makes a connection look quiet.
+        let idle = session.activity.idle().unwrap_or(Duration::ZERO);
+        tokio::time::sleep(if idle < QUIET { QUIET - idle } else { QUIET }).await;
+        let idle = session.activity.idle().unwrap_or(Duration::ZERO);
+        if idle >= QUIET && !session.activity.unsent.load(Ordering::Relaxed) {
+            return;
         }
     }
 }

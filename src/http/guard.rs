@@ -5,6 +5,7 @@
 //! what was wrong: so a refusal is answered in its turn, by the same code as any other error.
 //! Bodies are only counted, not looked at: the guard must know where the next head begins.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::net::Duplex;
 
 /// Octets taken off the wire while it is open whether a request switches protocols.
 const HELD_MAX: usize = 8 * 1024;
+/// Octets that a waiting connection has room for; most heads of programs fit.
+const HEAD_FIRST: usize = 512;
 /// Stands in for a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 
@@ -112,6 +115,30 @@ impl<S: Duplex> Guard<S> {
     /// Whether everything that was received belongs to requests that were read whole.
     pub(super) fn is_between_requests(&self) -> bool {
         matches!(self.state, State::Head) && self.held.is_empty() && self.ready.is_empty()
+    }
+
+    /// Gives back what the parser has read and not used.
+    pub(super) fn put_back(&mut self, unused: Bytes) {
+        if !unused.is_empty() {
+            let mut all = BytesMut::from(&unused[..]);
+            all.extend_from_slice(&self.ready);
+            self.ready = all.freeze();
+        }
+    }
+
+    /// Waits for the first bytes of the next request, while no parser does. `false`: the visitor has
+    /// closed. Cancel safe.
+    ///
+    /// # Errors
+    /// When the wire fails.
+    pub(super) async fn woken(&mut self) -> io::Result<bool> {
+        self.held.reserve(HEAD_FIRST);
+        if poll_fn(|cx| poll_read_buf(Pin::new(&mut self.wire), cx, &mut self.held)).await? == 0 {
+            return Ok(false);
+        }
+        self.deadline = Some(Box::pin(tokio::time::sleep(self.head_timeout)));
+        self.inspect_held();
+        Ok(true)
     }
 
     /// The wire itself, to read on without looking.

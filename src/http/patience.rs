@@ -3,6 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,19 +19,24 @@ pub(super) struct Patience<S> {
     limit: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Whether the last write, or flush, still waits.
+    unsent: Arc<AtomicBool>,
 }
 
 impl<S> Patience<S> {
-    /// Waits for at most `limit` at a time.
-    pub(super) fn new(io: S, limit: Duration) -> Self {
-        Self { io, limit, waiting: None }
+    /// Waits for at most `limit` at a time, and says in `unsent` whether it waits.
+    pub(super) fn new(io: S, limit: Duration, unsent: Arc<AtomicBool>) -> Self {
+        Self { io, limit, waiting: None, unsent }
     }
 
     fn bound<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
-            self.waiting = None;
+            if self.waiting.take().is_some() {
+                self.unsent.store(false, Ordering::Relaxed);
+            }
             return result;
         }
+        self.unsent.store(true, Ordering::Relaxed);
         let limit = self.limit;
         ready!(self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -85,7 +92,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_a_write_that_moves_nothing_runs_out_of_time() {
         let (near, mut far) = tokio::io::duplex(4);
-        let mut near = Patience::new(near, Duration::from_secs(10));
+        let mut near = Patience::new(near, Duration::from_secs(10), Arc::default());
         let slow = async {
             let mut piece = [0; 4];
             for _ in 0..4 {

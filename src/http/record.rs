@@ -46,6 +46,8 @@ pub(super) struct Activity {
     open: AtomicU64,
     started: Instant,
     last: AtomicU64,
+    /// Whether something waits for the visitor to take it.
+    pub(super) unsent: Arc<AtomicBool>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
@@ -53,7 +55,14 @@ pub(super) struct Activity {
 impl Activity {
     /// Begins now.
     pub(super) fn new(tasks: Tasks, metrics: Arc<Metrics>) -> Self {
-        Self { open: AtomicU64::new(0), started: Instant::now(), last: AtomicU64::new(0), tasks, metrics }
+        Self {
+            open: AtomicU64::new(0),
+            started: Instant::now(),
+            last: AtomicU64::new(0),
+            unsent: Arc::default(),
+            tasks,
+            metrics,
+        }
     }
 
     /// How long no request has been open; `None` while one is.
@@ -130,11 +139,7 @@ impl Record {
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = status;
         let Some(Target::Tunnel(tunnel)) = &self.target else { return };
-        if tunnel.visits.receiver_count() == 0 {
-            return;
-        }
-        // An error means that the last watcher has just left.
-        let _ = tunnel.visits.send(Visit {
+        tunnel.visits.tell(|| Visit {
             tunnel: tunnel.name.clone(),
             method: self.method.clone(),
             path: self.path.as_ref().map_or("", PathAndQuery::path).into(),

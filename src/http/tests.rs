@@ -4,6 +4,7 @@
 
 mod h2;
 mod injection;
+mod quiet;
 mod requests;
 mod smuggling;
 mod streams;

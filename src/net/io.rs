@@ -11,8 +11,10 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
 
-/// Size of each direction's buffer in [`copy_both`], in octets: one TLS record.
+/// Size of each direction's buffer in [`copy_both`] while much moves, in octets: one TLS record.
 const COPY_BUFFER: usize = 16 * 1024;
+/// Its size while little moves: most switched streams are idle most of the time.
+const COPY_BUFFER_IDLE: usize = 1024;
 
 /// A two-way byte stream of any kind.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -136,7 +138,7 @@ async fn copy_one(
     started: Instant,
     last_move: &AtomicU64,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; COPY_BUFFER];
+    let mut buffer = vec![0; COPY_BUFFER_IDLE];
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
@@ -147,6 +149,11 @@ async fn copy_one(
         *count += length as u64;
         let now = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         last_move.store(now, Ordering::Relaxed);
+        if length == buffer.len() && length < COPY_BUFFER {
+            buffer = vec![0; COPY_BUFFER];
+        } else if length <= COPY_BUFFER_IDLE && buffer.len() > COPY_BUFFER_IDLE {
+            buffer = vec![0; COPY_BUFFER_IDLE];
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod cut;
 mod routes;
 mod target;
 mod tunnel;
+mod watch;
 
 pub use backend::Backend;
 pub use claim::{Lease, Registry, Taken};
@@ -15,3 +16,4 @@ pub use cut::Cut;
 pub use routes::Routes;
 pub use target::{Target, TargetId};
 pub use tunnel::{BoxFuture, Holder, OpenError, Opener, Script, Tunnel, Visit};
+pub use watch::Watched;

@@ -5,10 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use regex::Regex;
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cut, TargetId};
+use super::{Cut, TargetId, Watched};
 use crate::access::{AccessLevel, Identity};
 use crate::name::TunnelName;
 use crate::net::{ByteStream, VisitorAddr};
@@ -135,7 +134,7 @@ pub struct Tunnel {
     /// Who holds it.
     pub holder: Arc<dyn Holder>,
     /// What visitors asked for, for those who watch; tunnels of one session share it.
-    pub visits: broadcast::Sender<Visit>,
+    pub visits: Watched<Visit>,
     /// Cancelled when the lease ends.
     pub gone: CancellationToken,
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use russh::Disconnect;
 use russh::server::Handle;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::forward::ForwardError;
@@ -18,10 +18,10 @@ use crate::access::{AccessLevel, Identity};
 use crate::name::TunnelName;
 use crate::net::{ConnId, PeerAddr};
 use crate::observe::Reason;
-use crate::registry::{BoxFuture, Holder, Lease, Opener, Script, Taken, TargetId, Tunnel, Visit};
+use crate::registry::{BoxFuture, Holder, Lease, Opener, Script, Taken, TargetId, Tunnel, Visit, Watched};
 
-/// Notices that a slow screen may lag behind before it misses some.
-const NOTICES_KEPT: usize = 64;
+/// Refusals that are kept for the next screen.
+const REFUSALS_KEPT: usize = 64;
 /// Within this, an agent that lives answers.
 const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the peer has to read why the session ends.
@@ -46,9 +46,9 @@ pub struct Session {
     /// Cancelled when the agent has shown its key.
     pub authenticated: CancellationToken,
     /// What visitors ask for.
-    pub visits: broadcast::Sender<Visit>,
+    pub visits: Watched<Visit>,
     /// What a person at the agent should know.
-    pub notices: broadcast::Sender<Arc<str>>,
+    pub notices: Watched<Arc<str>>,
     handle: OnceLock<Handle>,
     attempts: AtomicUsize,
     /// Whether a claim is being decided: meanwhile this session's loop answers nobody.
@@ -106,8 +106,8 @@ impl Session {
             channels: Arc::new(Semaphore::new(max_channels)),
             round_trip: RoundTrip::default(),
             authenticated: CancellationToken::new(),
-            visits: broadcast::Sender::new(NOTICES_KEPT),
-            notices: broadcast::Sender::new(NOTICES_KEPT),
+            visits: Watched::default(),
+            notices: Watched::default(),
             handle: OnceLock::new(),
             attempts: AtomicUsize::new(0),
             claiming: Arc::default(),
@@ -254,16 +254,16 @@ impl Session {
 
     /// Tells whoever watches; dropped when nobody does.
     pub fn notice(&self, text: String) {
-        let _ = self.notices.send(text.into());
+        self.notices.tell(|| text.into());
     }
 
     /// Tells a person at the agent that something was refused; kept for the next screen when
     /// none is open.
     pub fn tell_refusal(&self, text: &str) {
         let text: Arc<str> = format!("refused: {text}").into();
-        if self.notices.send(text.clone()).is_err() {
+        if !self.notices.tell(|| text.clone()) {
             let mut refusals = self.refusals.lock();
-            if refusals.len() < NOTICES_KEPT {
+            if refusals.len() < REFUSALS_KEPT {
                 refusals.push(text);
             }
         }

@@ -52,7 +52,7 @@ pub fn open(channel: Channel<Msg>, session: &Arc<Session>, tasks: &Tasks) -> mps
     let (read, write) = channel.split();
     let link = session.link.clone();
     let terminal =
-        Terminal { session: session.clone(), output, screen: None, notices: session.notices.subscribe() };
+        Terminal { session: session.clone(), output, screen: None, notices: session.notices.watch() };
     tasks.spawn("ssh terminal", terminal.run(read, asked));
     tasks.spawn("ssh terminal output", async move {
         tokio::select! {
@@ -100,7 +100,7 @@ struct Terminal {
 
 impl Terminal {
     async fn run(mut self, mut read: ChannelReadHalf, mut asked: mpsc::Receiver<Ask>) {
-        let mut visits = self.session.visits.subscribe();
+        let mut visits = self.session.visits.watch();
         let mut pty = false;
         loop {
             tokio::select! {

@@ -198,6 +198,7 @@ impl Link {
                 chunk
             };
             if chunk.is_empty() {
+                self.forget_space();
                 self.queued.notified().await;
                 continue;
             }
@@ -205,6 +206,14 @@ impl Link {
                 return self.cut(reason);
             }
             self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// An idle session keeps no buffer.
+    fn forget_space(&self) {
+        let mut queue = self.queue.lock();
+        if queue.waiting.is_empty() {
+            queue.waiting = BytesMut::new();
         }
     }
 

@@ -196,7 +196,7 @@ async fn watchers_of_a_tunnel_hear_of_visits() {
     let gateway = Gateway::start(Port::Plain).await;
     let service = Service::echo_head().await;
     let lease = gateway.offer(service.addr);
-    let mut visits = lease.tunnel().visits.subscribe();
+    let mut visits = lease.tunnel().visits.watch();
     gateway.get("/seen?token=hush", "").await;
     let visit = visits.recv().await.unwrap();
     assert_eq!((visit.method.as_str(), &*visit.path, visit.status.as_u16()), ("GET", "/seen", 200));

@@ -139,7 +139,7 @@ impl Gateway {
             inject: Arc::new([]),
             opener,
             holder: Arc::new(Nobody),
-            visits: tokio::sync::broadcast::Sender::new(16),
+            visits: Watched::default(),
             gone: tokio_util::sync::CancellationToken::new(),
         };
         adjust(&mut tunnel);
