@@ -41,8 +41,11 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// reset while the visitor still sends (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(3);
 
-/// How long a connection has no request before its parser and buffers go.
-const QUIET: Duration = Duration::from_secs(1);
+/// How long a connection has no request before its parser and buffers go. Short, so that of many
+/// visitors who come at once only few hold buffers at a time.
+const QUIET: Duration = Duration::from_millis(100);
+/// Pause between two looks at a connection that is busy, or cannot become quiet.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end, which is the value.
 pub(super) async fn serve(
@@ -202,8 +205,11 @@ where
 async fn until_quiet(session: &Session) {
     loop {
         // Never at once: a head of which only a part is there makes a connection look quiet.
-        let idle = session.activity.idle().unwrap_or(Duration::ZERO);
-        tokio::time::sleep(if idle < QUIET { QUIET - idle } else { QUIET }).await;
+        let pause = match session.activity.idle() {
+            Some(idle) if idle < QUIET => QUIET - idle,
+            _ => BUSY,
+        };
+        tokio::time::sleep(pause).await;
         let idle = session.activity.idle().unwrap_or(Duration::ZERO);
         if idle >= QUIET && !session.activity.unsent.load(Ordering::Relaxed) {
             return;

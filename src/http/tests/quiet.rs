@@ -6,7 +6,7 @@ use super::support::*;
 use crate::observe::Reason;
 
 /// Longer than a connection waits for before it counts as quiet.
-const LONG: Duration = Duration::from_millis(1300);
+const LONG: Duration = Duration::from_millis(1200);
 const ASK: &str = "GET /healthz HTTP/1.1\r\nHost: api.example.test\r\n\r\n";
 
 #[tokio::test]
