@@ -38,7 +38,8 @@ pub struct Bound {
 /// When something that the configuration names cannot be used, or an address not be bound.
 pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), AppError> {
     let signals = drain::Signals::install()?;
-    let connections = descriptors::slots(settings.limits.connections);
+    let to_services = settings.routes.len().saturating_mul(settings.http.upstream_max);
+    let connections = descriptors::slots(settings.limits.connections, to_services);
     let slots = Slots::new(connections, settings.limits.connections_per_address);
     let (visitors, agents) = (Tasks::new(), Tasks::new());
     let (settings, metrics) = (Arc::new(settings), Arc::<Metrics>::default());

@@ -124,13 +124,19 @@ pub const SETTINGS: &[Setting] = &[
         "http.upstream_idle_timeout",
         "duration",
         "60s",
-        "How long an idle connection to an agent's service is kept for reuse.",
+        "How long an idle connection to a service is kept for reuse.",
     ),
     setting(
         "http.upstream_idle_max",
         "number",
         "128",
         "Idle connections that are kept for one tunnel or route; 0 keeps none.",
+    ),
+    setting(
+        "http.upstream_max",
+        "number",
+        "1024",
+        "Connections that are open to one route's service at most. (Those to a tunnel count for `ssh.max_channels`.)",
     ),
     setting(
         "http.upgrade_idle_timeout",

@@ -190,6 +190,7 @@ impl Resolver {
             send_timeout: self.duration("http.send_timeout", SECOND, 24 * HOUR),
             upstream_idle_timeout: self.duration("http.upstream_idle_timeout", SECOND, 24 * HOUR),
             upstream_idle_max: self.count("http.upstream_idle_max", 0, 10_000),
+            upstream_max: self.count("http.upstream_max", 1, 100_000),
             upgrade_idle_timeout: self.duration("http.upgrade_idle_timeout", SECOND, WEEK),
         }
     }

@@ -37,6 +37,10 @@ pub(super) fn conflicts(routes: &[RouteSettings], base: Option<&BaseUrl>) -> Vec
         if own(host) {
             faults.push(format!("`{host}` is one of the gateway's own names; choose another host"));
         }
+        let is_proxy = path == "/proxy" || path.starts_with("/proxy/");
+        if is_proxy && base.is_some_and(|base| base.host == *host) {
+            faults.push(format!("`{path}` on `{host}` leads to tunnels; choose another path"));
+        }
         if routes[..index].iter().any(|earlier| (&earlier.host, &earlier.path) == (host, path)) {
             faults.push(format!("`{host}` with the path `{path}` is there twice; keep one of the two"));
         }
@@ -73,7 +77,7 @@ fn of_parts(
     relative: &impl Fn(&str) -> PathBuf,
 ) -> Result<RouteSettings, String> {
     let host = HostName::parse(host).map_err(|error| format!("{error}; write a host name without a port"))?;
-    if !path.starts_with('/') || path.contains(['?', '#']) || path.chars().any(char::is_whitespace) {
+    if !path.starts_with('/') || path.contains(['?', '#']) || !path.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(format!("`{path}` is not a path; write such as `/api`"));
     }
     let short = path.trim_end_matches('/');
@@ -142,15 +146,19 @@ mod tests {
 
     #[test]
     fn names_of_the_gateway_and_doubles_are_refused() {
-        let routes: Vec<_> =
-            written("auth.x.y=http://c:1, a.b=http://c:1, a.b/=http://c:2, a.b/z=http://c:3")
-                .into_iter()
-                .collect::<Result<_, _>>()
-                .expect("valid");
+        let routes: Vec<_> = written(
+            "x.y/proxy/a=http://c:1, auth.x.y=http://c:1, a.b=http://c:1, a.b/=http://c:2, a.b/z=http://c:3",
+        )
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .expect("valid");
         let base = BaseUrl { https: true, host: HostName::parse("x.y").expect("valid"), port: None };
         let found = conflicts(&routes, Some(&base));
         assert!(
-            found.len() == 2 && found[0].contains("own names") && found[1].contains("twice"),
+            found.len() == 3
+                && found[0].contains("leads to tunnels")
+                && found[1].contains("own names")
+                && found[2].contains("twice"),
             "{found:?}"
         );
     }

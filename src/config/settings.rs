@@ -207,8 +207,10 @@ pub struct HttpSettings {
     pub send_timeout: Duration,
     /// How long an idle connection to an upstream is kept for reuse.
     pub upstream_idle_timeout: Duration,
-    /// How many idle connections to one tunnel are kept.
+    /// How many idle connections to one tunnel or route are kept.
     pub upstream_idle_max: usize,
+    /// How many connections to one route's service may be open.
+    pub upstream_max: usize,
     /// How long nothing may move on an upgraded stream.
     pub upgrade_idle_timeout: Duration,
 }

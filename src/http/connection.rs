@@ -119,7 +119,8 @@ async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, mut guard: Guard<S
 /// Waits for the next request with nothing but the wire. The value is why none will come.
 async fn doze<S: Duplex>(session: &Session, guard: &mut Guard<S>) -> Option<Reason> {
     if !guard.is_between_requests() {
-        return None;
+        // A new parser may begin with the rest of a head, and never with the rest of a body.
+        return (!guard.is_in_head()).then_some(Reason::ConnectionLost);
     }
     let drain = session.http.tasks.drain_begun();
     let reason = tokio::select! {

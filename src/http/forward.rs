@@ -116,6 +116,16 @@ fn not_opened(error: OpenError, target: &Target) -> Failure {
             format!("the service of the route `{asked}` did not accept the connection in time"),
             "check the service's machine and its network, then try again",
         ),
+        OpenError::Busy => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the service of the route `{asked}` has as many open connections as it may"),
+            "wait for some to end, then try again",
+        ),
+        OpenError::NoDescriptors => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the gateway has no file descriptor left".to_owned(),
+            "ask the operator of this gateway to raise its limit",
+        ),
         OpenError::Full => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the agent has as many open connections as it may".to_owned(),

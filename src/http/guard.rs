@@ -117,6 +117,11 @@ impl<S: Duplex> Guard<S> {
         matches!(self.state, State::Head) && self.held.is_empty() && self.ready.is_empty()
     }
 
+    /// Whether what comes next is a head, or the rest of one.
+    pub(super) fn is_in_head(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
     /// Gives back what the parser has read and not used.
     pub(super) fn put_back(&mut self, unused: Bytes) {
         if !unused.is_empty() {

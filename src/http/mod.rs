@@ -74,7 +74,7 @@ impl Http {
         let kept = &settings.http;
         let pool =
             Pool::new(tasks.clone(), metrics.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
-        let routes = Routes::of(&settings.routes);
+        let routes = Routes::of(&settings.routes, kept.upstream_max);
         Arc::new(Self { settings, registry, routes, tasks, pool, metrics })
     }
 

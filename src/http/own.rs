@@ -6,6 +6,7 @@ use super::body::Answer;
 use super::respond::{Failure, Form, escape, own, page};
 use super::route::Own;
 use crate::config::BaseUrl;
+use crate::name::HostName;
 use crate::observe::Reason;
 
 /// Answers a request that is for the gateway itself.
@@ -40,25 +41,28 @@ pub(super) fn answer(
             Reason::NotFound,
             StatusCode::NOT_FOUND,
             "there is nothing here under this path",
-            format!("tunnels are at `{}://NAME.{}`; check the host and the path", base.scheme(), base.host),
+            format!("tunnels are at `{}`; check the host and the path", pattern(base)),
         )),
     }
 }
 
 fn front_page(form: Form, base: &BaseUrl) -> Response<Answer> {
     let what = "This is a oneport gateway: it shows services that agents offer through a tunnel";
-    let (scheme, host) = (base.scheme(), &base.host);
+    let pattern = pattern(base);
     match form {
         Form::Html => {
-            let text = escape(&format!("{scheme}://NAME.{host}"));
+            let text = escape(&pattern);
             let content = format!("<p>{what}. Each has an address of its own: <code>{text}</code>.</p>");
             own(StatusCode::OK, form, page("oneport", &content))
         }
         Form::Json => own(StatusCode::OK, form, format!("{}\n", serde_json::json!({ "message": what }))),
-        Form::Text => own(
-            StatusCode::OK,
-            form,
-            format!("{what}.\nEach has an address of its own: {scheme}://NAME.{host}\n"),
-        ),
+        Form::Text => {
+            own(StatusCode::OK, form, format!("{what}.\nEach has an address of its own: {pattern}\n"))
+        }
     }
+}
+
+/// What tunnels' URLs look like.
+fn pattern(base: &BaseUrl) -> String {
+    base.url_of(&HostName::child_of("NAME", &base.host))
 }

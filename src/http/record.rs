@@ -175,6 +175,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.activity.end_one();
+        if std::thread::panicking() {
+            (self.reason, self.status) = (Reason::Panic, StatusCode::INTERNAL_SERVER_ERROR);
+        }
         if self.reason == Reason::VisitorLeft && self.activity.tasks.is_cut() {
             self.reason = Reason::Draining;
         }

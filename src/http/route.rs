@@ -53,7 +53,9 @@ pub(super) fn route(
                 .map_or(Route::Own(Own::Stranger), |name| Route::Tunnel(name, None)),
         };
     }
-    if let Some((name, rest)) = path.and_then(by_path) {
+    // Not on a route's host: an agent's page there would have that host's cookies.
+    let is_own = host.is_some_and(|host| host != base && routes.has(host));
+    if let Some((name, rest)) = path.filter(|_| !is_own).and_then(by_path) {
         return Route::Tunnel(name, Some(rest));
     }
     Route::Own(if host == Some(base) { Own::Base } else { Own::Stranger })
@@ -87,12 +89,16 @@ mod tests {
             path: path.to_owned(),
             to: BackendAddr::Unix("s".into()),
         };
-        let routes = Routes::of(&[
-            fixed("fixed.net", "/"),
-            fixed("example.com", "/docs"),
-            fixed("example.com", "/proxy"),
-            fixed("own.example.com", "/"),
-        ]);
+        let routes = Routes::of(
+            &[
+                fixed("fixed.net", "/"),
+                fixed("example.com", "/docs"),
+                fixed("example.com", "/proxy"),
+                fixed("own.example.com", "/"),
+                fixed("part.net", "/api"),
+            ],
+            1,
+        );
         let to = |host: &str, path: &'static str| {
             let host = HostName::parse(host).expect("valid");
             match route(Some(&host), Some(&PathAndQuery::from_static(path)), &base, &routes) {
@@ -117,6 +123,7 @@ mod tests {
         assert_eq!(to("example.com", "/proxy/"), "Base");
         assert_eq!(to("elsewhere.net", "/"), "Stranger");
         assert_eq!(to("fixed.net", "/proxy/web-a/x"), "-> fixed.net");
+        assert_eq!(to("part.net", "/proxy/web-a/x"), "Stranger");
         assert_eq!(to("own.example.com", "/"), "-> own.example.com");
         assert_eq!(to("example.com", "/docs/a?b"), "-> example.com/docs");
         assert_eq!(to("example.com", "/proxy/web-a"), "web-a /");

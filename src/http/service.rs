@@ -88,9 +88,7 @@ impl Session {
     }
 
     async fn handle(&self, mut request: Request<Outgoing>, record: &mut Record) -> Result<Outcome, Failure> {
-        if *request.method() == Method::CONNECT
-            && request.extensions().get::<hyper::ext::Protocol>().is_none()
-        {
+        if *request.method() == Method::CONNECT && !may_connect(&request) {
             return Err(method_not_allowed());
         }
         let settings = &self.http.settings;
@@ -199,6 +197,10 @@ impl Session {
         if trailers {
             head.insert(header::TE, HeaderValue::from_static("trailers"));
             head.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        // Over HTTP/2 it may stand there twice, with the same value.
+        if let Some(length) = head.get(header::CONTENT_LENGTH).cloned() {
+            head.insert(header::CONTENT_LENGTH, length);
         }
         if has_body && !head.contains_key(header::CONTENT_LENGTH) {
             head.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -347,6 +349,12 @@ fn denied(denial: access::Denial) -> Failure {
             "ask its owner for access",
         ),
     }
+}
+
+/// CONNECT switches protocols over HTTP/2 (RFC 8441), though never to HTTP/2 again.
+fn may_connect(request: &Request<Outgoing>) -> bool {
+    let protocol = request.extensions().get::<hyper::ext::Protocol>();
+    protocol.is_some_and(|protocol| !protocol.as_str().to_ascii_lowercase().starts_with("h2"))
 }
 
 fn method_not_allowed() -> Failure {

@@ -133,6 +133,10 @@ reasons! {
     BackendUnreachable "backend-unreachable" Service
     /// A route's service did not accept the connection in time.
     BackendNotAnswering "backend-not-answering" Service
+    /// A route's service has as many connections open as it may.
+    BackendFull "backend-full" Service
+    /// The gateway has no file descriptor left.
+    NoDescriptors "no-descriptors" Gateway
     /// The agent's session ended meanwhile.
     AgentGone "agent-gone" Agent
     /// The agent has as many channels open as it may.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{BoxFuture, OpenError, Opener, TargetId};
 use crate::config::{BackendAddr, RouteSettings};
-use crate::net::{ByteStream, VisitorAddr, prepare_socket};
+use crate::net::{ByteStream, Held, VisitorAddr, prepare_socket};
 
 /// How long a service may take to accept a connection, looking up its name included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,28 +26,36 @@ pub struct Backend {
     pub address: Arc<BackendAddr>,
     /// Cancelled when the route is taken out of the configuration.
     pub gone: CancellationToken,
+    /// Connections that may still be opened.
+    free: Arc<Semaphore>,
 }
 
 impl Backend {
-    /// Where a route leads.
+    /// Where a route leads; at most `most` connections are open to it at once.
     #[must_use]
-    pub fn of(route: &RouteSettings) -> Self {
+    pub fn of(route: &RouteSettings, most: usize) -> Self {
         let path = if route.path == "/" { "" } else { &route.path };
         Self {
             id: TargetId::next(),
             name: format!("{}{path}", route.host),
             address: Arc::new(route.to.clone()),
             gone: CancellationToken::new(),
+            free: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
         }
     }
 }
 
 impl Opener for Backend {
     fn open(&self, _: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
-        let address = self.address.clone();
+        let (address, permit) = (self.address.clone(), self.free.clone().try_acquire_owned());
         Box::pin(async move {
+            let permit = permit.map_err(|_| OpenError::Busy)?;
             match tokio::time::timeout(CONNECT_TIMEOUT, connect(&address)).await {
-                Ok(Ok(stream)) => Ok(stream),
+                Ok(Ok(stream)) => Ok(Box::new(Held::new(stream, permit)) as ByteStream),
+                Ok(Err(error)) if is_want_of_descriptors(&error) => {
+                    tracing::error!(service = %address, %error, "no file descriptor left for a route");
+                    Err(OpenError::NoDescriptors)
+                }
                 Ok(Err(error)) => {
                     tracing::info!(service = %address, %error, "a route's service cannot be connected to");
                     Err(OpenError::Unreachable)
@@ -55,6 +64,11 @@ impl Opener for Backend {
             }
         })
     }
+}
+
+/// `EMFILE` and `ENFILE`, which the standard library has no kind for.
+fn is_want_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 async fn connect(address: &BackendAddr) -> io::Result<ByteStream> {

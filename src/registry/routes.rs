@@ -15,16 +15,22 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The routes as they are written.
+    /// The routes as they are written; to each service `most` connections may be open at once.
     #[must_use]
-    pub fn of(written: &[RouteSettings]) -> Self {
+    pub fn of(written: &[RouteSettings], most: usize) -> Self {
         let mut by_host: HashMap<HostName, Vec<(String, Arc<Backend>)>> = HashMap::new();
         for route in written {
             let paths = by_host.entry(route.host.clone()).or_default();
-            paths.push((route.path.clone(), Arc::new(Backend::of(route))));
+            paths.push((route.path.clone(), Arc::new(Backend::of(route, most))));
             paths.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         }
         Self { by_host }
+    }
+
+    /// Whether any route is for this host.
+    #[must_use]
+    pub fn has(&self, host: &HostName) -> bool {
+        self.by_host.contains_key(host)
     }
 
     /// Where a request for this host and path (without its query) goes, if a route says so.
@@ -54,8 +60,10 @@ mod tests {
             path: path.to_owned(),
             to: BackendAddr::Tcp { host: host("c"), port: 1 },
         };
-        let routes =
-            Routes::of(&[route("a.b", "/"), route("a.b", "/api/v2"), route("a.b", "/api"), route("d", "/x")]);
+        let routes = Routes::of(
+            &[route("a.b", "/"), route("a.b", "/api/v2"), route("a.b", "/api"), route("d", "/x")],
+            1,
+        );
         let to = |name, path| routes.find(&host(name), path).map(|backend| backend.name.clone());
         for (path, wanted) in [
             ("/", "a.b"),

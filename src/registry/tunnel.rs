@@ -58,6 +58,12 @@ pub enum OpenError {
     /// A route's service did not accept the connection in time.
     #[error("the route's service did not accept a connection within its time")]
     NoAnswer,
+    /// A route's service has as many connections as it may.
+    #[error("the route's service has too many open connections")]
+    Busy,
+    /// The gateway has no file descriptor left.
+    #[error("there is no file descriptor left")]
+    NoDescriptors,
 }
 
 impl OpenError {
@@ -71,6 +77,8 @@ impl OpenError {
             Self::Full => Reason::TooManyChannels,
             Self::Unreachable => Reason::BackendUnreachable,
             Self::NoAnswer => Reason::BackendNotAnswering,
+            Self::Busy => Reason::BackendFull,
+            Self::NoDescriptors => Reason::NoDescriptors,
         }
     }
 }

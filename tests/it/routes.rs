@@ -11,8 +11,9 @@ use toml::Table;
 use crate::support::agent::{Agent, host, node};
 use crate::support::backend::{Backend, big_sha256, nobody};
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::process::Process;
 use crate::support::visitor::{Curl, raw_request};
-use crate::support::{SOON, sha256};
+use crate::support::{SOON, poll, sha256};
 
 fn route(host: &str, path: &str, to: &str) -> toml::Value {
     let mut table = Table::new();
@@ -140,6 +141,35 @@ fn a_service_that_is_not_there_is_told_of_in_words() {
         );
     }
     assert_eq!(gateway.wait_reason("backend-unreachable")["at_fault"], "service");
+}
+
+#[test]
+fn a_service_with_as_many_connections_as_it_may_have_is_told_of_in_words() {
+    let backend = Backend::start();
+    let mut setup = Setup::new();
+    setup.set("routes", vec![route("app.gw.test", "/", &to_tcp(backend.address()))]);
+    setup.set("http.upstream_max", 1);
+    let gateway = setup.start();
+    let mut held = Process::start(&mut Curl::new(&gateway).build("https://app.gw.test/held"));
+    poll("the request at the service", SOON, || (backend.requests() > 0).then_some(()));
+    let refused = Curl::new(&gateway).get("https://app.gw.test/small");
+    assert_eq!(refused.status, 503);
+    assert!(refused.text().contains("backend-full"), "{}", refused.text());
+    backend.release();
+    assert_eq!(held.finish(SOON).stdout, "let go");
+    assert_eq!(Curl::new(&gateway).get("https://app.gw.test/small").text(), "small");
+}
+
+#[test]
+fn an_agents_page_never_comes_under_a_routes_host() {
+    let (fixed, offered) = (Backend::start(), Backend::start());
+    let gateway = gateway(vec![route("app.gw.test", "/api", &to_tcp(fixed.address()))]);
+    let _agent = Agent::web(&gateway, offered.address());
+    let name = host("web");
+    let path = format!("/proxy/{}/small", name.split('.').next().expect("a label"));
+    assert_eq!(Curl::new(&gateway).get(&format!("https://gw.test{path}")).text(), "small");
+    let refused = Curl::new(&gateway).header("Cookie: secret=1").get(&format!("https://app.gw.test{path}"));
+    assert_eq!(offered.requests(), 1, "{}", refused.text());
 }
 
 #[test]

@@ -68,6 +68,7 @@ pub fn settings() -> Settings {
             send_timeout: LIMIT,
             upstream_idle_timeout: LIMIT,
             upstream_idle_max: 4,
+            upstream_max: 64,
             upgrade_idle_timeout: LIMIT,
         },
         limits: Limits {
