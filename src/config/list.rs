@@ -170,6 +170,12 @@ pub const SETTINGS: &[Setting] = &[
         "256KiB",
         "Part of an answer that a visitor has not taken yet that is kept in memory; the rest goes to an unnamed temporary file.",
     ),
+    setting(
+        "limits.buffer_memory_all",
+        "size",
+        "16MiB",
+        "Size of all such parts in memory together; past it each keeps at most 32KiB there.",
+    ),
     setting("limits.buffer_disk_per_stream", "size", "1GiB", "Size of that temporary file for one answer."),
     setting("limits.buffer_disk", "size", "4GiB", "Size of all such temporary files together."),
     setting(

@@ -204,6 +204,7 @@ impl Resolver {
             header_bytes: usize::try_from(self.size("limits.header_bytes", 4 << 10, 4 << 20))
                 .unwrap_or(usize::MAX),
             buffer_memory: self.size("limits.buffer_memory", 4 << 10, 1 << 30),
+            buffer_memory_all: self.size("limits.buffer_memory_all", 0, 1 << 40),
             buffer_disk_per_stream: self.size("limits.buffer_disk_per_stream", 0, 1 << 50),
             buffer_disk: self.size("limits.buffer_disk", 0, 1 << 50),
         };

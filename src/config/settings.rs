@@ -230,6 +230,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Octets of one unread answer kept in memory, before a temporary file takes over.
     pub buffer_memory: u64,
+    /// Octets of unread answers kept in memory, in all.
+    pub buffer_memory_all: u64,
     /// Octets of one unread answer kept in its temporary file.
     pub buffer_disk_per_stream: u64,
     /// Octets of unread answers kept in temporary files, in all.

@@ -18,10 +18,11 @@ use parking_lot::Mutex;
 use russh::Channel;
 use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
 use super::ahead::Ahead;
+use super::backlog::Backlog;
 use super::pump::Pump;
 use super::spill::{Budget, Progress};
 use super::transport::Link;
@@ -59,14 +60,16 @@ pub(super) struct Shared {
     pub(super) ahead: Mutex<Ahead>,
     /// When the owner last took something.
     pub(super) progress: Progress,
+    pub(super) budget: Arc<Budget>,
     /// Tells an owner who does not read that there is no more to read.
     pub(super) cut: Cut,
 }
 
 /// What has arrived and was not taken yet.
-#[derive(Default)]
 pub(super) struct Inbox {
+    budget: Arc<Budget>,
     pub(super) memory: VecDeque<Bytes>,
+    /// What `memory` costs, in octets; changed through [`Inbox::push`] and [`Inbox::forget`].
     pub(super) length: usize,
     /// Whether more lies on disk, behind what is in memory.
     pub(super) on_disk: bool,
@@ -83,9 +86,37 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    fn new(budget: Arc<Budget>) -> Self {
+        Self {
+            budget,
+            memory: VecDeque::new(),
+            length: 0,
+            on_disk: false,
+            ended: false,
+            closed: false,
+            severed: false,
+            failed: None,
+            finished: false,
+            dropped: false,
+        }
+    }
+
     pub(super) fn push(&mut self, data: Bytes) {
-        self.length += data.len() + PIECE;
+        let cost = data.len() + PIECE;
+        self.length += cost;
+        self.budget.note_memory(cost);
         self.memory.push_back(data);
+    }
+
+    fn forget(&mut self, octets: usize) {
+        self.length -= octets;
+        self.budget.forget_memory(octets);
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.forget(self.length);
     }
 }
 
@@ -103,32 +134,46 @@ pub enum Failure {
     NoSpace,
 }
 
-/// Makes a stream of an open channel. `permit` is held until the channel is closed; `cut` tells
-/// when the stream fails because too much of it is unread.
+/// What a channel may hold on to.
+pub struct Permits {
+    /// While somebody uses it.
+    pub open: OwnedSemaphorePermit,
+    /// Where it takes one when it waits to be closed by the peer; without one, it is closed at once.
+    pub closing: Arc<Semaphore>,
+}
+
+/// Makes a stream of an open channel. `cut` tells when the stream fails because too much of it is
+/// unread.
 pub fn stream(
     channel: Channel<Msg>,
     link: Arc<Link>,
     budget: Arc<Budget>,
     tasks: &Tasks,
-    permit: OwnedSemaphorePermit,
+    permits: Permits,
     cut: Cut,
 ) -> ChannelStream {
     let (read, write) = channel.split();
     let shared = Arc::new(Shared {
-        inbox: Mutex::default(),
+        inbox: Mutex::new(Inbox::new(budget.clone())),
         reader: AtomicWaker::new(),
         writer: AtomicWaker::new(),
         call: Arc::default(),
         ahead: Mutex::new(Ahead::new()),
         progress: Progress::new(&budget),
+        budget: budget.clone(),
         cut,
     });
     let writer = Box::pin(write.make_writer());
-    let pump = Pump { read, write, shared: shared.clone(), link: link.clone(), budget, spill: None };
-    tasks.spawn("ssh channel", async move {
-        pump.run().await;
-        drop(permit);
-    });
+    let pump = Pump {
+        read,
+        write,
+        shared: shared.clone(),
+        link: link.clone(),
+        backlog: Backlog::new(budget, link.clone()),
+        permit: Some(permits.open),
+        closing: permits.closing,
+    };
+    tasks.spawn("ssh channel", pump.run());
     ChannelStream { shared, link, writer, is_writing: false, wait: None, patience: None }
 }
 
@@ -136,19 +181,20 @@ impl AsyncRead for ChannelStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.shared.reader.register(cx.waker());
         let mut inbox = self.shared.inbox.lock();
-        let mut taken = 0;
+        let (mut taken, mut cost) = (0, 0);
         while buf.remaining() > 0 {
             let Some(first) = inbox.memory.front_mut() else { break };
             let count = first.len().min(buf.remaining());
             buf.put_slice(&first[..count]);
             first.advance(count);
-            if first.is_empty() {
+            let is_used_up = first.is_empty();
+            if is_used_up {
                 inbox.memory.pop_front();
-                inbox.length -= PIECE;
+                cost += PIECE;
             }
             taken += count;
         }
-        inbox.length -= taken;
+        inbox.forget(cost + taken);
         if taken > 0 {
             self.shared.progress.note(taken as u64);
         }
@@ -253,7 +299,8 @@ impl Drop for ChannelStream {
         let mut inbox = self.shared.inbox.lock();
         inbox.dropped = true;
         inbox.memory.clear();
-        inbox.length = 0;
+        let all = inbox.length;
+        inbox.forget(all);
         drop(inbox);
         self.shared.call.notify_one();
     }

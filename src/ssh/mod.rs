@@ -5,7 +5,8 @@
 //! SSH library's ways is in [`transport`], [`channel`] and its pump.
 
 mod ahead;
-pub mod channel;
+pub mod backlog;
+mod channel;
 mod commands;
 pub mod forward;
 mod handler;

@@ -7,7 +7,7 @@ use russh::server::{Handle, Msg};
 use russh::{Channel, Error};
 use tokio::sync::oneshot;
 
-use super::channel;
+use super::channel::{self, Permits};
 use super::session::{ForwardKey, Session};
 use crate::net::{ByteStream, VisitorAddr};
 use crate::registry::{BoxFuture, Cut, OpenError, Opener};
@@ -37,7 +37,8 @@ impl Opener for ChannelOpener {
                 return Err(OpenError::Gone);
             }
             let handle = session.handle().ok_or(OpenError::Gone)?.clone();
-            let permit = session.channels.clone().try_acquire_owned().map_err(|_| OpenError::Full)?;
+            let open = session.channels.clone().try_acquire_owned().map_err(|_| OpenError::Full)?;
+            let permits = Permits { open, closing: session.closing.clone() };
             let patience = session.shared.settings.ssh.open_timeout;
             let (give, take) = oneshot::channel();
             let tasks = session.shared.tasks.clone();
@@ -52,7 +53,7 @@ impl Opener for ChannelOpener {
                     let shared = &session.shared;
                     shared.metrics.ssh.channels.one();
                     let budget = shared.budget.clone();
-                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, permit, cut)
+                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, permits, cut)
                 });
                 let _ = give.send(opened);
             });

@@ -7,22 +7,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::backlog::{Backlog, Done, Event};
 use super::channel::{Failure, Inbox, PIECE, Shared};
-use super::spill::{Budget, Spill, SpillError};
 use super::transport::Link;
 use crate::observe::Reason;
 
 /// How long the peer may take to close a channel that nobody uses any more.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// Octets that may still arrive on such a channel before it is closed from this side.
-const CLOSE_DISCARD: usize = 256 * 1024;
-/// How long a step on disk may take before nothing more is read from the agent.
-const DISK_PATIENCE: Duration = Duration::from_millis(50);
-/// How long nothing may be read for that: keep-alives must get through.
-const HOLD_MOST: Duration = Duration::from_secs(3);
-
+/// Octets that may still arrive on such a channel before it is closed from this side: more than
+/// the peer may send at the largest window, because closing first costs the library memory.
+const CLOSE_DISCARD: usize = 4 << 20;
+/// How long nothing has to arrive on a channel that was closed from this side.
+const QUIET: Duration = Duration::from_millis(250);
 /// Pause between two looks at whether the owner takes anything, at the least.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 
@@ -32,12 +31,16 @@ pub(super) struct Pump {
     pub(super) write: ChannelWriteHalf<Msg>,
     pub(super) shared: Arc<Shared>,
     pub(super) link: Arc<Link>,
-    pub(super) budget: Arc<Budget>,
-    pub(super) spill: Option<Box<Spill>>,
+    pub(super) backlog: Backlog,
+    /// Counts the channel as open, as long as somebody uses it.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// For channels that nobody uses any more, and that the peer has to close.
+    pub(super) closing: Arc<Semaphore>,
 }
 
 enum Step {
     Message(Option<ChannelMsg>),
+    Disk(Event),
     Called,
     Look,
 }
@@ -46,21 +49,25 @@ impl Pump {
     /// Runs until the channel has ended and nothing of it is left to give out.
     pub(super) async fn run(mut self) {
         let mut peer_open = true;
-        let patience = self.budget.stalled_after();
+        let patience = self.shared.budget.stalled_after();
         let look = tokio::time::sleep(patience);
         tokio::pin!(look);
         loop {
             let step = tokio::select! {
                 message = self.read.wait(), if peer_open => Step::Message(message),
+                event = self.backlog.next() => Step::Disk(event),
                 () = self.shared.call.notified() => Step::Called,
                 () = &mut look => Step::Look,
             };
             let kept = match step {
                 Step::Message(message) => {
                     peer_open &= !matches!(message, None | Some(ChannelMsg::Close));
-                    self.hear(message).await
+                    self.hear(message);
+                    Ok(())
                 }
-                Step::Called => self.refill().await,
+                Step::Disk(Event::Step(done)) => done.map(|done| self.came_back(done)),
+                Step::Called if self.backlog.is_cut() => Err(Failure::TooSlow),
+                Step::Disk(Event::HeldLong) | Step::Called => Ok(()),
                 Step::Look => {
                     let idle = self.shared.progress.idle();
                     look.as_mut().reset(Instant::now() + patience.saturating_sub(idle).max(SHORTEST_LOOK));
@@ -68,15 +75,8 @@ impl Pump {
                     if waits && idle >= patience { Err(Failure::TooSlow) } else { Ok(()) }
                 }
             };
-            if let Err(failure) = kept {
-                self.spill = None;
-                let _ = self.note(|inbox| {
-                    inbox.failed.get_or_insert(failure);
-                });
-                if failure == Failure::TooSlow {
-                    self.budget.metrics.ssh.cut.one(Reason::VisitorTooSlow);
-                    self.shared.cut.tell();
-                }
+            if let Err(failure) = kept.and_then(|()| self.go_on()) {
+                self.fail(failure);
             }
             let (dropped, failed, waiting) = {
                 let inbox = self.shared.inbox.lock();
@@ -86,19 +86,18 @@ impl Pump {
                 break;
             }
         }
-        self.spill = None;
+        self.backlog.clear();
         if peer_open {
             self.close().await;
         }
     }
 
-    async fn hear(&mut self, message: Option<ChannelMsg>) -> Result<(), Failure> {
+    fn hear(&mut self, message: Option<ChannelMsg>) {
         match message {
-            Some(ChannelMsg::Data { data }) => self.keep(data).await,
+            Some(ChannelMsg::Data { data }) => self.keep(data),
             Some(ChannelMsg::WindowAdjusted { new_size }) => {
                 self.shared.ahead.lock().note_taken(new_size, &self.link.learned);
                 self.shared.writer.wake();
-                Ok(())
             }
             Some(ChannelMsg::Eof) => self.note(|inbox| inbox.ended = true),
             Some(ChannelMsg::Close) => self.note(|inbox| (inbox.ended, inbox.closed) = (true, true)),
@@ -106,100 +105,92 @@ impl Pump {
                 inbox.closed = true;
                 inbox.severed = !inbox.ended;
             }),
-            Some(_) => Ok(()),
+            Some(_) => {}
         }
     }
 
-    fn note(&self, change: impl FnOnce(&mut Inbox)) -> Result<(), Failure> {
+    fn note(&self, change: impl FnOnce(&mut Inbox)) {
         change(&mut self.shared.inbox.lock());
         self.shared.reader.wake();
         self.shared.writer.wake();
-        Ok(())
     }
 
-    async fn keep(&mut self, data: Bytes) -> Result<(), Failure> {
+    fn fail(&mut self, failure: Failure) {
+        self.backlog.clear();
+        self.note(|inbox| {
+            inbox.failed.get_or_insert(failure);
+        });
+        if failure == Failure::TooSlow {
+            self.shared.budget.metrics.ssh.cut.one(Reason::VisitorTooSlow);
+            self.shared.cut.tell();
+        }
+    }
+
+    fn keep(&mut self, data: Bytes) {
         {
             let mut inbox = self.shared.inbox.lock();
             if inbox.dropped {
-                return Ok(());
+                return;
             }
-            let fits = (inbox.length + data.len() + PIECE) as u64 <= self.budget.memory_per_stream();
+            if inbox.memory.is_empty() {
+                // The owner had nothing to take until now.
+                self.shared.progress.note(0);
+            }
+            let fits = inbox.length + data.len() + PIECE <= self.shared.budget.memory_per_stream();
             if !inbox.on_disk && (fits || inbox.memory.is_empty()) {
                 inbox.push(data);
                 drop(inbox);
                 self.shared.reader.wake();
-                return Ok(());
+                return;
             }
             inbox.on_disk = true;
         }
-        self.on_disk(move |spill| spill.append(&data)).await
+        self.backlog.push(data);
     }
 
-    /// Moves a piece from disk into memory when there is little there; one at a time, because the
-    /// channel must be read in between.
-    async fn refill(&mut self) -> Result<(), Failure> {
-        let is_wanted = |inbox: &Inbox, budget: &Budget| {
-            inbox.on_disk && !inbox.dropped && (inbox.length as u64) < budget.memory_per_stream() / 2
-        };
-        if is_wanted(&self.shared.inbox.lock(), &self.budget) {
-            let (data, empty) = self.on_disk(|spill| Ok((spill.take()?, spill.is_empty()))).await?;
-            let _ = self.note(|inbox| {
+    /// Keeps what has come back from disk.
+    fn came_back(&mut self, done: Done) {
+        if let Done::Taken(data) = done {
+            self.note(|inbox| inbox.push(data));
+        }
+    }
+
+    /// Moves pieces towards the owner as it takes them, and begins the next step on disk.
+    fn go_on(&mut self) -> Result<(), Failure> {
+        let limit = self.shared.budget.memory_per_stream();
+        let wanted = |inbox: &Inbox| inbox.on_disk && !inbox.dropped && inbox.length < limit / 2;
+        let mut moved = false;
+        let wanted = {
+            let mut inbox = self.shared.inbox.lock();
+            while wanted(&inbox)
+                && let Some(data) = self.backlog.pop()
+            {
                 inbox.push(data);
-                inbox.on_disk = !empty;
-            });
-            if empty {
-                self.spill = None;
+                moved = true;
             }
-            if is_wanted(&self.shared.inbox.lock(), &self.budget) {
-                self.shared.call.notify_one();
+            if inbox.on_disk && self.backlog.is_empty() {
+                (inbox.on_disk, moved) = (false, true);
             }
+            wanted(&inbox)
+        };
+        if moved {
+            self.shared.reader.wake();
         }
-        if self.spill.as_ref().is_some_and(|spill| spill.is_cut()) {
-            return Err(Failure::TooSlow);
-        }
-        Ok(())
+        self.backlog.begin(wanted, &self.shared.call, &self.shared.progress);
+        self.backlog.relieve()
     }
 
-    /// Runs a blocking step on the stream's part on disk. While a disk takes its time, less is read
-    /// from the agent: what comes would wait in memory.
-    async fn on_disk<T: Send + 'static>(
-        &mut self,
-        step: impl FnOnce(&mut Spill) -> Result<T, SpillError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let fresh = || {
-            let (call, progress) = (self.shared.call.clone(), self.shared.progress.clone());
-            Box::new(Spill::new(self.budget.clone(), call, progress))
-        };
-        let mut spill = self.spill.take().unwrap_or_else(fresh);
-        let mut step = tokio::task::spawn_blocking(move || (step(&mut spill), spill));
-        let mut done = tokio::time::timeout(DISK_PATIENCE, &mut step).await;
-        if done.is_err() {
-            let _hold = self.link.clone().hold();
-            done = tokio::time::timeout(HOLD_MOST, &mut step).await;
-        }
-        let done = match done {
-            Ok(done) => done,
-            Err(_) => step.await,
-        };
-        let Ok((result, spill)) = done else { return Err(Failure::NoSpace) };
-        self.spill = Some(spill);
-        result.map_err(|error| match error {
-            SpillError::OverBudget => Failure::TooSlow,
-            SpillError::File { .. } => {
-                tracing::error!(%error, "an answer was cut");
-                Failure::NoSpace
-            }
-        })
-    }
-
-    /// Ends a channel that nobody uses any more.
+    /// Ends a channel that nobody uses any more. It no longer counts as open: others must not wait
+    /// for this.
     async fn close(mut self) {
         let deadline = Instant::now() + CLOSE_WAIT;
         let mut discarded = 0;
+        self.permit = None;
+        let may_wait = self.closing.clone().try_acquire_owned();
         let finished = self.shared.inbox.lock().finished;
         // An error means that the session is gone, and the channel with it.
         let mut open = finished || self.write.eof().await.is_ok();
-        while open && discarded <= CLOSE_DISCARD {
+        while open && discarded <= CLOSE_DISCARD && may_wait.is_ok() {
             match tokio::time::timeout_at(deadline, self.read.wait()).await {
                 Ok(Some(ChannelMsg::Data { data })) => discarded += data.len(),
                 Ok(Some(ChannelMsg::Close) | None) => open = false,
@@ -208,12 +199,14 @@ impl Pump {
             }
         }
         if open {
-            self.budget.metrics.ssh.closed_first.one();
+            self.shared.budget.metrics.ssh.closed_first.one();
             tracing::debug!(discarded, "closing a channel that the agent left open");
             let _ = self.write.close().await;
-            // The library still sends what was queued for this channel; take it until it ends.
-            let _ =
-                tokio::time::timeout(CLOSE_WAIT, async { while self.read.wait().await.is_some() {} }).await;
+            // The library still sends what was queued for this channel, and never says that this
+            // was all.
+            let rest =
+                async { while let Ok(Some(_)) = tokio::time::timeout(QUIET, self.read.wait()).await {} };
+            let _ = tokio::time::timeout(CLOSE_WAIT, rest).await;
         }
     }
 }

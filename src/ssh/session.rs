@@ -41,6 +41,8 @@ pub struct Session {
     pub link: Arc<Link>,
     /// The channels that the gateway may open.
     pub channels: Arc<Semaphore>,
+    /// The channels that may wait to be closed by the agent.
+    pub closing: Arc<Semaphore>,
     /// How long the agent takes to answer.
     pub round_trip: RoundTrip,
     /// Cancelled when the agent has shown its key.
@@ -104,6 +106,7 @@ impl Session {
             shared,
             link,
             channels: Arc::new(Semaphore::new(max_channels)),
+            closing: Arc::new(Semaphore::new(max_channels)),
             round_trip: RoundTrip::default(),
             authenticated: CancellationToken::new(),
             visits: Watched::default(),

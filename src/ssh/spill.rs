@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +21,12 @@ use tokio::sync::Notify;
 use crate::config::Limits;
 use crate::observe::Metrics;
 
+/// Octets of a stream in memory, when all together hold as much as they may.
+const MEMORY_LITTLE: usize = 32 * 1024;
+/// How often others are cut for the sake of a piece for which the disk has no space.
+const CUTS_FOR_SPACE: usize = 3;
+/// How long a stream that was cut has to give its space back.
+const GIVES_BACK: Duration = Duration::from_millis(500);
 /// How much is read back from a file at once, in octets.
 const READ_BACK: usize = 128 * 1024;
 /// Size at which a file is followed by the next, in octets.
@@ -34,7 +40,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Space for unread answers, shared by all streams.
 #[derive(Debug)]
 pub struct Budget {
-    memory_per_stream: u64,
+    memory_per_stream: usize,
+    memory: usize,
+    memory_used: AtomicUsize,
     disk_per_stream: u64,
     disk: u64,
     stalled_after: Duration,
@@ -50,6 +58,23 @@ pub struct Budget {
 struct State {
     used: u64,
     streams: HashMap<u64, Arc<Usage>>,
+}
+
+impl State {
+    /// Cuts whoever has taken nothing for longest, if anybody has a file.
+    fn cut_slowest(&mut self) -> bool {
+        let slowest = self
+            .streams
+            .values()
+            .filter(|usage| !usage.cut.load(Ordering::Acquire) && usage.bytes.load(Ordering::Relaxed) > 0)
+            .max_by_key(|usage| usage.blame());
+        let Some(slowest) = slowest else { return false };
+        slowest.cut.store(true, Ordering::Release);
+        slowest.owner.notify_one();
+        // Its file goes when its owner sees the mark, which is soon; count it as free now.
+        self.used -= slowest.bytes.swap(0, Ordering::Relaxed);
+        true
+    }
 }
 
 /// What one stream with a file uses, and when its visitor last took something.
@@ -137,7 +162,9 @@ impl Budget {
     ) -> Arc<Self> {
         let (started, next) = (Instant::now(), AtomicU64::new(0));
         Arc::new(Self {
-            memory_per_stream: limits.buffer_memory,
+            memory_per_stream: usize::try_from(limits.buffer_memory).unwrap_or(usize::MAX),
+            memory: usize::try_from(limits.buffer_memory_all).unwrap_or(usize::MAX),
+            memory_used: AtomicUsize::new(0),
             disk_per_stream: limits.buffer_disk_per_stream,
             disk: limits.buffer_disk,
             stalled_after,
@@ -149,10 +176,21 @@ impl Budget {
         })
     }
 
-    /// Octets that one stream may hold in memory.
+    /// Octets that one stream may hold in memory now: little, when all together hold much.
     #[must_use]
-    pub fn memory_per_stream(&self) -> u64 {
-        self.memory_per_stream
+    pub fn memory_per_stream(&self) -> usize {
+        let all = self.memory_used.load(Ordering::Relaxed);
+        if all < self.memory { self.memory_per_stream } else { self.memory_per_stream.min(MEMORY_LITTLE) }
+    }
+
+    /// A stream holds so many octets more in memory.
+    pub fn note_memory(&self, octets: usize) {
+        self.memory_used.fetch_add(octets, Ordering::Relaxed);
+    }
+
+    /// A stream holds so many octets less in memory.
+    pub fn forget_memory(&self, octets: usize) {
+        self.memory_used.fetch_sub(octets, Ordering::Relaxed);
     }
 
     /// How long nothing may be taken of a stream that something waits in.
@@ -183,20 +221,9 @@ impl Budget {
         }
         let mut state = self.state.lock();
         while !own.cut.load(Ordering::Acquire) && state.used + amount > self.disk {
-            let slowest = state
-                .streams
-                .values()
-                .filter(|usage| !usage.cut.load(Ordering::Acquire) && usage.bytes.load(Ordering::Relaxed) > 0)
-                .max_by_key(|usage| usage.blame())
-                .cloned();
-            let Some(slowest) = slowest else {
+            if !state.cut_slowest() {
                 own.cut.store(true, Ordering::Release);
-                break;
-            };
-            slowest.cut.store(true, Ordering::Release);
-            slowest.owner.notify_one();
-            // Its file goes when its owner sees the mark, which is soon; count it as free now.
-            state.used -= slowest.bytes.swap(0, Ordering::Relaxed);
+            }
         }
         if own.cut.load(Ordering::Acquire) {
             return Err(SpillError::OverBudget);
@@ -205,6 +232,11 @@ impl Budget {
         own.bytes.fetch_add(amount, Ordering::Relaxed);
         state.used += amount;
         Ok(())
+    }
+
+    /// Cuts whoever has taken nothing for longest. Whether that is another than `own`.
+    fn cut_slowest(&self, own: &Usage) -> bool {
+        self.state.lock().cut_slowest() && !own.cut.load(Ordering::Acquire)
     }
 
     /// Gives back what a stream has read. A stream that was cut has nothing left to give.
@@ -269,7 +301,22 @@ impl Spill {
     /// When the stream is over its budget (it is cut then), or a file fails.
     pub fn append(&mut self, data: &[u8]) -> Result<(), SpillError> {
         self.budget.reserve(&self.usage, data.len() as u64)?;
-        self.write(data).map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
+        let mut result = self.write(data);
+        // The disk is fuller than the budget knows: others' files may be on it.
+        for _ in 0..CUTS_FOR_SPACE {
+            if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::StorageFull) {
+                break;
+            }
+            if !self.budget.cut_slowest(&self.usage) {
+                return Err(SpillError::OverBudget);
+            }
+            let until = Instant::now() + GIVES_BACK;
+            while result.is_err() && Instant::now() < until {
+                std::thread::sleep(GIVES_BACK / 50);
+                result = self.write(data);
+            }
+        }
+        result.map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
     }
 
     /// Takes the next octets out; empty when there are none.

@@ -18,6 +18,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ahead::Learned;
@@ -33,6 +34,10 @@ const HARD_CAP: usize = 64 * 1024 * 1024;
 const STALL: Duration = Duration::from_secs(60);
 /// How long a link that was cut still writes, and then says goodbye.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long nothing may be read from a peer that sends faster than the disk takes, ...
+const HOLD_MOST: Duration = Duration::from_secs(3);
+/// ... within this span.
+const HOLD_SPAN: Duration = Duration::from_secs(10);
 /// Longest version line (RFC 4253, section 4.2).
 const VERSION_LINE: usize = 255;
 
@@ -55,6 +60,9 @@ pub struct Link {
     reader: AtomicWaker,
     /// How many want nothing to be read.
     holds: AtomicUsize,
+    holding: Mutex<Holding>,
+    /// Octets that wait in memory for the disk, of all channels.
+    pub(super) backlog: AtomicUsize,
     /// What uploads have learned of this agent.
     pub(super) learned: Learned,
     received: AtomicU64,
@@ -76,14 +84,45 @@ impl Queue {
     }
 }
 
+/// For how long nothing was read from the peer lately.
+#[derive(Debug, Default)]
+struct Holding {
+    /// When the span began over which it is added up.
+    span: Option<Instant>,
+    used: Duration,
+    /// When reading stopped, if it has.
+    since: Option<Instant>,
+}
+
 /// While it lives, nothing is read from the peer.
 #[derive(Debug)]
-pub struct Hold(Arc<Link>);
+pub struct Hold {
+    link: Arc<Link>,
+    until: Instant,
+}
+
+impl Hold {
+    /// Whether it has lasted as long as it may.
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    /// Resolves when it has. Cancel safe.
+    pub async fn over(&self) {
+        tokio::time::sleep_until(self.until).await;
+    }
+}
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.holds.fetch_sub(1, Ordering::AcqRel);
-        self.0.reader.wake();
+        let mut holding = self.link.holding.lock();
+        if self.link.holds.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(since) = holding.since.take()
+        {
+            holding.used += since.elapsed();
+        }
+        drop(holding);
+        self.link.reader.wake();
     }
 }
 
@@ -150,10 +189,22 @@ impl Link {
         self.arrived.notified().await;
     }
 
-    /// Has nothing be read from the peer while the value lives.
-    pub fn hold(self: Arc<Self>) -> Hold {
+    /// Has nothing be read from the peer while the value lives. `None` when that was so for
+    /// [`HOLD_MOST`] in the last [`HOLD_SPAN`] already, whoever asked for it: keep-alives and
+    /// others' answers must get through.
+    pub fn hold(self: Arc<Self>) -> Option<Hold> {
+        let now = Instant::now();
+        let mut holding = self.holding.lock();
+        if holding.span.is_none_or(|span| now - span >= HOLD_SPAN) {
+            (holding.span, holding.used) = (Some(now), Duration::ZERO);
+            holding.since = holding.since.map(|_| now);
+        }
+        let used = holding.used + holding.since.map_or(Duration::ZERO, |since| now - since);
+        let left = HOLD_MOST.checked_sub(used).filter(|left| !left.is_zero())?;
+        holding.since.get_or_insert(now);
         self.holds.fetch_add(1, Ordering::AcqRel);
-        Hold(self)
+        drop(holding);
+        Some(Hold { link: self, until: now + left })
     }
 
     /// Octets received from the peer, and sent to it.
@@ -342,7 +393,8 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(16);
         let (mut transport, link) = transport(near, &Tasks::new());
         far.write_all(b"x").await.expect("open");
-        let (first, second) = (link.clone().hold(), link.clone().hold());
+        let hold = || link.clone().hold().expect("there is time left");
+        let (first, second) = (hold(), hold());
         let short = Duration::from_millis(10);
         assert!(tokio::time::timeout(short, transport.read_u8()).await.is_err());
         drop(first);
@@ -351,7 +403,12 @@ mod tests {
             drop(second);
         });
         assert_eq!(read.expect("open"), b'x');
-        let _hold = link.clone().hold();
+        let long = hold();
+        long.over().await;
+        assert!(long.is_over() && link.clone().hold().is_none(), "the time is used up");
+        drop(long);
+        tokio::time::sleep(HOLD_SPAN).await;
+        let _hold = hold();
         link.cut(Reason::TakenOver);
         assert!(transport.read_u8().await.is_err());
     }

@@ -1,0 +1,214 @@
+//! What one channel keeps beyond memory: the pieces that the disk has not taken yet, and the step
+//! that it is at. A step runs on a thread of its own, and pieces gather here meanwhile, so that
+//! the channel is always read. When much gathers, because the disk is slower than the agent,
+//! nothing is read from that agent for a while; when that does not help, the stream whose step
+//! takes so long fails, and not its neighbours.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::channel::Failure;
+use super::spill::{Budget, Progress, Spill, SpillError};
+use super::transport::{Hold, Link};
+
+/// Octets in memory, of all channels of a session, past which nothing is read from its agent.
+const HIGH: usize = 4 << 20;
+/// Octets below which reading goes on.
+const LOW: usize = 1 << 20;
+/// Octets that go to disk in one step at most.
+const BATCH: usize = 1 << 20;
+
+/// What a step came to.
+pub(super) enum Done {
+    /// Pieces are on disk.
+    Appended,
+    /// A piece came back.
+    Taken(Bytes),
+}
+
+/// What happened.
+pub(super) enum Event {
+    /// A step on disk is done, or has failed: the stream is over its budget, or the disk fails.
+    Step(Result<Done, Failure>),
+    /// Nothing was read from the agent for as long as that may be.
+    HeldLong,
+}
+
+type Step = JoinHandle<(Result<Done, SpillError>, Box<Spill>)>;
+
+/// The part of one channel that is on disk or on its way there.
+pub(super) struct Backlog {
+    budget: Arc<Budget>,
+    link: Arc<Link>,
+    waiting: VecDeque<Bytes>,
+    /// Octets in `waiting`, and in the step that runs.
+    length: usize,
+    in_step: usize,
+    step: Option<Step>,
+    spill: Option<Box<Spill>>,
+    /// Whether the last step was an append: the two kinds take turns.
+    appended: bool,
+    hold: Option<Hold>,
+}
+
+impl Backlog {
+    /// Nothing yet.
+    pub(super) fn new(budget: Arc<Budget>, link: Arc<Link>) -> Self {
+        Self {
+            budget,
+            link,
+            waiting: VecDeque::new(),
+            length: 0,
+            in_step: 0,
+            step: None,
+            spill: None,
+            appended: false,
+            hold: None,
+        }
+    }
+
+    /// Whether nothing waits, lies on disk, or is on its way from there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.step.is_none() && self.spill.is_none()
+    }
+
+    /// Takes a piece that found no place in memory.
+    pub(super) fn push(&mut self, data: Bytes) {
+        self.length += data.len();
+        self.link.backlog.fetch_add(data.len(), Ordering::Relaxed);
+        self.waiting.push_back(data);
+    }
+
+    /// Gives the oldest piece back, if the disk never had to take any that is still there.
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        if self.step.is_some() || self.spill.is_some() {
+            return None;
+        }
+        let data = self.waiting.pop_front()?;
+        self.forget(data.len());
+        Some(data)
+    }
+
+    /// Begins the next step, if none runs and there is one to do. `wanted`: whether something
+    /// should come back from disk.
+    pub(super) fn begin(&mut self, wanted: bool, owner: &Arc<Notify>, progress: &Progress) {
+        if self.step.is_some() {
+            return;
+        }
+        let comes_back = wanted && self.spill.is_some() && (self.appended || self.waiting.is_empty());
+        if comes_back {
+            self.appended = false;
+            if let Some(mut spill) = self.spill.take() {
+                self.step = Some(tokio::task::spawn_blocking(move || {
+                    let taken = spill.take().map(Done::Taken);
+                    (taken, spill)
+                }));
+            }
+            return;
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        self.appended = true;
+        let mut batch = Vec::new();
+        while let Some(data) = self.waiting.pop_front() {
+            self.in_step += data.len();
+            batch.push(data);
+            if self.in_step >= BATCH {
+                break;
+            }
+        }
+        let fresh = || Box::new(Spill::new(self.budget.clone(), owner.clone(), progress.clone()));
+        let mut spill = self.spill.take().unwrap_or_else(fresh);
+        self.step = Some(tokio::task::spawn_blocking(move || {
+            let done = batch.iter().try_for_each(|data| spill.append(data)).map(|()| Done::Appended);
+            (done, spill)
+        }));
+    }
+
+    /// Waits for what happens next; for ever, if nothing does. Cancel safe.
+    pub(super) async fn next(&mut self) -> Event {
+        let joined = {
+            let step = async {
+                match &mut self.step {
+                    Some(step) => step.await,
+                    None => pending().await,
+                }
+            };
+            let held = async {
+                match &self.hold {
+                    Some(hold) => hold.over().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                joined = step => joined,
+                () = held => return Event::HeldLong,
+            }
+        };
+        self.step = None;
+        let in_step = std::mem::take(&mut self.in_step);
+        self.forget(in_step);
+        // A panic in a step is logged as one, and costs this stream.
+        let Ok((result, spill)) = joined else { return Event::Step(Err(Failure::NoSpace)) };
+        if !spill.is_empty() {
+            self.spill = Some(spill);
+        }
+        Event::Step(result.map_err(|error| match error {
+            SpillError::OverBudget => Failure::TooSlow,
+            SpillError::File { .. } => {
+                tracing::error!(%error, "an answer was cut");
+                Failure::NoSpace
+            }
+        }))
+    }
+
+    /// Forgets everything. A step that runs ends on its own.
+    pub(super) fn clear(&mut self) {
+        (self.step, self.spill, self.hold) = (None, None, None);
+        self.waiting.clear();
+        self.in_step = 0;
+        let all = self.length;
+        self.forget(all);
+    }
+
+    /// Whether the stream was cut for another's sake.
+    pub(super) fn is_cut(&self) -> bool {
+        self.spill.as_ref().is_some_and(|spill| spill.is_cut())
+    }
+
+    /// Has less be read from the agent while too much waits.
+    ///
+    /// # Errors
+    /// When that has not helped, and it is this stream that waits.
+    pub(super) fn relieve(&mut self) -> Result<(), Failure> {
+        let all = self.link.backlog.load(Ordering::Relaxed);
+        if self.length == 0 || all < LOW {
+            self.hold = None;
+        } else if all > HIGH && self.hold.as_ref().is_none_or(Hold::is_over) {
+            self.hold = None;
+            self.hold = Some(self.link.clone().hold().ok_or_else(|| {
+                tracing::error!(waiting = all, "the disk takes too long; an answer was cut");
+                Failure::NoSpace
+            })?);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, octets: usize) {
+        self.length -= octets;
+        self.link.backlog.fetch_sub(octets, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
