@@ -227,6 +227,11 @@ impl Gateway {
         self.process.signal(signal);
     }
 
+    /// The process's number.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
     /// While the value lives, the running gateway gets no new file descriptor. Those that it has
     /// stay good.
     #[must_use]

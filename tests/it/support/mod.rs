@@ -4,6 +4,8 @@
 pub mod agent;
 pub mod backend;
 pub mod ca;
+pub mod callgrind;
+pub mod crowd;
 pub mod gateway;
 pub mod load;
 pub mod process;

@@ -15,6 +15,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("curl", "curl"),
     ("openssl", "openssl"),
+    ("valgrind", "valgrind"),
+    ("vgdb", "valgrind"),
 ];
 
 /// A running program.
