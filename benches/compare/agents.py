@@ -34,12 +34,15 @@ def ssh_agent(edge: Edge, forward: str, user: str, command: tuple[str, ...] = ()
         *(part for option in options for part in ("-o", option)),
         *(() if command else ("-N",)),
         *(f"{user}@{DOMAIN}", *command),
+        client=True,
     )
 
 
-def idle_swarm(edge: Edge, count: int) -> None:
+def idle_swarm(edge: Edge, count: int) -> "Swarm":
     """Connects so many light agents, whose names no other swarm has."""
-    Swarm(edge, count, name=f"idle{time.monotonic_ns()}").wait(count)
+    swarm = Swarm(edge, count, name=f"idle{time.monotonic_ns()}")
+    swarm.wait(count)
+    return swarm
 
 
 class Swarm:
@@ -52,6 +55,8 @@ class Swarm:
             *("--key", str(edge.place.agent_key), "--service", f"127.0.0.1:{edge.backend}"),
         )
         self.read = 0
+        # How often an agent lost the gateway; those that came back count, too.
+        self.lost = 0
 
     def news(self) -> list[dict]:
         """What was said since the last call."""
@@ -62,7 +67,14 @@ class Swarm:
         self.read += len(whole)
         if self.child.process.poll() is not None:
             raise BenchError(f"the swarm ended: {text[-800:].decode(errors='replace').strip()}")
-        return [json.loads(line) for line in whole.splitlines()]
+        news = [json.loads(line) for line in whole.splitlines()]
+        self.lost += sum(one.get("lost", 0) for one in news)
+        return news
+
+    def gone(self) -> int:
+        """How many agents have lost the gateway by now."""
+        self.news()
+        return self.lost
 
     def wait(self, count: int, limit: float = 120) -> None:
         """Until so many agents are there."""

@@ -28,6 +28,7 @@ def wrk(edge: Edge, connections: int, seconds: float, *headers: str) -> dict[str
         *(part for header in headers for part in ("-H", header)),
         edge.url + SMALL,
         limit=seconds + 60,
+        client=True,
     )
     if trouble := re.search(r"(Socket errors:|Non-2xx).*", text):
         raise BenchError(f"wrk: {trouble.group(0).strip()}")
@@ -45,7 +46,9 @@ def wrk(edge: Edge, connections: int, seconds: float, *headers: str) -> dict[str
 def h2load(edge: Edge, seconds: float) -> dict[str, float]:
     """Small requests in 10 streams each on 10 kept HTTP/2 connections."""
     text = run(
-        *_h2load(edge), "-c10", "-m10", f"-D{max(1, round(seconds))}", edge.url + SMALL, limit=seconds + 60
+        *_h2load(edge), "-c10", "-m10", f"-D{max(1, round(seconds))}", edge.url + SMALL,
+        limit=seconds + 60,
+        client=True,
     )
     if (protocol := _found(r"Application protocol: (\S+)", text)) != "h2":
         raise BenchError(f"h2load: the protocol is `{protocol}`, not h2")
@@ -59,7 +62,9 @@ def handshakes(edge: Edge, seconds: float, rate: int = 400) -> dict[str, float]:
     count = max(1, round(rate * seconds))
     period = ("-r", str(rate // 100), "--rate-period", "10ms")
     text = run(
-        *_h2load(edge), "--h1", f"-n{count}", f"-c{count}", *period, edge.url + SMALL, limit=seconds + 60
+        *_h2load(edge), "--h1", f"-n{count}", f"-c{count}", *period, edge.url + SMALL,
+        limit=seconds + 60,
+        client=True,
     )
     if (requests := _h2load_requests(text)) != count:
         raise BenchError(f"h2load: {requests} of {count} requests were answered")

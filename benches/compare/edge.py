@@ -58,7 +58,7 @@ class Stack:
         edge = Edge(place, children, port, backend)
         config = place.write(
             "backend.conf",
-            f"""daemon off; worker_processes 1; {nginx_user()} error_log stderr;
+            f"""daemon off; worker_processes 1; {nginx_user()}
 pid {place.path("backend.pid")}; events {{ worker_connections 8192; }}
 http {{
   access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 600s;
@@ -67,7 +67,7 @@ http {{
 }}
 """,
         )
-        children.start("backend", "nginx", "-c", config).listens(backend)
+        children.start("backend", "nginx", "-e", "stderr", "-c", config).listens(backend)
         self.begin_edge(edge)
         return edge
 

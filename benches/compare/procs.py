@@ -7,12 +7,15 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from . import machine
 
 PR_SET_PDEATHSIG = 1
+# Says what OpenSSL is to ask for; meant for the clients (see `compare`).
+OPENSSL_CONF = "OPENSSL_CONF"
 LIBC = ctypes.CDLL(None)
 
 
@@ -71,6 +74,8 @@ class Children:
 
     def __init__(self, folder: Path):
         self.folder, self.running = folder, []
+        # Called when all have ended.
+        self.afterwards: list[Callable[[], None]] = []
 
     def __enter__(self) -> "Children":
         return self
@@ -78,8 +83,9 @@ class Children:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, name: str, *argv: str, env: dict[str, str] | None = None) -> Child:
-        """Starts a program that writes both its outputs to a log, and reads nothing."""
+    def start(self, name: str, *argv: str, env: dict[str, str] | None = None, client: bool = False) -> Child:
+        """Starts a program that writes both its outputs to a log, and reads nothing. A `client` asks
+        of OpenSSL what all clients do; a server has it as the system does."""
         log = self.folder / f"{name}-{time.monotonic_ns()}.log"
         with open(log, "wb") as output:
             process = subprocess.Popen(
@@ -87,7 +93,7 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
+                env={**(os.environ if client else _without_our_openssl()), **(env or {})},
                 cwd=self.folder,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
@@ -113,12 +119,16 @@ class Children:
             if started is not None and machine.started(pid) == started:
                 _signal(pid, signal.SIGKILL)
         self.running.clear()
+        while self.afterwards:
+            self.afterwards.pop()()
 
 
-def run(*argv: str, limit: float = 120) -> str:
-    """Runs a program to its end and returns what it said; an error holds its words."""
+def run(*argv: str, limit: float = 120, client: bool = False) -> str:
+    """Runs a program to its end and returns what it said; an error holds its words. `client` is as
+    in `Children.start`."""
+    env = None if client else _without_our_openssl()
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=limit, check=False, env=env)
     except subprocess.TimeoutExpired:
         raise BenchError(f"`{argv[0]}` did not end within {limit:.0f} s") from None
     if done.returncode != 0:
@@ -126,6 +136,10 @@ def run(*argv: str, limit: float = 120) -> str:
             f"`{argv[0]}` ended with {done.returncode}: {(done.stderr or done.stdout)[-800:].strip()}"
         )
     return done.stdout
+
+
+def _without_our_openssl() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != OPENSSL_CONF}
 
 
 def _die_with_parent() -> None:

@@ -2,12 +2,16 @@
 without an access log, and with room for all the connections."""
 
 import os
+from contextlib import suppress
 
 from . import machine
 from .agents import idle_swarm, ssh_agent, web_agent
 from .edge import CORES, Edge, Stack, nginx_folders, nginx_user
 from .place import DOMAIN
 from .procs import BenchError
+
+# sshd does not start as root without it; Debian's service makes it.
+SSHD_FOLDER = "/run/sshd"
 
 HAPROXY = f"""global
   maxconn 8000
@@ -44,7 +48,7 @@ class NginxRoute(Stack):
     def begin_edge(self, edge: Edge) -> None:
         # TLS versions as Debian's own nginx.conf has them, less the two that nobody speaks any more.
         config = f"""daemon off; worker_processes {CORES}; {nginx_user()} pid {edge.place.path("edge.pid")};
-error_log stderr; events {{ worker_connections 8192; }}
+events {{ worker_connections 8192; }}
 http {{ access_log off; keepalive_requests 100000000; {nginx_folders(edge.place)}
   upstream service {{ server 127.0.0.1:{edge.backend}; keepalive 256; keepalive_requests 100000000; }}
   server {{
@@ -59,7 +63,8 @@ http {{ access_log off; keepalive_requests 100000000; {nginx_folders(edge.place)
   }}
 }}
 """
-        child = edge.children.start("nginx", "nginx", "-c", edge.place.write("nginx.conf", config))
+        written = edge.place.write("nginx.conf", config)
+        child = edge.children.start("nginx", "nginx", "-e", "stderr", "-c", written)
         child.listens(edge.port)
         edge.processes = [child]
 
@@ -69,8 +74,9 @@ class SshdTunnel(Stack):
 
     def begin_edge(self, edge: Edge) -> None:
         place, (ssh, web) = edge.place, machine.free_ports(2)
-        if os.geteuid() == 0:
-            os.makedirs("/run/sshd", exist_ok=True)
+        if os.geteuid() == 0 and not os.path.exists(SSHD_FOLDER):
+            os.mkdir(SSHD_FOLDER, 0o755)
+            edge.children.afterwards.append(_remove_sshd_folder)
         keys = place.write("authorized_keys", place.agent_key.with_suffix(".pub").read_text())
         config = place.write(
             "sshd_config",
@@ -81,6 +87,8 @@ StrictModes no
 PidFile none
 UsePAM no
 PermitRootLogin yes
+PasswordAuthentication no
+KbdInteractiveAuthentication no
 MaxStartups 4000
 MaxSessions 4000
 """,
@@ -131,32 +139,20 @@ class OldTunnel(Stack):
 
 
 def haproxy_by_alpn(edge: Edge, ssh: int, web: int) -> str:
-    """One port: ALPN `ssh` to sshd, the rest to its own HTTP side over an abstract socket, whose
-    name only this run has."""
-    inner = f"abns@oneport-bench-{edge.port}"
+    """One port, and one pass through HAProxy: ALPN `ssh` to sshd as it is, the rest read as HTTP."""
     return f"""
 frontend edge
   mode tcp
   bind 127.0.0.1:{edge.port} ssl crt {edge.place.path("both.pem")} alpn h2,http/1.1,ssh
-  tcp-request inspect-delay 5s
+  tcp-request content switch-mode http if !{{ ssl_fc_alpn ssh }}
   use_backend agents if {{ ssl_fc_alpn ssh }}
-  default_backend inner
-frontend web
-  mode http
-  bind {inner}-h1 accept-proxy proto h1
-  bind {inner}-h2 accept-proxy proto h2
-  option forwardfor
   default_backend service
-backend inner
-  mode tcp
-  use-server h2 if {{ ssl_fc_alpn h2 }}
-  server h1 {inner}-h1 send-proxy-v2
-  server h2 {inner}-h2 send-proxy-v2 weight 0
 backend agents
   mode tcp
   server s 127.0.0.1:{ssh}
 backend service
   mode http
+  option forwardfor
   http-reuse always
   server s 127.0.0.1:{web}
 """
@@ -166,6 +162,11 @@ def start_haproxy(edge: Edge, config: str) -> None:
     child = edge.children.start("haproxy", "haproxy", "-db", "-f", edge.place.write("haproxy.cfg", config))
     child.listens(edge.port)
     edge.processes = [child]
+
+
+def _remove_sshd_folder() -> None:
+    with suppress(OSError):
+        os.rmdir(SSHD_FOLDER)
 
 
 def program(name: str) -> str:
