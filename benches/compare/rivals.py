@@ -17,6 +17,7 @@ HAPROXY = f"""global
   maxconn 8000
   nbthread {CORES}
   tune.ssl.cachesize 20000
+  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256
 defaults
   timeout connect 5s
   timeout client 600s
