@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+from . import machine
 from .edge import Edge
 from .place import BIG, BIG_BYTES, SMALL
 from .procs import BenchError, run
@@ -98,22 +99,44 @@ def downloads(edge: Edge, streams: int, repeat: int = 1) -> dict[str, float]:
 
 class Endless:
     """One curl that downloads the big file again and again while the `with` lasts, at most at
-    `rate` octets a second (as curl writes them) where that is given."""
+    `rate` octets a second (as curl writes them) where that is given. A download that fails, or one
+    that hardly moves, is an error."""
+
+    # Octets a second that are the least; without them there was no download beside.
+    LEAST = 1e6
 
     def __init__(self, edge: Edge, rate: str | None = None):
         limit = ["--limit-rate", rate] if rate else []
-        command = _curl(edge) + limit + [edge.url + BIG, "-o", "/dev/null"] * 1000
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        command = _curl(edge) + limit + ["-S", "--fail-early", "-f"]
+        command += [edge.url + BIG, "-o", "/dev/null"] * 1000
+        self.octets, self.seconds, self.begun = 0, 0.0, time.monotonic()
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
 
     def __enter__(self) -> "Endless":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         ended = self.process.poll()
+        if ended is None:
+            self.octets = machine.written_bytes(self.process.pid)
+        self.seconds = time.monotonic() - self.begun
         self.process.kill()
-        self.process.wait()
+        said = self.process.communicate()[1].strip()
+        if kind is not None:
+            return
         if ended is not None:
-            raise BenchError(f"curl: the download beside ended with {ended}")
+            raise BenchError(f"curl: the download beside ended with {ended}: {said}")
+        if self.octets < self.LEAST * self.seconds:
+            raise BenchError(
+                f"curl: the download beside moved {self.octets} octets in {self.seconds:.1f} s"
+            )
+
+    @property
+    def mb_s(self) -> float:
+        """How fast it was, once the `with` is over."""
+        return self.octets / self.seconds / 1e6
 
 
 class Visitor:

@@ -75,8 +75,9 @@ http {{
         """Starts the edge, and the agent for `web`."""
         raise NotImplementedError
 
-    def idle_agents(self, edge: Edge, count: int) -> None:
-        """Connects `count` more agents that hold one tunnel each and do nothing."""
+    def idle_agents(self, edge: Edge, count: int) -> Callable[[], int]:
+        """Connects `count` more agents that hold one tunnel each and do nothing. What it returns
+        says how many of them have lost the edge since."""
         raise NotImplementedError
 
 

@@ -19,7 +19,7 @@ PACE = 0.01
 
 def stall(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
     """Three visitors begin the big download and read nothing, while others make small requests."""
-    before = _small_requests(edge, scale.stalled / 3)
+    before, failed_before = _small_requests(edge, scale.stalled / 3)
     stalled: list[clients.Visitor] = []
     watch = Watch(edge)
     try:
@@ -30,7 +30,7 @@ def stall(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
                 visitor.ask(BIG)
                 if (status := visitor.head()[0]) != 200:
                     raise BenchError(f"the download was answered with {status}")
-            during = _small_requests(edge, scale.stalled)
+            during, failed = _small_requests(edge, scale.stalled)
     finally:
         for visitor in stalled:
             visitor.close()
@@ -39,6 +39,7 @@ def stall(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
         "before_p99_ms": clients.percentile(before, 99),
         "during_p50_ms": clients.percentile(during, 50),
         "during_p99_ms": clients.percentile(during, 99),
+        "failed": failed_before + failed,
         "growth_mib": watch.growth_kib / 1024,
         "spooled_mib": watch.spooled / 2**20,
         "left_mib": _gone(edge) / 2**20,
@@ -48,15 +49,17 @@ def stall(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
 def mixed(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
     """Small requests alone, then beside a download at full speed on the same agent."""
     seconds = max(3.0, scale.seconds)
-    alone = _small_requests(edge, seconds)
-    with clients.Endless(edge):
+    alone, failed_alone = _small_requests(edge, seconds)
+    with clients.Endless(edge) as download:
         time.sleep(0.3)
-        beside = _small_requests(edge, seconds)
+        beside, failed = _small_requests(edge, seconds)
     return {
         "alone_p50_ms": clients.percentile(alone, 50),
         "alone_p99_ms": clients.percentile(alone, 99),
         "beside_p50_ms": clients.percentile(beside, 50),
         "beside_p99_ms": clients.percentile(beside, 99),
+        "failed": failed_alone + failed,
+        "beside_mb_s": download.mb_s,
         "added_ms": clients.percentile(beside, 99) - clients.percentile(alone, 99),
     }
 
@@ -84,10 +87,10 @@ class Watch:
             self.spooled = max(self.spooled, machine.spooled_bytes(self.edge.pids))
 
 
-def _small_requests(edge: Edge, seconds: float) -> list[float]:
-    """Milliseconds of each request on one kept connection. One that fails counts as having taken
-    all the time there was, and the next comes on a new connection."""
-    times: list[float] = []
+def _small_requests(edge: Edge, seconds: float) -> tuple[list[float], int]:
+    """Milliseconds of each request on one kept connection, and how many failed. One that fails counts
+    as having taken all the time there was, and the next comes on a new connection."""
+    times, failed = [], 0
     visitor = _reach(lambda: clients.Visitor(edge))
     end = time.monotonic() + seconds
     try:
@@ -97,6 +100,7 @@ def _small_requests(edge: Edge, seconds: float) -> list[float]:
                 times.append(visitor.get())
             except (OSError, BenchError):
                 times.append(clients.TIMEOUT * 1e3)
+                failed += 1
                 if visitor:
                     visitor.close()
                 visitor = None
@@ -104,7 +108,7 @@ def _small_requests(edge: Edge, seconds: float) -> list[float]:
     finally:
         if visitor:
             visitor.close()
-    return times
+    return times, failed
 
 
 def _reach(connect: Callable[[], clients.Visitor]) -> clients.Visitor | None:

@@ -77,17 +77,17 @@ def pss_kib(roots: Iterable[int]) -> int:
     return total
 
 
-def settled_pss_kib(roots: Iterable[int], limit: float = 10) -> int:
-    """Waits until the memory hardly changes any more; what it is at the latest after `limit` seconds."""
-    roots, end = list(roots), time.monotonic() + limit
-    last = pss_kib(roots)
-    while time.monotonic() < end:
-        time.sleep(0.5)
-        now = pss_kib(roots)
-        if abs(now - last) <= last // 500:
-            return now
-        last = now
-    return last
+def settled_pss_kib(roots: Iterable[int], rest: float = 2, limit: float = 15) -> int:
+    """Waits until the memory has hardly changed for `rest` seconds, so that every edge has had time to
+    give back what it does give back; what it is at the latest after `limit` seconds."""
+    roots, now = list(roots), time.monotonic()
+    end, since, size = now + limit, now, pss_kib(roots)
+    while now < end and now - since < rest:
+        time.sleep(0.25)
+        now, seen = time.monotonic(), pss_kib(roots)
+        if abs(seen - size) > size // 500:
+            since, size = now, seen
+    return pss_kib(roots)
 
 
 def spooled_bytes(roots: Iterable[int]) -> int:
@@ -108,6 +108,15 @@ def spooled_bytes(roots: Iterable[int]) -> int:
                 seen.add(key)
                 total += about.st_blocks * 512
     return total
+
+
+def written_bytes(pid: int) -> int:
+    """What a process has written to files, `/dev/null` among them."""
+    try:
+        text = Path(f"/proc/{pid}/io").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("wchar:")), 0)
 
 
 def describe() -> dict[str, object]:

@@ -23,10 +23,12 @@ WEBSOCKET_AGENTS = 4
 def agents(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
     """The edge's memory for an agent that holds a tunnel and does nothing."""
     count = scale.heavy_agents if stack.heavy_agents else scale.agents
-    stack.idle_agents(edge, scale.warm_agents)
+    swarms = [stack.idle_agents(edge, scale.warm_agents)]
     before = machine.settled_pss_kib(edge.pids)
-    stack.idle_agents(edge, count)
+    swarms.append(stack.idle_agents(edge, count))
     after = machine.settled_pss_kib(edge.pids)
+    if gone := sum(swarm() for swarm in swarms):
+        raise BenchError(f"{gone} of {scale.warm_agents + count} agents lost the edge")
     return {"agents": count, "kib": (after - before) / count}
 
 
@@ -78,7 +80,7 @@ def websockets(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
 def soak(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
     """Everything at once for a while: kept, new and HTTP/2 connections, and a steady download."""
     samples: list[tuple[float, float]] = []
-    with ThreadPoolExecutor() as pool, clients.Endless(edge, "20M"):
+    with ThreadPoolExecutor() as pool, clients.Endless(edge, "20M") as download:
         loads = [
             pool.submit(clients.wrk, edge, 8, scale.soak),
             pool.submit(clients.wrk, edge, 2, scale.soak, "Connection: close"),
@@ -95,6 +97,7 @@ def soak(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
     return {
         "seconds": scale.soak,
         "requests": sum(one["requests"] for one in done),
+        "download_mb_s": download.mb_s,
         "early_mib": fmean(sizes[:quarter]) / 1024,
         "late_mib": fmean(sizes[-quarter:]) / 1024,
         "slope_kib_min": linear_regression(times, sizes).slope * 60,

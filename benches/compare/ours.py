@@ -1,5 +1,7 @@
 """oneport itself: a fixed route to the backend, and a tunnel."""
 
+from collections.abc import Callable
+
 from .agents import idle_swarm, web_agent
 from .edge import WEB, Edge, Stack
 from .place import DOMAIN
@@ -20,8 +22,8 @@ class OneportTunnel(Stack):
         start_oneport(edge)
         web_agent(edge)
 
-    def idle_agents(self, edge: Edge, count: int) -> None:
-        idle_swarm(edge, count)
+    def idle_agents(self, edge: Edge, count: int) -> Callable[[], int]:
+        return idle_swarm(edge, count).gone
 
 
 def start_oneport(edge: Edge, more: str = "") -> None:

@@ -2,6 +2,7 @@
 without an access log, and with room for all the connections."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from . import machine
@@ -101,11 +102,12 @@ MaxSessions 4000
         agent = ssh_agent(edge, f"127.0.0.1:{web}:127.0.0.1:{edge.backend}", user=place.user)
         agent.listens(web)
 
-    def idle_agents(self, edge: Edge, count: int) -> None:
+    def idle_agents(self, edge: Edge, count: int) -> Callable[[], int]:
         forward = f"127.0.0.1:0:127.0.0.1:{edge.backend}"
         agents = [ssh_agent(edge, forward, user=edge.place.user) for _ in range(count)]
         for agent in agents:
             agent.said("Allocated port", limit=60)
+        return lambda: sum(agent.process.poll() is not None for agent in agents)
 
 
 class OldTunnel(Stack):
@@ -135,8 +137,8 @@ class OldTunnel(Stack):
         edge.processes = [child]
         web_agent(edge)
 
-    def idle_agents(self, edge: Edge, count: int) -> None:
-        idle_swarm(edge, count)
+    def idle_agents(self, edge: Edge, count: int) -> Callable[[], int]:
+        return idle_swarm(edge, count).gone
 
 
 def haproxy_by_alpn(edge: Edge, ssh: int, web: int) -> str:

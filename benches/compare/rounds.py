@@ -1,6 +1,7 @@
 """Does the work: round by round, and in each round one stack after another, so that a slow
 minute of the machine hits all of them."""
 
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ class Result:
 def run(place: Place, stacks: Sequence[Stack], rows: Sequence[Row], scale: Scale) -> Iterator[Result]:
     """All rounds; each result as soon as it is there."""
     for number in range(1, scale.rounds + 1):
-        # Another one begins each time, so that none is always the first or after the same one.
-        first = (number - 1) % len(stacks)
-        for stack in [*stacks[first:], *stacks[:first]]:
+        # An order of its own, so that none is always the first or after the same one; and the same
+        # order in each run, so that runs can be compared.
+        for stack in random.Random(number).sample(stacks, len(stacks)):
             mine = [row for row in rows if stack.key in row.stacks]
             shared = [row for row in mine if row.start is Start.SHARED]
             if shared:

@@ -91,11 +91,18 @@ def _kib(metrics: Metrics) -> str:
 
 def _stall(metrics: Metrics) -> str:
     p99 = f"p99 {_ms(metrics['before_p99_ms'])} → {_ms(metrics['during_p99_ms'])}"
-    return f"{p99}, memory +{metrics['growth_mib']:.1f} MiB, files {metrics['spooled_mib']:.0f} MiB"
+    size = f"memory +{metrics['growth_mib']:.1f} MiB, files {metrics['spooled_mib']:.0f} MiB"
+    return f"{p99}, {size}{_failed(metrics)}"
 
 
 def _mixed(metrics: Metrics) -> str:
-    return f"p99 {_ms(metrics['alone_p99_ms'])} → {_ms(metrics['beside_p99_ms'])}"
+    p99 = f"p99 {_ms(metrics['alone_p99_ms'])} → {_ms(metrics['beside_p99_ms'])}"
+    return f"{p99} beside {metrics['beside_mb_s']:.0f} MB/s{_failed(metrics)}"
+
+
+def _failed(metrics: Metrics) -> str:
+    """A p99 hides a few of them."""
+    return f", {metrics['failed']:.0f} requests failed" if metrics["failed"] else ""
 
 
 def _storm(metrics: Metrics) -> str:
@@ -115,7 +122,8 @@ def _websockets(metrics: Metrics) -> str:
 def _soak(metrics: Metrics) -> str:
     size = f"{metrics['early_mib']:.1f} → {metrics['late_mib']:.1f} MiB"
     load = f"{metrics['requests'] / 1000:.0f}k requests in {metrics['seconds'] / 60:.1f} min"
-    return f"{size} ({metrics['slope_kib_min']:+.0f} KiB a minute), {load}"
+    download = f"a download at {metrics['download_mb_s']:.0f} MB/s"
+    return f"{size} ({metrics['slope_kib_min']:+.0f} KiB a minute), {load}, {download}"
 
 
 def _ms(value: float) -> str:
