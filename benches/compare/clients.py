@@ -47,7 +47,7 @@ def wrk(edge: Edge, connections: int, seconds: float, *headers: str) -> dict[str
 def h2load(edge: Edge, seconds: float) -> dict[str, float]:
     """Small requests in 10 streams each on 10 kept HTTP/2 connections."""
     text = run(
-        *_h2load(edge), "-c10", "-m10", f"-D{max(1, round(seconds))}", edge.url + SMALL,
+        *(*_h2load(edge), "-c10", "-m10", f"-D{max(1, round(seconds))}", edge.url + SMALL),
         limit=seconds + 60,
         client=True,
     )
@@ -63,7 +63,7 @@ def handshakes(edge: Edge, seconds: float, rate: int = 400) -> dict[str, float]:
     count = max(1, round(rate * seconds))
     period = ("-r", str(rate // 100), "--rate-period", "10ms")
     text = run(
-        *_h2load(edge), "--h1", f"-n{count}", f"-c{count}", *period, edge.url + SMALL,
+        *(*_h2load(edge), "--h1", f"-n{count}", f"-c{count}", *period, edge.url + SMALL),
         limit=seconds + 60,
         client=True,
     )
@@ -110,9 +110,7 @@ class Endless:
         command = _curl(edge) + limit + ["-S", "--fail-early", "-f"]
         command += [edge.url + BIG, "-o", "/dev/null"] * 1000
         self.octets, self.seconds, self.begun = 0, 0.0, time.monotonic()
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def __enter__(self) -> "Endless":
         return self
@@ -129,9 +127,7 @@ class Endless:
         if ended is not None:
             raise BenchError(f"curl: the download beside ended with {ended}: {said}")
         if self.octets < self.LEAST * self.seconds:
-            raise BenchError(
-                f"curl: the download beside moved {self.octets} octets in {self.seconds:.1f} s"
-            )
+            raise BenchError(f"curl: the download beside moved {self.octets} octets in {self.seconds:.1f} s")
 
     @property
     def mb_s(self) -> float:
@@ -142,6 +138,8 @@ class Endless:
 class Visitor:
     """One kept HTTP/1.1 connection, without Nagle's delay."""
 
+    ALPN = "http/1.1"
+
     def __init__(self, edge: Edge, host: str | None = None, receive_buffer: int | None = None):
         self.host = host or edge.host
         raw = socket.socket()
@@ -151,7 +149,7 @@ class Visitor:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             raw.connect(("127.0.0.1", edge.port))
-            self.tls = context(edge).wrap_socket(raw, server_hostname=self.host)
+            self.tls = context(edge, self.ALPN).wrap_socket(raw, server_hostname=self.host)
         except OSError:
             raw.close()
             raise
@@ -192,17 +190,66 @@ class Visitor:
         self.rest += part
 
 
-_CONTEXTS: dict[str, ssl.SSLContext] = {}
+class H2Visitor(Visitor):
+    """One kept HTTP/2 connection with as much of RFC 9113 as a small request needs."""
+
+    ALPN = "h2"
+    DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7
+    # Of DATA and HEADERS; of SETTINGS and PING; of HEADERS.
+    END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+
+    def __init__(self, edge: Edge, host: str | None = None):
+        super().__init__(edge, host)
+        self.stream = -1
+        if (spoken := self.tls.selected_alpn_protocol()) != "h2":
+            self.close()
+            raise BenchError(f"the protocol is `{spoken}`, not h2")
+        self.tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + self._frame(self.SETTINGS))
+
+    def get(self, path: str = SMALL) -> float:
+        begun = time.perf_counter()
+        self.stream += 2
+        # HPACK (RFC 7541): GET and https are indexed, path and authority literal under their names.
+        fields = b"\x82\x87" + b"".join(
+            bytes((name, len(value))) + value.encode() for name, value in ((4, path), (1, self.host))
+        )
+        self.tls.sendall(self._frame(self.HEADERS, self.END_STREAM | self.END_HEADERS, self.stream, fields))
+        while not self._answered():
+            pass
+        return (time.perf_counter() - begun) * 1e3
+
+    def _answered(self) -> bool:
+        """Reads a frame; whether it was the last of the answer."""
+        while len(self.rest) < 9 or len(self.rest) < 9 + int.from_bytes(self.rest[:3]):
+            self._more()
+        length, kind, flags = int.from_bytes(self.rest[:3]), self.rest[3], self.rest[4]
+        stream, payload = int.from_bytes(self.rest[5:9]), self.rest[9 : 9 + length]
+        self.rest = self.rest[9 + length :]
+        if kind in (self.RST_STREAM, self.GOAWAY):
+            raise BenchError(f"answered with frame {kind} and `{payload.hex()}`")
+        if kind in (self.SETTINGS, self.PING) and not flags & self.ACK:
+            self.tls.sendall(self._frame(kind, self.ACK, 0, payload if kind == self.PING else b""))
+        # A change of the table's size may come first; then `:status` 200 is always this one octet.
+        if kind == self.HEADERS and not re.match(rb"[\x20-\x3f]*\x88", payload):
+            raise BenchError(f"answered with other than 200: `{payload[:16].hex()}`")
+        return stream == self.stream and kind in (self.DATA, self.HEADERS) and bool(flags & self.END_STREAM)
+
+    @staticmethod
+    def _frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
+        return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
 
 
-def context(edge: Edge) -> ssl.SSLContext:
+_CONTEXTS: dict[tuple[str, str], ssl.SSLContext] = {}
+
+
+def context(edge: Edge, alpn: str) -> ssl.SSLContext:
     """Verifies the stack's certificate. One for all: a new one would read the authority each time."""
-    name = str(edge.place.ca)
-    if name not in _CONTEXTS:
-        made = ssl.create_default_context(cafile=name)
-        made.set_alpn_protocols(["http/1.1"])
-        _CONTEXTS[name] = made
-    return _CONTEXTS[name]
+    key = (str(edge.place.ca), alpn)
+    if key not in _CONTEXTS:
+        made = ssl.create_default_context(cafile=key[0])
+        made.set_alpn_protocols([alpn])
+        _CONTEXTS[key] = made
+    return _CONTEXTS[key]
 
 
 def percentile(values: Sequence[float], hundredth: int) -> float:

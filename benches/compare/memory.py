@@ -33,17 +33,31 @@ def agents(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
 
 
 def visitors(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
-    """The edge's memory for a kept connection that made one request and does nothing."""
+    """The edge's memory for a kept connection that made one request and does nothing: with HTTP/1.1,
+    and then, while those are still there, with HTTP/2."""
     held: list[clients.Visitor] = []
     try:
-        _hold(edge, held, scale.warm_visitors)
-        before = machine.settled_pss_kib(edge.pids)
-        _hold(edge, held, scale.visitors)
-        after = machine.settled_pss_kib(edge.pids)
-        return {"visitors": scale.visitors, "kib": (after - before) / scale.visitors}
+        return {
+            "visitors": scale.visitors,
+            "kib": _kib_each(edge, held, scale, clients.Visitor),
+            "h2_kib": _kib_each(edge, held, scale, clients.H2Visitor),
+        }
     finally:
         for visitor in held:
             visitor.close()
+
+
+def _kib_each(edge: Edge, held: list[clients.Visitor], scale: Scale, kind: type[clients.Visitor]) -> float:
+    """Memory for each of those that come; all of them must answer once more at the end."""
+    _hold(edge, held, scale.warm_visitors, kind)
+    before = machine.settled_pss_kib(edge.pids)
+    first = len(held)
+    _hold(edge, held, scale.visitors, kind)
+    after = machine.settled_pss_kib(edge.pids)
+    dead = sum(not _answers(visitor) for visitor in held[first - scale.warm_visitors :])
+    if dead:
+        raise BenchError(f"{dead} of {scale.warm_visitors + scale.visitors} idle visitors were cut off")
+    return (after - before) / scale.visitors
 
 
 def websockets(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
@@ -104,9 +118,9 @@ def soak(stack: Stack, edge: Edge, scale: Scale) -> Metrics:
     }
 
 
-def _hold(edge: Edge, held: list[clients.Visitor], count: int) -> None:
+def _hold(edge: Edge, held: list[clients.Visitor], count: int, kind: type[clients.Visitor]) -> None:
     for _ in range(count):
-        visitor = clients.Visitor(edge)
+        visitor = kind(edge)
         held.append(visitor)
         visitor.get()
 
@@ -121,6 +135,14 @@ def _hold_websockets(edge: Edge, held: list[clients.Visitor], names: list[str], 
         )
         if (status := visitor.head()[0]) != 101:
             raise BenchError(f"WebSocket {number} was answered with {status}")
+
+
+def _answers(visitor: clients.Visitor) -> bool:
+    try:
+        visitor.get()
+        return True
+    except (OSError, BenchError):
+        return False
 
 
 def _echoes(visitor: clients.Visitor) -> bool:

@@ -89,6 +89,10 @@ def _kib(metrics: Metrics) -> str:
     return f"{metrics['kib']:.1f} KiB"
 
 
+def _visitors(metrics: Metrics) -> str:
+    return f"{_kib(metrics)}, with HTTP/2 {metrics['h2_kib']:.1f} KiB"
+
+
 def _stall(metrics: Metrics) -> str:
     p99 = f"p99 {_ms(metrics['before_p99_ms'])} → {_ms(metrics['during_p99_ms'])}"
     size = f"memory +{metrics['growth_mib']:.1f} MiB, files {metrics['spooled_mib']:.0f} MiB"
@@ -221,7 +225,7 @@ ROWS = (
         ALL,
         Start.OWN,
         memory.visitors,
-        _kib,
+        _visitors,
         (Goal("route", "kib", "memory", rivals=(("nginx", "kib"),), plus=8, unit="KiB"),),
     ),
     Row(

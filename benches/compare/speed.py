@@ -10,7 +10,8 @@ Metrics = dict[str, float]
 
 
 def warm_up(edge: Edge, scale: Scale) -> None:
-    """Connections to the backend, session tickets, allocators: whoever comes first does not pay."""
+    """Connections to the backend, session tickets, allocators: whoever comes first does not pay.
+    Before the first of the rows that share a start, which are all of this file."""
     clients.wrk(edge, 10, 1)
 
 
