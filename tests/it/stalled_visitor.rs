@@ -328,3 +328,49 @@ fn stalled_visitors_of_one_address_reach_its_limit() {
     assert_eq!(other.finish(None), sum);
     assert_eq!(let_in.swap_remove(0).finish(None), sum);
 }
+
+/// Who goes away in the middle of a download gives the channel back at once, whatever the agent
+/// still has to send on it.
+#[test]
+fn visitors_who_leave_downloads_lock_nobody_out() {
+    let mut setup = Setup::new();
+    setup.set("ssh.max_channels", 16).set("http.upstream_idle_max", 0);
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let _agent = agent_with_control(&gateway, backend.address(), &gateway.path("control"));
+    let visitors = Visitors::of(&gateway, &host("web"));
+    for _ in 0..4 {
+        // As many as may be, and all leave at once.
+        let left: Vec<_> = (0..12).map(|_| visitors.download("/big?mb=64")).collect();
+        drop(left);
+        let mut kept = Kept::new(&gateway, &host("web"));
+        kept.latency(5);
+    }
+    let refused = |record: &serde_json::Value| record["reason"] == "too-many-channels";
+    assert!(!gateway.log().iter().any(refused), "{}", gateway.stderr());
+}
+
+/// A stream that was silent for longer than anybody may take nothing is not stalled.
+#[test]
+fn who_had_nothing_to_take_is_not_taken_for_stalled() {
+    let mut setup = Setup::new();
+    setup.set("http.send_timeout", "1s");
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let _agent = Agent::web(&gateway, backend.address());
+    let url = format!("https://{}/sse", host("web"));
+    let mut readers: Vec<_> =
+        (0..20).map(|_| Process::start(&mut Curl::new(&gateway).args(&["-N"]).build(&url))).collect();
+    for reader in &readers {
+        reader.out.wait_for("data: one\n\n", SOON);
+    }
+    let silent = Instant::now();
+    poll("a silence longer than the limit", SOON, || {
+        (silent.elapsed() > Duration::from_secs(3)).then_some(())
+    });
+    for _ in &readers {
+        backend.release();
+    }
+    for reader in &mut readers {
+        let output = reader.finish(SOON);
+        assert!(output.status.success() && output.stdout.contains("data: two"), "{output:?}");
+    }
+}
