@@ -201,7 +201,7 @@ pub enum ConnectError {
 pub async fn connect(target: &str, options: &ConnectOptions, local: impl Duplex) -> Result<(), ConnectError> {
     let stream = dial(target, options).await?;
     match copy_both(local, stream, IDLE).await.end {
-        CopyEnd::Finished | CopyEnd::Idle => Ok(()),
+        CopyEnd::Finished | CopyEnd::Idle | CopyEnd::Stopped => Ok(()),
         // Ends without a farewell: the server closed without TLS's own, or the SSH client is gone.
         CopyEnd::Failed(error)
             if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe) =>

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::pool::Exchange;
 use super::record::{Record, Upload};
 use super::rewrite::Injected;
+use super::stall::Stall;
 use crate::net::Tasks;
 use crate::observe::{Metrics, Reason};
 
@@ -136,13 +137,14 @@ fn is_malformed(error: &hyper::Error) -> bool {
     matches!(io_kind(error), Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput))
 }
 
-/// The kind of the I/O error that is the innermost cause of another error.
+/// The kind of the I/O error that is the innermost cause of another error, if it is not the system's.
 fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
     let mut source = Some(error);
     let mut kind = None;
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
-            kind = Some(io.kind());
+            // What the system says of a socket is not what our own streams say.
+            kind = Some(io.kind()).filter(|_| io.raw_os_error().is_none());
             // An I/O error's own source is that of what it wraps.
             source = io.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
         } else {
@@ -150,6 +152,16 @@ fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
         }
     }
     kind
+}
+
+/// Why a stream broke off, where its error says so. What those of an opener fail with is documented
+/// there.
+pub(super) fn reason_of(error: &io::Error) -> Option<Reason> {
+    match io_kind(error)? {
+        io::ErrorKind::TimedOut => Some(Reason::VisitorTooSlow),
+        io::ErrorKind::StorageFull => Some(Reason::NoSpace),
+        _ => None,
+    }
 }
 
 /// An answer's body on its way to a visitor. It owns the request's record, and what the answer
@@ -164,6 +176,8 @@ pub(super) struct Answer {
     /// How it ended, once that was seen: whole (`true`) or broken off. A body of unknown length
     /// says only then that it has ended.
     ended: Option<bool>,
+    /// Keeps the time that the visitor may take nothing, over HTTP/2.
+    stall: Option<Arc<Stall>>,
 }
 
 /// A record until it is written.
@@ -179,49 +193,51 @@ enum Kind {
 impl Answer {
     /// The gateway's own words.
     pub(super) fn own(text: Bytes) -> Self {
-        Self { kind: Kind::Own(text), record: Slot::default(), outcome: Reason::OwnAnswer, ended: None }
+        Self::new(Kind::Own(text), Reason::OwnAnswer)
     }
 
     /// A service's body, as it comes.
     pub(super) fn relayed(body: Incoming, exchange: Exchange) -> Self {
-        Self {
-            kind: Kind::Relayed(body, Some(exchange)),
-            record: Slot::default(),
-            outcome: Reason::Answered,
-            ended: None,
-        }
+        Self::new(Kind::Relayed(body, Some(exchange)), Reason::Answered)
     }
 
     /// A service's page with scripts put in.
     pub(super) fn injected(body: Injected, exchange: Exchange) -> Self {
-        let kind = Kind::Injected(Box::new(body), Some(exchange));
-        Self { kind, record: Slot::default(), outcome: Reason::Answered, ended: None }
+        Self::new(Kind::Injected(Box::new(body), Some(exchange)), Reason::Answered)
+    }
+
+    fn new(kind: Kind, outcome: Reason) -> Self {
+        Self { kind, record: Slot::default(), outcome, ended: None, stall: None }
     }
 
     /// Gives the body its request's record, to be written when the body ends. When the answer is
-    /// cut because the visitor takes too little of it, the record is written then, and `over` is
-    /// cancelled if the connection is of no more use: nothing else can stop a parser that waits for
-    /// the visitor to take something.
+    /// cut because the visitor takes too little of it, the record is written then; nothing else can
+    /// stop a parser that waits for the visitor to take something. Over HTTP/2 the stream ends, and
+    /// what other answers have left on their way still goes out. Over HTTP/1.1 the connection is of
+    /// no more use, and `over` is cancelled.
     pub(super) fn with_record(
         mut self,
         record: Box<Record>,
         outcome: Reason,
-        h1: bool,
         over: &CancellationToken,
     ) -> Self {
-        let activity = record.activity.clone();
         *self.record.lock() = Some(record);
         self.outcome = outcome;
+        self.stall = Stall::current();
+        if let Some(stall) = &self.stall {
+            stall.answer();
+        }
         if let Kind::Relayed(_, Some(exchange)) | Kind::Injected(_, Some(exchange)) = &self.kind {
-            let (slot, over) = (Arc::downgrade(&self.record), over.clone());
+            let (slot, over, stall) = (Arc::downgrade(&self.record), over.clone(), self.stall.clone());
             exchange.on_cut(move || {
+                if let Some(stall) = stall {
+                    return stall.end();
+                }
                 let record = slot.upgrade().and_then(|slot| slot.lock().take());
                 let Some(mut record) = record else { return };
                 record.reason = Reason::VisitorTooSlow;
                 drop(record);
-                if h1 || activity.idle().is_some() {
-                    over.cancel();
-                }
+                over.cancel();
             });
         }
         self
@@ -235,15 +251,23 @@ impl Answer {
         }
     }
 
+    /// Gives back what the answer came on as soon as all of it was read: the visitor may take long.
+    fn release(&mut self) {
+        if self.is_end_stream()
+            && let Kind::Relayed(_, exchange) | Kind::Injected(_, exchange) = &mut self.kind
+            && let Some(done) = exchange.take_if(|exchange| exchange.is_sent())
+        {
+            done.finish();
+        }
+    }
+
     fn note_error(&mut self, error: &io::Error) {
         if let Some(mut record) = self.record.lock().take() {
             tracing::debug!(request = %record.id, %error, "an answer ended early");
-            record.reason = match io_kind(error) {
-                // What the opener's streams fail with; they are documented there.
-                Some(io::ErrorKind::TimedOut) => Reason::VisitorTooSlow,
+            record.reason = reason_of(error).unwrap_or(match io_kind(error) {
                 Some(io::ErrorKind::ConnectionReset) => Reason::AgentGone,
                 _ => Reason::ServiceClosed,
-            };
+            });
         }
     }
 }
@@ -256,13 +280,17 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let frame = match &mut self.kind {
-            Kind::Own(text) if text.is_empty() => None,
-            Kind::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
-            Kind::Relayed(body, _) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|r| r.map_err(io::Error::other))
+        let polled = match &mut self.kind {
+            Kind::Own(text) if text.is_empty() => Poll::Ready(None),
+            Kind::Own(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
+            Kind::Relayed(body, _) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+            Kind::Injected(body, _) => body.poll_data(cx).map_ok(Frame::data),
+        };
+        let Poll::Ready(frame) = polled else {
+            if let Some(stall) = &self.stall {
+                stall.note(None);
             }
-            Kind::Injected(body, _) => ready!(body.poll_data(cx)).map(|r| r.map(Frame::data)),
+            return Poll::Pending;
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -270,6 +298,10 @@ impl Body for Answer {
                 if let Some(record) = &mut *self.record.lock() {
                     record.sent(length as u64);
                 }
+                if let Some(stall) = &self.stall {
+                    stall.note(Some(length));
+                }
+                self.release();
             }
             Some(Err(error)) => {
                 self.ended = Some(false);
@@ -310,7 +342,12 @@ impl Drop for Answer {
             exchange.finish();
         }
         if let Some(mut record) = self.record.lock().take() {
-            record.reason = if complete { self.outcome } else { Reason::VisitorLeft };
+            let is_over = self.stall.as_ref().is_some_and(|stall| stall.is_over());
+            record.reason = match complete {
+                _ if is_over => Reason::VisitorTooSlow,
+                true => self.outcome,
+                false => Reason::VisitorLeft,
+            };
         }
     }
 }

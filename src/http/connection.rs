@@ -3,7 +3,6 @@
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -17,6 +16,7 @@ use super::guard::{Gate, Guard};
 use super::patience::Patience;
 use super::record::Activity;
 use super::service::Session;
+use super::stall::Streams;
 use super::{Connection, Http};
 use crate::net::Duplex;
 use crate::observe::Reason;
@@ -143,7 +143,9 @@ async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
         service_fn(move |request| Box::pin(session.clone().answer(request)))
     };
     let header_bytes = u32::try_from(session.http.settings.limits.header_bytes).unwrap_or(u32::MAX);
-    let mut connection = http2::Builder::new(session.http.tasks.clone())
+    let limit = session.http.settings.http.send_timeout;
+    let streams = Streams::new(session.http.tasks.clone(), limit, session.activity.unsent.clone());
+    let mut connection = http2::Builder::new(streams)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -212,7 +214,7 @@ async fn until_quiet(session: &Session) {
         };
         tokio::time::sleep(pause).await;
         let idle = session.activity.idle().unwrap_or(Duration::ZERO);
-        if idle >= QUIET && !session.activity.unsent.load(Ordering::Relaxed) {
+        if idle >= QUIET && !session.activity.unsent.is_any() {
             return;
         }
     }

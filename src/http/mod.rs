@@ -18,6 +18,7 @@ mod respond;
 mod rewrite;
 mod route;
 mod service;
+mod stall;
 mod upgrade;
 
 use std::sync::Arc;

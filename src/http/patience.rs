@@ -4,12 +4,33 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+/// Whether something waits for the visitor to take it, and how often that has changed.
+#[derive(Debug, Default)]
+pub(super) struct Unsent(AtomicU64);
+
+impl Unsent {
+    /// Whether something waits now.
+    pub(super) fn is_any(&self) -> bool {
+        self.changes() % 2 == 1
+    }
+
+    /// How often something began to wait, or ended to.
+    pub(super) fn changes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Something begins to wait, or what waited is taken.
+    pub(super) fn change(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// A stream whose writes end with [`io::ErrorKind::TimedOut`] when nothing is taken for a while.
 /// Reading is not timed.
@@ -20,25 +41,28 @@ pub(super) struct Patience<S> {
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
     /// Whether the last write, or flush, still waits.
-    unsent: Arc<AtomicBool>,
+    unsent: Arc<Unsent>,
 }
 
 impl<S> Patience<S> {
     /// Waits for at most `limit` at a time, and says in `unsent` whether it waits.
-    pub(super) fn new(io: S, limit: Duration, unsent: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(io: S, limit: Duration, unsent: Arc<Unsent>) -> Self {
         Self { io, limit, waiting: None, unsent }
     }
 
     fn bound<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             if self.waiting.take().is_some() {
-                self.unsent.store(false, Ordering::Relaxed);
+                self.unsent.change();
             }
             return result;
         }
-        self.unsent.store(true, Ordering::Relaxed);
-        let limit = self.limit;
-        ready!(self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx));
+        let (limit, unsent) = (self.limit, &self.unsent);
+        let waiting = self.waiting.get_or_insert_with(|| {
+            unsent.change();
+            Box::pin(tokio::time::sleep(limit))
+        });
+        ready!(waiting.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

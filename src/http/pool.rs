@@ -219,9 +219,8 @@ impl Exchange {
     /// Says that the answer was read whole. Whether the connection is kept depends on the request:
     /// what is left of one that was not sent whole would be read as the next.
     pub(super) fn finish(mut self) {
-        let sent = self.upload.as_ref().is_none_or(|upload| upload.ended.load(Ordering::Acquire));
         if self.keep
-            && sent
+            && self.is_sent()
             && let Some(link) = self.link.take()
         {
             self.pool.give_back(link, &self.target);
@@ -235,9 +234,15 @@ impl Exchange {
         }
     }
 
-    /// Lets go of a connection that speaks another protocol now.
-    pub(super) fn switched(mut self) {
-        self.link = None;
+    /// Whether the request was sent whole, so that an answer that was read whole is the end.
+    pub(super) fn is_sent(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.ended.load(Ordering::Acquire))
+    }
+
+    /// Lets go of a connection that speaks another protocol now. The value tells when the stream
+    /// under it is cut.
+    pub(super) fn switched(mut self) -> Cut {
+        self.link.take().map(|link| link.cut.clone()).unwrap_or_default()
     }
 }
 

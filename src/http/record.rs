@@ -8,6 +8,7 @@ use std::time::Instant;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 
+use super::patience::Unsent;
 use crate::name::HostName;
 use crate::net::{ConnId, Tasks, VisitorAddr};
 use crate::observe::{Metrics, Reason};
@@ -47,7 +48,7 @@ pub(super) struct Activity {
     started: Instant,
     last: AtomicU64,
     /// Whether something waits for the visitor to take it.
-    pub(super) unsent: Arc<AtomicBool>,
+    pub(super) unsent: Arc<Unsent>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }

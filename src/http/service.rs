@@ -29,7 +29,7 @@ use crate::access;
 use crate::name::HostName;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
-use crate::registry::{BoxFuture, Target};
+use crate::registry::{BoxFuture, Cut, Target};
 
 /// What all requests of one connection share.
 pub(super) struct Session {
@@ -45,7 +45,7 @@ pub(super) struct Session {
     pub(super) peer: HeaderValue,
     /// Whom the last request was for.
     pub(super) last: LastAddressee,
-    /// Cancelled when an answer was cut that the connection cannot go on without.
+    /// Cancelled when an answer was cut that the connection cannot go on without: over HTTP/1.1.
     pub(super) cut: CancellationToken,
     /// What goes on after an HTTP/1.1 connection has switched protocols.
     pub(super) switched: Mutex<Option<BoxFuture<'static, ()>>>,
@@ -54,7 +54,7 @@ pub(super) struct Session {
 /// What a request comes to.
 enum Outcome {
     Answered(Response<Answer>, Reason),
-    Switched(Response<Answer>, Wish, OnUpgrade),
+    Switched(Response<Answer>, Wish, OnUpgrade, Cut),
 }
 
 impl Session {
@@ -259,12 +259,12 @@ impl Session {
         let id = record.id;
         let h1 = record.version < Version::HTTP_2;
         let (mut answer, reason) = match outcome {
-            Ok(Outcome::Switched(answer, wish, service)) => {
+            Ok(Outcome::Switched(answer, wish, service, cut)) => {
                 record.answered(answer.status());
                 record.switched();
                 self.gate.answer(true);
                 let idle = self.http.settings.http.upgrade_idle_timeout;
-                let rest = wish.run(service, record, idle);
+                let rest = wish.run(service, cut, record, idle);
                 if h1 {
                     *self.switched.lock() = Some(Box::pin(rest));
                 } else {
@@ -288,7 +288,7 @@ impl Session {
         }
         record.answered(answer.status());
         self.gate.answer(false);
-        answer.map(|body| body.with_record(record, reason, h1, &self.cut))
+        answer.map(|body| body.with_record(record, reason, &self.cut))
     }
 }
 
@@ -303,11 +303,11 @@ fn switch(
     };
     let service = hyper::upgrade::on(&mut response);
     let status = wish.grant(response.headers_mut())?;
-    exchange.switched();
+    let cut = exchange.switched();
     let mut answer = response.map(|_| Answer::own(bytes::Bytes::new()));
     *answer.status_mut() = status;
     *answer.version_mut() = Version::HTTP_11;
-    Ok(Outcome::Switched(answer, wish, service))
+    Ok(Outcome::Switched(answer, wish, service, cut))
 }
 
 /// Makes a service's answer head one for the visitor.

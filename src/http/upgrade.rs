@@ -8,13 +8,15 @@ use http::{Method, Request, StatusCode};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
 
-use super::body::Outgoing;
+use super::body::{Outgoing, reason_of};
 use super::headers::{remove_hop_by_hop, upgrade_to};
 use super::record::Record;
 use super::respond::Failure;
-use crate::net::{CopyEnd, copy_both};
+use crate::net::{CopyEnd, copy_both_until};
 use crate::observe::Reason;
+use crate::registry::Cut;
 
 /// What RFC 6455, section 1.3, adds to a key before hashing it.
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -96,8 +98,18 @@ impl Wish {
         Ok(StatusCode::OK)
     }
 
-    /// Copies both ways until both have ended, and writes the record.
-    pub(super) async fn run(self, service: OnUpgrade, mut record: Box<Record>, idle: std::time::Duration) {
+    /// Copies both ways until both have ended, or the service's stream is cut, and writes the record.
+    /// When the visitor takes nothing, nothing is read, so that only `cut` tells of the latter.
+    pub(super) async fn run(
+        self,
+        service: OnUpgrade,
+        cut: Cut,
+        mut record: Box<Record>,
+        idle: std::time::Duration,
+    ) {
+        let over = CancellationToken::new();
+        let is_cut = over.clone();
+        cut.on_cut(move || over.cancel());
         let (visitor, service) = match tokio::try_join!(self.visitor, service) {
             Ok(both) => both,
             Err(error) => {
@@ -105,15 +117,17 @@ impl Wish {
                 return;
             }
         };
-        let outcome = copy_both(TokioIo::new(visitor), TokioIo::new(service), idle).await;
+        let (visitor, service) = (TokioIo::new(visitor), TokioIo::new(service));
+        let outcome = copy_both_until(visitor, service, idle, is_cut.cancelled()).await;
         record.passed(outcome.forth, outcome.back);
         record.reason = match outcome.end {
             CopyEnd::Finished => Reason::Finished,
             CopyEnd::Idle => Reason::Idle,
             CopyEnd::Failed(error) => {
                 tracing::debug!(request = %record.id, %error, "a switched stream broke");
-                Reason::ConnectionLost
+                reason_of(&error).unwrap_or(Reason::ConnectionLost)
             }
+            CopyEnd::Stopped => Reason::VisitorTooSlow,
         };
     }
 }

@@ -136,6 +136,8 @@ pub enum CopyEnd {
     Finished,
     /// Nothing moved in either direction for the whole idle time.
     Idle,
+    /// It was told to stop.
+    Stopped,
     /// A read or a write failed.
     Failed(io::Error),
 }
@@ -158,6 +160,16 @@ pub struct CopyOutcome {
 /// otherwise: dropping them is the caller's. Cancel safe in that dropping the future only drops
 /// what was in its buffers.
 pub async fn copy_both(first: impl Duplex, second: impl Duplex, idle: Duration) -> CopyOutcome {
+    copy_both_until(first, second, idle, std::future::pending()).await
+}
+
+/// Does as [`copy_both`], and stops as well when `stop` resolves.
+pub async fn copy_both_until(
+    first: impl Duplex,
+    second: impl Duplex,
+    idle: Duration,
+    stop: impl Future<Output = ()>,
+) -> CopyOutcome {
     let (first_read, first_write) = tokio::io::split(first);
     let (second_read, second_write) = tokio::io::split(second);
     let started = Instant::now();
@@ -176,6 +188,7 @@ pub async fn copy_both(first: impl Duplex, second: impl Duplex, idle: Duration) 
                 Err(error) => CopyEnd::Failed(error),
             },
             () = until_idle(idle, started, &last_move) => CopyEnd::Idle,
+            () = stop => CopyEnd::Stopped,
         }
     };
     CopyOutcome { forth, back, end }

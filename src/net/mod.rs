@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use accept::accept_loop;
 pub use bind::{BindError, bind, prepare_socket};
-pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Held, Replay, copy_both};
+pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Held, Replay, copy_both, copy_both_until};
 pub use slots::{Slot, Slots, SlotsFull};
 pub use tasks::Tasks;
 

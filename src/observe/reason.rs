@@ -145,9 +145,11 @@ reasons! {
     ServiceClosed "service-closed" Service
     /// What the service sent is not HTTP.
     ServiceNotHttp "service-not-http" Service
-    /// The answer was cut because the visitor took nothing of it for longest, and the gateway's
-    /// space for unread answers was used up.
+    /// The answer was cut because the visitor took nothing of it for too long; or for longest, and
+    /// the gateway's space for unread answers was used up.
     VisitorTooSlow "visitor-too-slow" Visitor
+    /// The gateway could not keep the unread part of an answer: its disk is full or failed.
+    NoSpace "no-space" Gateway
 }
 
 impl Side {

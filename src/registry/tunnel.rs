@@ -23,7 +23,8 @@ pub trait Opener: Send + Sync {
     ///
     /// Dropping the future gives the request up; whatever arrives late is closed by the opener.
     /// Has its own deadline. A stream fails with [`std::io::ErrorKind::TimedOut`] when it was cut
-    /// because too much of it was unread, and with `ConnectionReset` when what it ran over ended.
+    /// because too much of it was unread, with `ConnectionReset` when what it ran over ended, and
+    /// with `StorageFull` when the gateway could not keep what was unread.
     fn open(&self, visitor: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>>;
 
     /// Does as [`Opener::open`], and tells by `cut` when the stream is cut. One that cuts none need
