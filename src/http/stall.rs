@@ -61,6 +61,7 @@ impl Stall {
                 let given = self.given.load(Ordering::Relaxed);
                 let octets = u32::try_from(octets).unwrap_or(u32::MAX);
                 self.given.store(given.saturating_add(octets), Ordering::Relaxed);
+                self.dry.store(false, Ordering::Relaxed);
             }
             None => self.dry.store(true, Ordering::Relaxed),
         }
@@ -235,8 +236,9 @@ mod tests {
             stall().answer();
             let mut slow = std::pin::pin!(tokio::time::sleep(LIMIT * 7));
             poll_fn(|cx| {
-                stall().note(None);
-                slow.as_mut().poll(cx)
+                let result = slow.as_mut().poll(cx);
+                stall().note(result.is_ready().then_some(1));
+                result
             })
             .await;
             pending().await

@@ -7,6 +7,7 @@ mod injection;
 mod quiet;
 mod requests;
 mod smuggling;
+mod stalls;
 mod streams;
 mod support;
 mod upgrades;

@@ -231,6 +231,37 @@ fn a_stalled_h2_stream_is_recorded_when_it_is_cut() {
     poll("files gone", SOON, || (gateway.unnamed_files() == (0, 0)).then_some(()));
 }
 
+#[test]
+fn visitors_with_no_window_do_not_hold_an_agents_channels() {
+    let mut setup = Setup::new();
+    setup.set("ssh.max_channels", 8).set("http.send_timeout", "1s");
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let _agent = Agent::web(&gateway, backend.address());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let stream = tls_async(&gateway, &host("web"), &["h2"]).await;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let h2 = builder.initial_stream_window_size(0).handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = h2.expect("h2");
+        tokio::spawn(connection);
+        let mut stalled = Vec::new();
+        // Their length is not known, so that their end is not either.
+        for _ in 0..8 {
+            let url = format!("https://{}/trailers", host("web"));
+            let request = http::Request::get(url).body(Empty::<Bytes>::new()).expect("a request");
+            stalled.push(sender.send_request(request).await.expect("an answer"));
+        }
+        poll("channels that are free again", SOON, || {
+            let answer = Curl::new(&gateway).get(&format!("https://{}/small", host("web")));
+            (answer.text() == "small").then_some(())
+        });
+        gateway.wait_reason("visitor-too-slow");
+        for answer in stalled {
+            assert!(answer.into_body().collect().await.is_err(), "an answer was passed off as whole");
+        }
+    });
+}
+
 /// The address of one of many visitors.
 fn address(number: usize) -> std::net::IpAddr {
     let number = u8::try_from(number).expect("few visitors");

@@ -129,10 +129,16 @@ async fn draining_lets_h2_requests_finish() {
 pub type Client = hyper::client::conn::http2::SendRequest<http_body_util::Empty<bytes::Bytes>>;
 
 pub async fn client(gateway: &Gateway) -> Client {
+    client_with_window(gateway, 1 << 20).await
+}
+
+/// A client that takes so many octets of an answer before it is asked for them.
+pub async fn client_with_window(gateway: &Gateway, window: u32) -> Client {
     let stream = tokio::net::TcpStream::connect(gateway.addr).await.unwrap();
     let tasks = crate::net::Tasks::new();
     let io = hyper_util::rt::TokioIo::new(stream);
-    let (sender, connection) = hyper::client::conn::http2::handshake(tasks.clone(), io).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(tasks.clone());
+    let (sender, connection) = builder.initial_stream_window_size(window).handshake(io).await.unwrap();
     tasks.spawn("h2 client", async move {
         let _ = connection.await;
     });

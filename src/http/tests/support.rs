@@ -37,6 +37,7 @@ pub struct Gateway {
     pub addr: SocketAddr,
     pub registry: Registry,
     pub tasks: Tasks,
+    pub metrics: Arc<Metrics>,
     pub ends: mpsc::UnboundedReceiver<Reason>,
 }
 
@@ -95,7 +96,8 @@ impl Gateway {
 
     pub async fn with(port: Port, settings: Settings) -> Self {
         let (registry, tasks) = (Registry::new(), Tasks::new());
-        let http = Http::new(Arc::new(settings), registry.clone(), tasks.clone(), Arc::<Metrics>::default());
+        let metrics = Arc::<Metrics>::default();
+        let http = Http::new(Arc::new(settings), registry.clone(), tasks.clone(), metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (ended, ends) = mpsc::unbounded_channel();
@@ -118,7 +120,7 @@ impl Gateway {
                 });
             }
         });
-        Self { addr, registry, tasks, ends }
+        Self { addr, registry, tasks, metrics, ends }
     }
 
     /// Claims the tunnel `web-abc` for a service.
@@ -146,6 +148,21 @@ impl Gateway {
         };
         adjust(&mut tunnel);
         self.registry.claim(tunnel).unwrap()
+    }
+
+    /// Waits until so many requests have ended for this reason.
+    pub async fn ended(&self, reason: Reason, count: u64) {
+        let ended = || {
+            let of_reason = self.metrics.http.ended.counts().filter(|(which, ..)| *which == reason);
+            of_reason.map(|(.., count)| count).sum::<u64>()
+        };
+        let poll = async {
+            while ended() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let seen = || self.metrics.http.ended.counts().collect::<Vec<_>>();
+        tokio::time::timeout(LIMIT, poll).await.unwrap_or_else(|_| panic!("no {reason}: {:?}", seen()));
     }
 
     pub async fn visitor(&self) -> Visitor {
