@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
@@ -272,6 +273,7 @@ impl AsyncWrite for ChannelStream {
         let written = self.writer.as_mut().poll_write(cx, buf);
         if let Poll::Ready(Ok(octets)) = written {
             self.shared.ahead.lock().note_sent(octets);
+            self.link.asked.fetch_add(1, Ordering::Relaxed);
         }
         self.is_writing = written.is_pending();
         written

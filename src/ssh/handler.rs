@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use russh::keys::Certificate;
@@ -280,8 +281,10 @@ impl Handler for Callbacks {
     }
 
     fn adjust_window(&mut self, channel: ChannelId, _: u32) -> u32 {
-        let (received, _) = self.session.link.counts();
-        self.window.next(channel, received, &self.session.round_trip)
+        let link = &self.session.link;
+        let (received, _) = link.counts();
+        let asked = link.asked.load(Ordering::Relaxed);
+        self.window.next(channel, received, asked, &self.session.round_trip)
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Library) -> Done {

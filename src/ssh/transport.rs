@@ -65,6 +65,8 @@ pub struct Link {
     pub(super) backlog: AtomicUsize,
     /// What uploads have learned of this agent.
     pub(super) learned: Learned,
+    /// How often visitors' streams have sent something to this agent.
+    pub(super) asked: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     version: Mutex<Vec<u8>>,

@@ -3,7 +3,8 @@
 //! What is on its way on one channel stands in front of all others on that connection: too large a
 //! window makes small requests wait behind a bulk download, too small a one leaves a long way
 //! empty. So a session's window is twice what its way holds (its throughput times its round trip),
-//! shared by the channels that move much, between two bounds.
+//! shared by the channels that move much, between two bounds. When nobody has asked the agent for
+//! anything for a while, nobody waits behind it, and it is as large as can be.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,9 @@ const LEAST: u64 = 64 * 1024;
 const MOST: u64 = 2 * 1024 * 1024;
 /// Time over which throughput is measured, and channels count as busy.
 const SPAN: Duration = Duration::from_millis(100);
+
+/// Spans in which nobody asked for anything, before a bulk download counts as alone.
+const ALONE: u32 = 5;
 
 /// The shortest time that an agent took to answer, in microseconds.
 #[derive(Debug)]
@@ -50,6 +54,10 @@ impl RoundTrip {
 pub struct Window {
     since: Instant,
     received: u64,
+    /// How often visitors had sent something when the last span ended.
+    asked: u64,
+    /// Spans since then in which nobody did.
+    alone: u32,
     busy: HashSet<ChannelId>,
     size: u32,
 }
@@ -57,17 +65,29 @@ pub struct Window {
 impl Window {
     /// Begins now, with nothing received.
     pub fn new() -> Self {
-        Self { since: Instant::now(), received: 0, busy: HashSet::new(), size: FIRST }
+        Self { since: Instant::now(), received: 0, asked: 0, alone: 0, busy: HashSet::new(), size: FIRST }
     }
 
     /// The window from now on, when `channel` has used up much of its own. `received` counts the
-    /// octets of the whole session so far.
-    pub fn next(&mut self, channel: ChannelId, received: u64, round_trip: &RoundTrip) -> u32 {
+    /// octets of the whole session so far, and `asked` how often visitors have sent something.
+    pub fn next(&mut self, channel: ChannelId, received: u64, asked: u64, round_trip: &RoundTrip) -> u32 {
         self.busy.insert(channel);
+        if asked != self.asked {
+            // From the first request on, whoever asks has to wait for what is on its way already.
+            if self.alone >= ALONE {
+                self.size = FIRST;
+            }
+            (self.asked, self.alone) = (asked, 0);
+        }
         let span = self.since.elapsed();
         if span >= SPAN {
             let octets = received.saturating_sub(self.received);
-            self.size = size(octets, span, round_trip.shortest(), self.busy.len());
+            self.alone = self.alone.saturating_add(1);
+            self.size = if self.alone > ALONE {
+                share(MOST, self.busy.len())
+            } else {
+                size(octets, span, round_trip.shortest(), self.busy.len())
+            };
             (self.since, self.received) = (Instant::now(), received);
             self.busy.clear();
         }
@@ -79,6 +99,11 @@ impl Window {
 fn size(octets: u64, span: Duration, round_trip: Duration, busy: usize) -> u32 {
     let on_the_way = u128::from(octets) * round_trip.as_micros() / span.as_micros().max(1);
     let all = u64::try_from(on_the_way * 2).unwrap_or(u64::MAX).max(u64::from(FIRST));
+    share(all, busy)
+}
+
+/// The part of one channel of `busy`.
+fn share(all: u64, busy: usize) -> u32 {
     let each = (all / busy.max(1) as u64).clamp(LEAST, MOST);
     u32::try_from(each).unwrap_or(FIRST)
 }
