@@ -192,7 +192,7 @@ impl Link {
     }
 
     /// Has nothing be read from the peer while the value lives. `None` when that was so for
-    /// [`HOLD_MOST`] in the last [`HOLD_SPAN`] already, whoever asked for it: keep-alives and
+    /// `HOLD_MOST` in the last `HOLD_SPAN` already, whoever asked for it: keep-alives and
     /// others' answers must get through.
     pub fn hold(self: Arc<Self>) -> Option<Hold> {
         let now = Instant::now();
