@@ -2,11 +2,11 @@
 //!
 //! Knows nothing of HTTP: visitors reach an agent through the [`Opener`](crate::registry::Opener)
 //! that a session puts into the registry with each name it claims. All of the living with the
-//! SSH library's ways is in `transport`, `channel` and its pump.
+//! SSH library's ways is in [`transport`], [`channel`] and its pump.
 
 mod ahead;
-pub mod backlog;
-mod channel;
+mod backlog;
+pub mod channel;
 mod commands;
 pub mod forward;
 mod handler;
