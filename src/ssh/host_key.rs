@@ -84,6 +84,15 @@ fn make(path: &Path) -> Result<PrivateKey, HostKeyError> {
     }
 }
 
+/// The ciphers, best first.
+const CIPHERS: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305];
+
+/// The algorithms without any cipher but AES-GCM.
+#[must_use]
+pub fn aes_gcm_only() -> Preferred {
+    Preferred { cipher: Cow::Borrowed(&CIPHERS[..2]), ..algorithms() }
+}
+
 /// The algorithms, best first: none that an audit has a word against.
 #[must_use]
 pub fn algorithms() -> Preferred {
@@ -102,7 +111,6 @@ pub fn algorithms() -> Preferred {
         Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
         Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
     ];
-    const CIPHERS: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305];
     const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM];
     Preferred {
         kex: Cow::Borrowed(KEX),

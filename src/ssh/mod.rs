@@ -9,6 +9,7 @@ mod backlog;
 pub mod channel;
 mod commands;
 pub mod forward;
+mod greeting;
 mod handler;
 pub mod host_key;
 mod opener;

@@ -4,21 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use russh::keys::PrivateKey;
-use russh::server::Config;
-use russh::{MethodKind, MethodSet, SshId};
+use russh::server::{Config, RunningSession};
+use russh::{MethodKind, MethodSet, Preferred, SshId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::greeting::{VERSION, VERSION_LINE, greet};
 use super::handler::Callbacks;
 use super::host_key;
 use super::session::Session;
 use super::sessions::{SessionFacts, Sessions};
 use super::spill::Budget;
-use super::transport::{Link, transport};
+use super::transport::{Link, Transport, transport};
 use super::window;
 use crate::access::AgentKeys;
 use crate::config::Settings;
-use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
+use crate::net::{ConnId, Duplex, PeerAddr, Replay, Tasks};
 use crate::observe::{Metrics, Reason, SshNow};
 use crate::registry::{Holder as _, Registry};
 
@@ -60,6 +61,8 @@ pub struct Shared {
 pub struct Ssh {
     shared: Arc<Shared>,
     config: Arc<Config>,
+    /// For clients who have AES-GCM but would ask for another cipher.
+    aes_gcm_only: Arc<Config>,
 }
 
 /// What is known of a connection by the time that it carries SSH.
@@ -87,10 +90,12 @@ impl Ssh {
     ) -> Arc<Self> {
         let patience = settings.http.send_timeout;
         let budget = Budget::new(&settings.limits, patience, settings.state_dir.clone(), metrics.clone());
-        let config = Arc::new(library_config(&settings, host_key));
+        let config_with = |algorithms| Arc::new(library_config(&settings, host_key.clone(), algorithms));
+        let config = config_with(host_key::algorithms());
+        let aes_gcm_only = config_with(host_key::aes_gcm_only());
         let sessions = Sessions::default();
         let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget, sessions, metrics });
-        Arc::new(Self { shared, config })
+        Arc::new(Self { shared, config, aes_gcm_only })
     }
 
     /// Serves one connection to its end, which is the value.
@@ -101,7 +106,7 @@ impl Ssh {
         let _guard = EndGuard::enter(session.clone());
         let login = started + self.shared.settings.ssh.login_timeout;
         let watch = self.shared.tasks.spawn("ssh watch", watch(session.clone(), login));
-        let running = russh::server::run_stream(self.config.clone(), io, Callbacks::new(session.clone()));
+        let running = self.begin(io, session.clone());
         // Until the client's version line came there is no session to end, only a future to drop.
         let result = match tokio::time::timeout_at(login, running).await {
             Ok(Ok(running)) => {
@@ -120,6 +125,19 @@ impl Ssh {
         self.shared.metrics.ssh.ended.one(reason);
         record(&session, conn, reason, started, &link, result.err());
         reason
+    }
+
+    /// Reads how the client begins, and has the library go on from there.
+    async fn begin<S: Duplex + 'static>(
+        &self,
+        mut io: Transport<S>,
+        session: Arc<Session>,
+    ) -> Result<RunningSession<Callbacks>, russh::Error> {
+        let greeting = greet(&mut io).await?;
+        io.have_said(VERSION_LINE);
+        let config = if greeting.has_aes_gcm { &self.aes_gcm_only } else { &self.config };
+        let io = Replay::new(greeting.head, io);
+        russh::server::run_stream(config.clone(), io, Callbacks::new(session)).await
     }
 
     /// Figures of all sessions as they are now. Looks at each session: not for every request.
@@ -154,11 +172,9 @@ impl Drop for EndGuard {
     }
 }
 
-fn library_config(settings: &Settings, host_key: PrivateKey) -> Config {
+fn library_config(settings: &Settings, host_key: PrivateKey, preferred: Preferred) -> Config {
     Config {
-        // Existing agents' library sends OpenSSH's extensions only to a version that begins like
-        // OpenSSH's or has two digits in a row.
-        server_id: SshId::Standard("SSH-2.0-oneport_10".into()),
+        server_id: SshId::Standard(VERSION.into()),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         auth_rejection_time: Duration::from_millis(200),
         auth_rejection_time_initial: Some(Duration::ZERO),
@@ -166,7 +182,7 @@ fn library_config(settings: &Settings, host_key: PrivateKey) -> Config {
         window_size: window::FIRST,
         channel_buffer_size: CHANNEL_MESSAGES,
         event_buffer_size: EVENTS,
-        preferred: host_key::algorithms(),
+        preferred,
         max_auth_attempts: ATTEMPTS,
         inactivity_timeout: None,
         keepalive_interval: Some(settings.ssh.keepalive_interval),

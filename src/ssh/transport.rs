@@ -45,6 +45,15 @@ const VERSION_LINE: usize = 255;
 pub struct Transport<S> {
     read: ReadHalf<S>,
     link: Arc<Link>,
+    /// Octets still to come from the library that were sent already.
+    said: usize,
+}
+
+impl<S> Transport<S> {
+    /// Swallows the next `count` octets that are written: they were sent already.
+    pub fn have_said(&mut self, count: usize) {
+        self.said = count;
+    }
 }
 
 /// The connection under a session, as the rest of the room sees it.
@@ -135,7 +144,7 @@ pub fn transport<S: Duplex + 'static>(io: S, tasks: &Tasks) -> (Transport<S>, Ar
     let link = Arc::new(Link::default());
     let writer = link.clone();
     tasks.spawn("ssh writer", async move { writer.write_out(write).await });
-    (Transport { read, link: link.clone() }, link)
+    (Transport { read, link: link.clone(), said: 0 }, link)
 }
 
 impl Link {
@@ -328,9 +337,14 @@ impl<S: Duplex> AsyncRead for Transport<S> {
 }
 
 impl<S: Duplex> AsyncWrite for Transport<S> {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.link.is_dead() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if self.said > 0 {
+            let count = buf.len().min(self.said);
+            self.said -= count;
+            return Poll::Ready(Ok(count));
         }
         let mut queue = self.link.queue.lock();
         if queue.length() + buf.len() > HARD_CAP {

@@ -120,6 +120,22 @@ fn tunnel_url_answers_whether_or_not_tunnels_exist() {
     );
 }
 
+/// OpenSSH asks for ChaCha20 first, which costs both ends several times as much.
+#[test]
+fn aes_gcm_is_agreed_on_unless_the_agent_has_nothing_but_another() {
+    let gateway = Gateway::start();
+    let ciphers = |arguments: &[&str]| {
+        let output = OpenSsh::new(&gateway).args(&["-v"]).args(arguments).command("hello").run();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let agreed = |line: &str| line.split_once(">client cipher: ")?.1.split(' ').next().map(str::to_owned);
+        output.stderr.lines().find_map(agreed).unwrap_or_else(|| panic!("no cipher in {output:?}"))
+    };
+    assert_eq!(ciphers(&[]), "aes128-gcm@openssh.com");
+    assert_eq!(ciphers(&["-c", "aes256-ctr,aes256-gcm@openssh.com"]), "aes256-gcm@openssh.com");
+    let chacha = "chacha20-poly1305@openssh.com";
+    assert_eq!(ciphers(&["-c", chacha]), chacha);
+}
+
 #[test]
 fn an_unknown_command_fails() {
     let gateway = Gateway::start();
