@@ -105,7 +105,8 @@ impl Admin {
 
     /// Figures that are read off now.
     fn now(&self) -> Now {
-        let ends = self.certs.all().iter().map(|served| served.not_after.unix_timestamp());
+        let certificates = self.certs.all();
+        let ends = certificates.iter().map(|served| served.not_after.unix_timestamp());
         Now {
             started: Some(self.started),
             connections: self.slots.taken() as u64,

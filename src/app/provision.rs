@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::access::{AgentKeys, KeysError};
 use crate::admin::AdminError;
-use crate::certs::{CertError, CertStore};
+use crate::certs::{CertError, CertStore, Challenges};
 use crate::config::Settings;
 use crate::edge::Edge;
 use crate::http::Http;
@@ -71,11 +71,13 @@ pub fn provision(
 ) -> Result<Provisioned, AppError> {
     let path = &settings.state_dir;
     std::fs::create_dir_all(path).map_err(|error| AppError::StateDir { path: path.clone(), error })?;
-    let certs = CertStore::from_settings(&settings.tls)?;
+    let certs = CertStore::from_settings(settings)?;
     let keys = AgentKeys::open(settings.ssh.authorized_keys.as_deref(), settings.ssh.any_key)?;
     let host_key = host_key::load(&settings.ssh.host_key)?;
     let registry = Registry::new();
-    let http = Http::new(settings.clone(), registry.clone(), visitors.clone(), metrics.clone());
+    let challenges = Challenges::default();
+    let http =
+        Http::new(settings.clone(), registry.clone(), challenges.clone(), visitors.clone(), metrics.clone());
     let closing = visitors.drain_begun();
     let ssh = Ssh::new(
         settings.clone(),
@@ -89,6 +91,7 @@ pub fn provision(
     let edge = Edge::new(
         settings.clone(),
         certs.clone(),
+        challenges,
         http,
         ssh.clone(),
         visitors.clone(),

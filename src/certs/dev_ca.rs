@@ -154,12 +154,12 @@ impl DevIssuer {
         let leaf = self.sign(&[host.as_str()])?;
         let chain = vec![leaf.cert.der().clone()];
         let source = format!("the development certificate for `{host}`");
-        let (names, not_after) = facts(&chain[0], &source)?;
+        let facts = facts(&chain[0], &source)?;
         let key = PrivatePkcs8KeyDer::from(leaf.key.serialize_der()).into();
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let key = CertifiedKey::from_der(chain, key, &provider)
             .map_err(|error| CertError::BadKey { source_name: source, detail: error.to_string() })?;
-        Ok(Arc::new(Served { key: Arc::new(key), names: names.into(), not_after }))
+        Ok(Arc::new(facts.of(Arc::new(key))))
     }
 
     fn sign(&self, names: &[&str]) -> Result<Leaf, CertError> {
@@ -306,7 +306,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertError> {
 mod tests {
     use super::*;
     use crate::certs::CertStore;
-    use crate::config::TlsSettings;
+    use crate::config::Settings;
 
     fn snapshot(files: &DevFiles) -> Vec<Vec<u8>> {
         [&files.ca_cert, &files.ca_key, &files.cert, &files.key]
@@ -378,8 +378,10 @@ mod tests {
     fn names_under_localhost_get_their_own_leaf() {
         let root = tempfile::tempdir().expect("temporary folder");
         let files = ensure_dev_certificates(root.path()).expect("made");
-        let tls = TlsSettings { certificates: vec![files.leaf_pair()], dev_ca: Some(files.ca_pair()) };
-        let store = CertStore::from_settings(&tls).expect("loads");
+        let mut settings = Settings::dev(8443, root.path());
+        settings.tls.certificates = vec![files.leaf_pair()];
+        settings.tls.dev_ca = Some(files.ca_pair());
+        let store = CertStore::from_settings(&settings).expect("loads");
         let host = |text| HostName::parse(text).expect("valid");
         let served = store.select(Some(&host("web-abc.localhost"))).expect("made");
         assert_eq!(served.names.to_vec(), ["web-abc.localhost"]);

@@ -95,7 +95,7 @@ pub fn load_pair(pair: &PemPair) -> Result<Served, CertError> {
     let (cert_name, key_name) = (name_of(&pair.cert), name_of(&pair.key));
     let chain = parse_certificates(&read_source(&pair.cert)?, &cert_name)?;
     let key = parse_key(&read_source(&pair.key)?, &key_name)?;
-    let (names, not_after) = facts(&chain[0], &cert_name)?;
+    let facts = facts(&chain[0], &cert_name)?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let key = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
@@ -104,7 +104,7 @@ pub fn load_pair(pair: &PemPair) -> Result<Served, CertError> {
         rustls::Error::General(detail) => CertError::BadKey { source_name: key_name.clone(), detail },
         other => CertError::BadCertificate { source_name: cert_name.clone(), detail: other.to_string() },
     })?;
-    Ok(Served { key: Arc::new(key), names: names.into(), not_after })
+    Ok(facts.of(Arc::new(key)))
 }
 
 /// The PEM text itself.
@@ -150,11 +150,24 @@ fn parse_key(pem: &str, source_name: &str) -> Result<PrivateKeyDer<'static>, Cer
     })
 }
 
-/// The names and the end of a leaf.
-pub(super) fn facts(
-    leaf: &CertificateDer<'_>,
-    source_name: &str,
-) -> Result<(Vec<String>, OffsetDateTime), CertError> {
+/// What a leaf says of itself.
+pub(super) struct Facts {
+    names: Vec<String>,
+    issuer: String,
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+}
+
+impl Facts {
+    /// A certificate to show, from its chain and key.
+    pub(super) fn of(self, key: Arc<CertifiedKey>) -> Served {
+        let Self { names, issuer, not_before, not_after } = self;
+        Served { key, names: names.into(), issuer, not_before, not_after }
+    }
+}
+
+/// Reads a leaf.
+pub(super) fn facts(leaf: &CertificateDer<'_>, source_name: &str) -> Result<Facts, CertError> {
     let bad = |detail: String| CertError::BadCertificate { source_name: source_name.to_owned(), detail };
     let (_, cert) = x509_parser::parse_x509_certificate(leaf).map_err(|error| bad(error.to_string()))?;
     let mut names = Vec::new();
@@ -167,7 +180,13 @@ pub(super) fn facts(
             }
         }
     }
-    Ok((names, cert.validity().not_after.to_datetime()))
+    let issuer = cert.issuer();
+    let issuer =
+        issuer.iter_organization().chain(issuer.iter_common_name()).find_map(|part| part.as_str().ok());
+    let issuer = issuer.unwrap_or_default().to_owned();
+    let (not_before, not_after) =
+        (cert.validity().not_before.to_datetime(), cert.validity().not_after.to_datetime());
+    Ok(Facts { names, issuer, not_before, not_after })
 }
 
 fn ip_name(octets: &[u8]) -> Option<String> {

@@ -3,10 +3,12 @@
 //! Refuses to guess: a name that no certificate covers gets none, and the edge says so with a
 //! TLS alert.
 
+mod challenges;
 mod dev_ca;
 mod disk;
 mod store;
 
+pub use challenges::{Answering, Challenges};
 pub use dev_ca::{DevFiles, DevIssuer, ensure_dev_certificates};
 pub use disk::{CertError, load_pair, parse_certificates, read_source};
 pub use store::{CertStore, Served};

@@ -1,14 +1,20 @@
 //! The certificates that may be shown, by the name that the client asks for.
+//!
+//! Three layers: the operator's files, which win for the names that they hold; certificates that
+//! were ordered; the development CA. Each is swapped whole, so that whoever is in a handshake goes
+//! on with what they were given. A name that none of them covers gets none, unless the operator
+//! named a certificate for just that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 
 use super::disk::name_of;
 use super::{CertError, DevIssuer, load_pair};
-use crate::config::{PemPair, TlsSettings};
+use crate::config::{PemPair, Settings};
 use crate::name::HostName;
 
 /// A certificate that can be shown, and what is known of it.
@@ -19,6 +25,10 @@ pub struct Served {
     /// DNS names (`*.` wildcards included) and IP addresses (IPv6 in brackets, as in `Host`) of
     /// the leaf.
     pub names: Arc<[String]>,
+    /// Who signed the leaf, as its organisation or common name says; may be empty.
+    pub issuer: String,
+    /// When the leaf begins.
+    pub not_before: OffsetDateTime,
     /// When the leaf ends.
     pub not_after: OffsetDateTime,
 }
@@ -49,12 +59,22 @@ pub struct CertStore(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    files: ArcSwap<Shelf>,
+    ordered: ArcSwap<Shelf>,
+    dev: Option<DevIssuer>,
+    /// Whose certificate is for clients that send no SNI, where no file is there for them.
+    base: Option<HostName>,
+    /// Whose certificate is shown where none covers the name.
+    default: Option<HostName>,
+}
+
+/// Certificates of one layer.
+#[derive(Clone, Debug, Default)]
+struct Shelf {
     all: Vec<Arc<Served>>,
-    first: Option<Arc<Served>>,
     exact: HashMap<String, Arc<Served>>,
     /// By what follows the `*.`.
     wildcard: HashMap<String, Arc<Served>>,
-    dev: Option<DevIssuer>,
 }
 
 impl CertStore {
@@ -64,62 +84,128 @@ impl CertStore {
     /// # Errors
     /// For the first pair that cannot be used.
     pub fn load(pairs: &[PemPair]) -> Result<Self, CertError> {
-        Ok(Self(Arc::new(Inner::of(pairs)?)))
+        let store = Self::default();
+        store.replace_files(read(pairs)?);
+        Ok(store)
     }
 
-    /// As [`CertStore::load`], with the development CA's issuer if there is one.
+    /// As [`CertStore::load`], with all that the settings say: the development CA, and whose
+    /// certificate stands in where none covers a name.
     ///
     /// # Errors
     /// As [`CertStore::load`], and when the CA's files cannot be used.
-    pub fn from_settings(tls: &TlsSettings) -> Result<Self, CertError> {
-        let mut inner = Inner::of(&tls.certificates)?;
-        inner.dev = tls.dev_ca.as_ref().map(DevIssuer::load).transpose()?;
-        Ok(Self(Arc::new(inner)))
+    pub fn from_settings(settings: &Settings) -> Result<Self, CertError> {
+        let tls = &settings.tls;
+        let store = Self(Arc::new(Inner {
+            dev: tls.dev_ca.as_ref().map(DevIssuer::load).transpose()?,
+            base: Some(settings.base.host.clone()),
+            default: tls.default.clone(),
+            ..Inner::default()
+        }));
+        store.replace_files(read(&tls.certificates)?);
+        Ok(store)
     }
 
-    /// The certificate to show: exact name first, then wildcard; without SNI the first of all.
-    /// `None` when no certificate covers the name.
+    /// The certificate to show. The operator's come before those that were ordered, and in both
+    /// an exact name before a wildcard. Without SNI it is the operator's first, or that of the
+    /// gateway's own name. `None` when no certificate covers the name.
     #[must_use]
     pub fn select(&self, sni: Option<&HostName>) -> Option<Arc<Served>> {
-        let inner = &self.0;
-        let Some(host) = sni else { return inner.first.clone() };
-        if let Some(served) = inner.exact.get(host.as_str()) {
-            return Some(served.clone());
-        }
-        if let Some(served) = inner.dev.as_ref().and_then(|dev| dev.issue(host)) {
-            return Some(served);
-        }
-        let (_, parent) = host.as_str().split_once('.')?;
-        inner.wildcard.get(parent).cloned()
+        let inner = &*self.0;
+        let chosen = match sni {
+            Some(host) => inner.covering(host),
+            None => inner.files.load().all.first().cloned().or_else(|| inner.covering(inner.base.as_ref()?)),
+        };
+        chosen.or_else(|| inner.covering(inner.default.as_ref()?))
     }
-}
 
-impl CertStore {
-    /// The operator's certificates, in their order.
+    /// Every certificate: the operator's in their order, then those that were ordered.
     #[must_use]
-    pub fn all(&self) -> &[Arc<Served>] {
-        &self.0.all
+    pub fn all(&self) -> Vec<Arc<Served>> {
+        let inner = &*self.0;
+        inner.files.load().all.iter().chain(&inner.ordered.load().all).cloned().collect()
+    }
+
+    /// Whether one of the operator's certificates covers a name (`*.` wildcards included).
+    #[must_use]
+    pub fn files_cover(&self, name: &str) -> bool {
+        let files = self.0.files.load();
+        match name.split_once('.') {
+            Some(("*", parent)) => files.wildcard.contains_key(parent),
+            Some((_, parent)) => files.exact.contains_key(name) || files.wildcard.contains_key(parent),
+            None => files.exact.contains_key(name),
+        }
+    }
+
+    /// Puts others in the place of all the operator's. Handshakes in flight are not disturbed.
+    pub fn replace_files(&self, all: Vec<Arc<Served>>) {
+        let mut shelf = Shelf::default();
+        all.into_iter().for_each(|served| shelf.add(served));
+        self.0.files.store(Arc::new(shelf));
+    }
+
+    /// Puts in a certificate that was ordered, in the place of those for the same names.
+    pub fn put(&self, served: Arc<Served>) {
+        self.0.ordered.rcu(|shelf| {
+            let mut shelf = shelf.without(&served.names);
+            shelf.add(served.clone());
+            shelf
+        });
+    }
+
+    /// Takes out the ordered certificate that is for just these names.
+    pub fn remove(&self, names: &[String]) {
+        self.0.ordered.rcu(|shelf| shelf.without(names));
     }
 }
 
 impl Inner {
-    fn of(pairs: &[PemPair]) -> Result<Self, CertError> {
-        let mut inner = Self::default();
-        for pair in pairs {
-            let served = Arc::new(load_pair(pair)?);
-            served.warn(&name_of(&pair.cert));
-            for name in served.names.iter() {
-                let (map, key) = match name.strip_prefix("*.") {
-                    Some(parent) => (&mut inner.wildcard, parent),
-                    None => (&mut inner.exact, name.as_str()),
-                };
-                map.entry(key.to_owned()).or_insert_with(|| served.clone());
-            }
-            inner.first.get_or_insert_with(|| served.clone());
-            inner.all.push(served);
-        }
-        Ok(inner)
+    fn covering(&self, host: &HostName) -> Option<Arc<Served>> {
+        self.files
+            .load()
+            .covering(host)
+            .or_else(|| self.ordered.load().covering(host))
+            .or_else(|| self.dev.as_ref()?.issue(host))
     }
+}
+
+impl Shelf {
+    /// Of two with the same name, the earlier counts.
+    fn add(&mut self, served: Arc<Served>) {
+        for name in served.names.iter() {
+            let (map, key) = match name.strip_prefix("*.") {
+                Some(parent) => (&mut self.wildcard, parent),
+                None => (&mut self.exact, name.as_str()),
+            };
+            map.entry(key.to_owned()).or_insert_with(|| served.clone());
+        }
+        self.all.push(served);
+    }
+
+    /// What is left without those that are for just these names.
+    fn without(&self, names: &[String]) -> Self {
+        let mut shelf = Self::default();
+        self.all.iter().filter(|served| *served.names != *names).for_each(|served| shelf.add(served.clone()));
+        shelf
+    }
+
+    fn covering(&self, host: &HostName) -> Option<Arc<Served>> {
+        if let Some(served) = self.exact.get(host.as_str()) {
+            return Some(served.clone());
+        }
+        let (_, parent) = host.as_str().split_once('.')?;
+        self.wildcard.get(parent).cloned()
+    }
+}
+
+/// Reads pairs, and warns of what clients will refuse.
+fn read(pairs: &[PemPair]) -> Result<Vec<Arc<Served>>, CertError> {
+    let read = |pair: &PemPair| {
+        let served = load_pair(pair)?;
+        served.warn(&name_of(&pair.cert));
+        Ok(Arc::new(served))
+    };
+    pairs.iter().map(read).collect()
 }
 
 #[cfg(test)]
@@ -136,6 +222,14 @@ mod tests {
         }
     }
 
+    fn served(names: &[&str]) -> Arc<Served> {
+        Arc::new(load_pair(&pair(names)).expect("a pair"))
+    }
+
+    fn shown(store: &CertStore, sni: &str) -> Option<Arc<Served>> {
+        store.select(Some(&HostName::parse(sni).expect("valid")))
+    }
+
     #[test]
     fn exact_before_wildcard_and_no_guess() {
         let store = CertStore::load(&[
@@ -143,18 +237,52 @@ mod tests {
             pair(&["special.example.com", "other.example"]),
         ])
         .expect("valid pairs");
-        let names = |sni: &str| {
-            let host = HostName::parse(sni).expect("valid");
-            store.select(Some(&host)).map(|served| served.names[0].clone())
-        };
+        let names = |sni: &str| shown(&store, sni).map(|served| served.names[0].clone());
         assert_eq!(names("example.com").as_deref(), Some("example.com"));
         assert_eq!(names("Web-abc.example.com").as_deref(), Some("example.com"));
         assert_eq!(names("special.example.com").as_deref(), Some("special.example.com"));
         assert_eq!(names("a.b.example.com"), None);
         assert_eq!(names("unknown.test"), None);
         assert_eq!(names("test"), None);
-        let shown = store.select(None).expect("the first");
-        assert_eq!(shown.names.to_vec(), ["example.com", "*.example.com", "[::1]"]);
+        let first = store.select(None).expect("the first");
+        assert_eq!(first.names.to_vec(), ["example.com", "*.example.com", "[::1]"]);
         assert!(CertStore::load(&[]).expect("nothing to read").select(None).is_none());
+    }
+
+    #[test]
+    fn files_win_and_what_was_ordered_is_swapped() {
+        let store = CertStore::load(&[pair(&["*.a.test"])]).expect("valid pairs");
+        let (one, two) = (served(&["x.a.test"]), served(&["b.test"]));
+        store.put(one);
+        store.put(two.clone());
+        let file = shown(&store, "x.a.test").expect("the file's");
+        assert_eq!(file.names.to_vec(), ["*.a.test"]);
+        let renewed = served(&["b.test"]);
+        store.put(renewed.clone());
+        assert!(Arc::ptr_eq(&shown(&store, "b.test").expect("there"), &renewed));
+        assert_eq!((store.all().len(), two.names.len()), (3, 1));
+        store.remove(&["b.test".to_owned()]);
+        assert!(shown(&store, "b.test").is_none());
+        assert!(
+            store.files_cover("x.a.test") && store.files_cover("*.a.test") && !store.files_cover("a.test")
+        );
+        store.replace_files(Vec::new());
+        assert_eq!(shown(&store, "x.a.test").expect("ordered").names.to_vec(), ["x.a.test"]);
+    }
+
+    #[test]
+    fn a_certificate_can_be_named_for_all_other_names() {
+        let mut settings = Settings::dev(8443, std::path::Path::new("certs/dev"));
+        settings.base.host = HostName::parse("gw.test").expect("valid");
+        settings.tls.certificates = vec![pair(&["a.test"])];
+        settings.tls.default = Some(HostName::parse("b.test").expect("valid"));
+        let store = CertStore::from_settings(&settings).expect("valid pairs");
+        assert!(shown(&store, "c.test").is_none(), "it is not there yet");
+        store.put(served(&["b.test"]));
+        store.put(served(&["gw.test"]));
+        assert_eq!(shown(&store, "c.test").expect("the default").names[0], "b.test");
+        assert_eq!(store.select(None).expect("the first").names[0], "a.test");
+        store.replace_files(Vec::new());
+        assert_eq!(store.select(None).expect("that of the base").names[0], "gw.test");
     }
 }

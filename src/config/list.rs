@@ -68,6 +68,12 @@ pub const SETTINGS: &[Setting] = &[
         "PEM files: certificate chain (leaf first) and private key. The first pair is shown to clients without SNI. In the variable: `cert.pem:key.pem`, commas between pairs. Required unless only plain listeners are meant.",
     ),
     setting(
+        "tls.default",
+        "host name",
+        "",
+        "Whose certificate is shown to clients that ask for a name which no certificate covers. Default: none, but a TLS alert.",
+    ),
+    setting(
         "ssh.hostnames",
         "list of host names",
         "",

@@ -25,7 +25,7 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults) {
     let mut r = Resolver { written, faults };
     let base = r.base_url();
-    let tls = TlsSettings { certificates: r.certificates(), dev_ca: None };
+    let tls = TlsSettings { certificates: r.certificates(), dev_ca: None, default: r.host("tls.default") };
     let plain_http = r.addresses("plain.http");
     let plain_ssh = r.addresses("plain.ssh");
     let listen = r.listen(&tls, !plain_http.is_empty() || !plain_ssh.is_empty());
@@ -349,6 +349,14 @@ impl Resolver {
             item.parse().map_err(|_| {
                 format!("`{item}` is not an address; write IP and port, such as `0.0.0.0:443` or `[::]:443`")
             })
+        })
+    }
+
+    fn host(&mut self, path: &'static str) -> Option<HostName> {
+        self.read(path, |value| {
+            let written =
+                text(value).map_err(|shown| format!("`{shown}` is not a host name; write it in quotes"))?;
+            HostName::parse(written).map_err(|error| format!("{error}; write a name such as `example.com`"))
         })
     }
 

@@ -130,6 +130,8 @@ pub struct TlsSettings {
     pub certificates: Vec<PemPair>,
     /// The development CA, which signs for names under `localhost` as they are asked for.
     pub dev_ca: Option<PemPair>,
+    /// Whose certificate is shown where none covers the name asked for. `None`: none is.
+    pub default: Option<HostName>,
 }
 
 /// A certificate chain and its private key.

@@ -4,7 +4,7 @@
 /// contract's).
 pub const ALPN: [&[u8]; 3] = [b"ssh", b"h2", b"http/1.1"];
 /// What a certificate authority's probe offers (RFC 8737, section 3).
-const ACME_TLS: &[u8] = b"acme-tls/1";
+pub const ACME_TLS: &[u8] = b"acme-tls/1";
 /// Longest HTTP method that is recognised, in octets.
 const METHOD_MAX: usize = 16;
 

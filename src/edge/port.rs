@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::server::Accepted;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::StartHandshake;
@@ -14,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use super::classify::{Opening, TlsClass, by_alpn};
 use super::hello;
 use super::tls::Tls;
-use crate::certs::CertStore;
+use crate::certs::{CertStore, Challenges, Served};
 use crate::config::Settings;
 use crate::http::{Connection, Http, TlsFacts};
 use crate::name::HostName;
@@ -26,6 +27,7 @@ use crate::ssh::{AgentConnection, Ssh};
 pub struct Edge {
     settings: Arc<Settings>,
     certs: CertStore,
+    challenges: Challenges,
     tls: Tls,
     http: Arc<Http>,
     ssh: Arc<Ssh>,
@@ -39,6 +41,8 @@ enum Handed {
     Http(Box<dyn Duplex>, Connection),
     Ssh(Box<dyn Duplex>, AgentConnection),
     PlainHttp(Box<dyn Duplex>, Connection),
+    /// A certificate authority's probe for this name, which has its answer.
+    Probe(String),
 }
 
 /// What is known of a connection from the start.
@@ -69,17 +73,20 @@ impl Edge {
     ///
     /// # Errors
     /// When the TLS library cannot make session tickets: the system has no randomness.
+    // Eight rooms meet here, and only here.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         settings: Arc<Settings>,
         certs: CertStore,
+        challenges: Challenges,
         http: Arc<Http>,
         ssh: Arc<Ssh>,
         visitors: Tasks,
         agents: Tasks,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, rustls::Error> {
-        let tls = Tls::new(certs.clone())?;
-        Ok(Arc::new(Self { settings, certs, tls, http, ssh, visitors, agents, metrics }))
+        let tls = Tls::new()?;
+        Ok(Arc::new(Self { settings, certs, challenges, tls, http, ssh, visitors, agents, metrics }))
     }
 
     /// Serves a connection to the single port, in tasks of its own.
@@ -146,6 +153,11 @@ impl Edge {
                 let served = self.http.clone().serve_plain_on_tls_port(io, conn.clone());
                 (conn, served.await)
             }
+            Handed::Probe(name) => {
+                self.metrics.edge.probes.one();
+                tracing::info!(%name, "a certificate authority's probe was answered");
+                return;
+            }
         };
         drop(slot);
         self.metrics.net.ended.one(reason);
@@ -204,8 +216,8 @@ impl Edge {
         };
         match class {
             TlsClass::AcmeChallenge => {
-                hello::refuse_protocol(&mut stream).await;
-                return Err(refuse(Reason::NoSuchChallenge, None));
+                let answered = self.answer_probe(accepted, stream, sni.as_ref()).await;
+                return answered.map_err(|(reason, detail)| refuse(reason, detail));
             }
             TlsClass::NothingCommon => {
                 hello::refuse_protocol(&mut stream).await;
@@ -219,7 +231,7 @@ impl Edge {
             return Err(refuse(Reason::TlsFailed, Some(detail.to_owned())));
         };
         let stream = self
-            .handshake(accepted, stream)
+            .handshake(accepted, stream, &served)
             .await
             .map_err(|error| refuse(Reason::TlsFailed, Some(error.to_string())))?;
         match stream.get_ref().1.protocol_version() {
@@ -239,9 +251,30 @@ impl Edge {
         &self,
         accepted: Accepted,
         stream: TcpStream,
+        served: &Served,
     ) -> impl Future<Output = std::io::Result<TlsStream<TcpStream>>> + use<> {
-        let config = self.tls.config_for(&accepted.client_hello());
+        let config = self.tls.config_for(&accepted.client_hello(), served.key.clone());
         StartHandshake::from_parts(accepted, stream).into_stream(config)
+    }
+
+    /// The whole of a probe is the handshake (RFC 8737, section 3). Only names that are being
+    /// proved now have an answer.
+    async fn answer_probe(
+        &self,
+        accepted: Accepted,
+        mut stream: TcpStream,
+        name: Option<&HostName>,
+    ) -> Result<Handed, (Reason, Option<String>)> {
+        let Some((name, key)) = name.and_then(|name| Some((name, self.challenges.certificate(name)?))) else {
+            hello::refuse_protocol(&mut stream).await;
+            return Err((Reason::NoSuchChallenge, None));
+        };
+        let config = self.tls.config_for_probe(key);
+        let answered = async {
+            StartHandshake::from_parts(accepted, stream).into_stream(config).await?.shutdown().await
+        };
+        answered.await.map_err(|error| (Reason::TlsFailed, Some(error.to_string())))?;
+        Ok(Handed::Probe(name.to_string()))
     }
 
     /// Without ALPN, the first bytes after the handshake decide; and where SSH is expected, so

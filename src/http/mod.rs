@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use pool::Pool;
 
+use crate::certs::Challenges;
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
 use crate::observe::{Metrics, Reason};
@@ -58,6 +59,7 @@ pub struct Http {
     settings: Arc<Settings>,
     registry: Registry,
     routes: Routes,
+    challenges: Challenges,
     tasks: Tasks,
     pool: Pool,
     metrics: Arc<Metrics>,
@@ -69,6 +71,7 @@ impl Http {
     pub fn new(
         settings: Arc<Settings>,
         registry: Registry,
+        challenges: Challenges,
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
@@ -76,7 +79,7 @@ impl Http {
         let pool =
             Pool::new(tasks.clone(), metrics.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
         let routes = Routes::of(&settings.routes, kept.upstream_max);
-        Arc::new(Self { settings, registry, routes, tasks, pool, metrics })
+        Arc::new(Self { settings, registry, routes, challenges, tasks, pool, metrics })
     }
 
     /// Serves one connection to its end, which is the value. HTTP/2 when ALPN chose it, else

@@ -95,6 +95,11 @@ impl Session {
         record.visitor = headers::visitor(request.headers(), self.conn.peer, &settings.http.trusted_proxies);
         let addressee = self.last.of(&request, self.conn.tls.as_ref())?;
         record.host.clone_from(&addressee.host);
+        // Before the redirect and the routes: an authority asks the name as it is, over plain HTTP.
+        if let Some(text) = self.http.challenges.text(request.uri().path()) {
+            let answer = respond::own(StatusCode::OK, Form::Text, text);
+            return Ok(Outcome::Answered(answer, Reason::OwnAnswer));
+        }
         if self.only_https {
             return self.to_https(&request, addressee.host.as_ref());
         }

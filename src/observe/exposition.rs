@@ -107,7 +107,12 @@ impl Figures {
             "Connections that ended before it was known what they carry, or for want of a slot",
             net.refused.counts(),
         )?;
-        let classes = [("http", &edge.http), ("ssh", &edge.ssh), ("plain-http", &edge.plain_http)];
+        let classes = [
+            ("http", &edge.http),
+            ("ssh", &edge.ssh),
+            ("plain-http", &edge.plain_http),
+            ("acme-tls", &edge.probes),
+        ];
         page.split("oneport_connections_identified", "What connections carry", "class", &classes)?;
         page.by_reason(
             "oneport_visitor_connections_ended",

@@ -55,6 +55,8 @@ pub struct EdgeMetrics {
     pub ssh: Counter,
     /// Connections with plain HTTP where HTTPS is spoken.
     pub plain_http: Counter,
+    /// Probes of certificate authorities that were answered.
+    pub probes: Counter,
     /// Time from accept until it was known what a connection to the single port carries.
     pub identified: Histogram,
 }

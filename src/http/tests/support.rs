@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::access::{AccessLevel, Identity};
+use crate::certs::Challenges;
 use crate::config::*;
 use crate::http::{Connection, Http, TlsFacts};
 use crate::name::{HostName, TunnelName};
@@ -97,7 +98,13 @@ impl Gateway {
     pub async fn with(port: Port, settings: Settings) -> Self {
         let (registry, tasks) = (Registry::new(), Tasks::new());
         let metrics = Arc::<Metrics>::default();
-        let http = Http::new(Arc::new(settings), registry.clone(), tasks.clone(), metrics.clone());
+        let http = Http::new(
+            Arc::new(settings),
+            registry.clone(),
+            Challenges::default(),
+            tasks.clone(),
+            metrics.clone(),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (ended, ends) = mpsc::unbounded_channel();

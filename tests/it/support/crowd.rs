@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use oneport::access::{AccessLevel, Identity};
+use oneport::certs::Challenges;
 use oneport::config::Settings;
 use oneport::http::{Connection, Http, TlsFacts};
 use oneport::name::TunnelName;
@@ -48,7 +49,13 @@ impl Crowd {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (registry, tasks) = (Registry::new(), Tasks::new());
         let settings = Arc::new(Settings::dev(443, "unused".as_ref()));
-        let http = Http::new(settings, registry.clone(), tasks.clone(), Arc::<Metrics>::default());
+        let http = Http::new(
+            settings,
+            registry.clone(),
+            Challenges::default(),
+            tasks.clone(),
+            Arc::<Metrics>::default(),
+        );
         let (visitor, served) = duplex(ROOM);
         let connection = Connection {
             id: ConnId::next(),
