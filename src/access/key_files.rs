@@ -5,20 +5,17 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use russh::keys::ssh_key::public::KeyData;
 
 use super::authorized_keys::{Entry, parse_line};
+use crate::config::watch::{Places, Stamp, stamp};
 
 /// Largest file of keys, in octets.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// The lines of each key.
 pub type List = HashMap<KeyData, Vec<Entry>>;
-
-/// What changes when a file of the list does: each file's length and time.
-pub type Stamp = Vec<(PathBuf, u64, Option<SystemTime>)>;
 
 /// Why the list of keys could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -38,14 +35,9 @@ pub enum KeysError {
     TooLarge(PathBuf),
 }
 
-/// The files' stamp. What cannot be looked at is not in it.
-pub fn stamp(path: &Path) -> Stamp {
-    let files = files_of(path).unwrap_or_default();
-    let stamp_of = |file: PathBuf| {
-        let facts = fs::metadata(&file).ok()?;
-        Some((file, facts.len(), facts.modified().ok()))
-    };
-    files.into_iter().filter_map(stamp_of).collect()
+/// Where the list is, and the stamp of its files.
+pub fn look(path: &Path) -> (Places, Stamp) {
+    (Places::of(path), stamp(files_of(path).unwrap_or_default()))
 }
 
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, KeysError> {

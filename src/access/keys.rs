@@ -10,16 +10,11 @@ use arc_swap::ArcSwap;
 use russh::keys::{HashAlg, PublicKey};
 use time::OffsetDateTime;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::key_files::{KeysError, List, read_all, stamp};
-use super::key_watch::{KeyWatch, Places};
+use super::key_files::{KeysError, List, look, read_all};
 use crate::config::AnyKey;
+use crate::config::watch::{Complaint, FileWatch, POLL, off_thread};
 use crate::net::Tasks;
-
-/// How often the files' times are looked at, where the system sends no word of changes; how soon a
-/// failed reading is tried again; and how often the same failure is logged at most.
-const POLL: Duration = Duration::from_secs(10);
 
 /// The keys of agents. Clones share the list.
 #[derive(Clone, Debug)]
@@ -164,25 +159,18 @@ impl AgentKeys {
     /// Rereads on word from the system, on changed file times, and after a failed reading; tells
     /// of expired keys.
     async fn follow(self, path: PathBuf) {
-        let look = async || {
-            let path = path.clone();
-            off_thread(move || (Places::of(&path), stamp(&path))).await.unwrap_or_default()
-        };
-        let (places, seen) = look().await;
-        let mut watch = KeyWatch::new(places);
+        let at = path.clone();
+        let mut watch = FileWatch::new("agents' keys", move || look(&at)).await;
         let mut complaint = Complaint::default();
         let mut looked = OffsetDateTime::now_utc();
-        // What was read last. Something may have changed between `open` and now.
-        let mut read = self.reread(&path, &mut complaint).await.then_some(seen);
+        // Something may have changed between `open` and now.
+        watch.was_read(self.reread(&path, &mut complaint).await);
         loop {
             let wait = self.next_expiry(looked).map_or(POLL, |left| left.min(POLL));
-            let is_told = watch.changed_within(wait).await;
-            let (places, seen) = look().await;
-            watch.follow(places);
-            if is_told || read.as_ref() != Some(&seen) {
+            if watch.is_due_within(wait).await {
                 // Only what was read is done with: a key that was taken out while, say, no file
                 // could be opened must not stay for good.
-                read = self.reread(&path, &mut complaint).await.then_some(seen);
+                watch.was_read(self.reread(&path, &mut complaint).await);
             }
             let now = OffsetDateTime::now_utc();
             if self.expired_between(looked, now) {
@@ -210,7 +198,9 @@ impl AgentKeys {
                 true
             }
             Some(Err(error)) => {
-                complaint.log(&error);
+                if complaint.is_news(&error, POLL) {
+                    tracing::error!(%error, "keeping agents' keys as they were");
+                }
                 false
             }
             None => {
@@ -235,26 +225,6 @@ impl AgentKeys {
         let list = self.0.list.load();
         list.values().flatten().filter_map(|entry| entry.expires).any(|at| after < at && at <= until)
     }
-}
-
-/// The failure that was logged last, so that it is not repeated for each try.
-#[derive(Debug, Default)]
-struct Complaint(Option<(String, Instant)>);
-
-impl Complaint {
-    fn log(&mut self, error: &KeysError) {
-        let what = error.to_string();
-        let is_known = self.0.as_ref().is_some_and(|(last, when)| *last == what && when.elapsed() < POLL);
-        if !is_known {
-            tracing::error!(%error, "keeping agents' keys as they were");
-            self.0 = Some((what, Instant::now()));
-        }
-    }
-}
-
-/// Runs what reads files where it does not hold up other tasks. `None` when the runtime ends.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
 }
 
 #[cfg(test)]

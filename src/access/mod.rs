@@ -4,7 +4,6 @@
 mod authorized_keys;
 mod identity;
 mod key_files;
-mod key_watch;
 mod keys;
 mod visit;
 

@@ -48,6 +48,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     // Goes on while the gateway drains; the socket's file goes when this function returns.
     let admin_tasks = Tasks::new();
     let draining = visitors.drain_begun();
+    certs.watch(&settings.tls, &visitors);
     let admin = Admin::new(settings.clone(), metrics.clone(), slots.clone(), registry, certs, ssh, draining);
     let (admin_listener, _socket) = settings.admin.as_ref().map(Listener::bind).transpose()?.unzip();
     let bound = listen(&settings, &edge, &slots, &metrics, &visitors)?;

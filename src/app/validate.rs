@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::access::AgentKeys;
-use crate::certs::load_pair;
+use crate::certs::examine;
 use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
 use crate::ssh::host_key;
@@ -27,11 +27,10 @@ pub fn validate(settings: &Settings) -> Result<(), Faults> {
 
 fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
     let mut names = Vec::new();
-    for pair in &settings.tls.certificates {
-        match load_pair(pair) {
-            Ok(served) => names.extend(served.names.iter().cloned()),
-            Err(error) => faults.push(Fault::new("tls.certificates", error.to_string())),
-        }
+    for source in &settings.tls.certificates {
+        let (broken, covered) = examine(source);
+        names.extend(covered);
+        faults.extend(broken.iter().map(|error| Fault::new("tls.certificates", error.to_string())));
     }
     let without_names = settings.listen.is_empty() || settings.tls.dev_ca.is_some();
     if !faults.is_empty() || without_names || names.is_empty() || settings.base.is_stand_in() {
@@ -145,7 +144,7 @@ fn check_agent_keys(settings: &Settings, faults: &mut Vec<Fault>) {
 mod tests {
     use super::*;
     use crate::certs::ensure_dev_certificates;
-    use crate::config::AnyKey;
+    use crate::config::{AnyKey, PemPair};
     use crate::name::HostName;
 
     #[test]
@@ -153,7 +152,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let files = ensure_dev_certificates(&dir.path().join("dev")).expect("made");
         let mut settings = Settings::dev(8443, &dir.path().join("dev"));
-        settings.tls.certificates = vec![files.leaf_pair()];
+        settings.tls.certificates = vec![files.leaf_pair().into()];
         settings.admin = Some(AdminListen::Unix(dir.path().join("admin.sock")));
         assert!(validate(&settings).is_ok());
 
@@ -161,7 +160,8 @@ mod tests {
         let faults = validate(&settings).expect_err("wrong names").to_string();
         assert!(faults.contains("no certificate covers `preview.example.com`"), "{faults}");
 
-        settings.tls.certificates[0].key = PemSource::File(files.ca_key);
+        let mismatched = PemPair { key: PemSource::File(files.ca_key.clone()), ..files.leaf_pair() };
+        settings.tls.certificates = vec![mismatched.into()];
         settings.state_dir = files.cert;
         settings.ssh.host_key = PemSource::Inline("junk".to_owned());
         settings.ssh.any_key = AnyKey::No;

@@ -379,7 +379,7 @@ mod tests {
         let root = tempfile::tempdir().expect("temporary folder");
         let files = ensure_dev_certificates(root.path()).expect("made");
         let mut settings = Settings::dev(8443, root.path());
-        settings.tls.certificates = vec![files.leaf_pair()];
+        settings.tls.certificates = vec![files.leaf_pair().into()];
         settings.tls.dev_ca = Some(files.ca_pair());
         let store = CertStore::from_settings(&settings).expect("loads");
         let host = |text| HostName::parse(text).expect("valid");

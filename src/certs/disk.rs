@@ -54,6 +54,15 @@ pub enum CertError {
         /// What the parser said.
         detail: String,
     },
+    /// A folder without a pair of files.
+    #[error(
+        "`{}` holds no certificate: neither `fullchain.pem` and `privkey.pem` (or `tls.crt` and `tls.key`), nor a folder with them; is the path right?",
+        folder.display()
+    )]
+    NoPair {
+        /// Which folder.
+        folder: std::path::PathBuf,
+    },
     /// A kind of key that is not supported.
     #[error(
         "the private key in {source_name} cannot be used: {detail}; use ECDSA P-256 or P-384, Ed25519 or RSA from 2048 bits"

@@ -6,9 +6,11 @@
 mod challenges;
 mod dev_ca;
 mod disk;
+mod given;
 mod store;
 
 pub use challenges::{Answering, Challenges};
 pub use dev_ca::{DevFiles, DevIssuer, ensure_dev_certificates};
 pub use disk::{CertError, load_pair, parse_certificates, read_source};
+pub use given::examine;
 pub use store::{CertStore, Served};

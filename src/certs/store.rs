@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 
-use super::disk::name_of;
-use super::{CertError, DevIssuer, load_pair};
-use crate::config::{PemPair, Settings};
+use super::{CertError, DevIssuer, given};
+use crate::config::{Settings, TlsSettings};
 use crate::name::HostName;
+use crate::net::Tasks;
 
 /// A certificate that can be shown, and what is known of it.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct CertStore(Arc<Inner>);
 struct Inner {
     files: ArcSwap<Shelf>,
     ordered: ArcSwap<Shelf>,
+    /// What `files` was read from, for whoever reads it anew.
+    held: Mutex<given::Held>,
     dev: Option<DevIssuer>,
     /// Whose certificate is for clients that send no SNI, where no file is there for them.
     base: Option<HostName>,
@@ -78,32 +81,39 @@ struct Shelf {
 }
 
 impl CertStore {
-    /// Reads the operator's pairs. The first is for clients that send no SNI; of two with the
-    /// same name, the earlier is shown. Reads files: not for a busy task.
-    ///
-    /// # Errors
-    /// For the first pair that cannot be used.
-    pub fn load(pairs: &[PemPair]) -> Result<Self, CertError> {
+    #[cfg(test)]
+    fn of(all: Vec<Arc<Served>>) -> Self {
         let store = Self::default();
-        store.replace_files(read(pairs)?);
-        Ok(store)
+        store.replace_files(all);
+        store
     }
 
-    /// As [`CertStore::load`], with all that the settings say: the development CA, and whose
-    /// certificate stands in where none covers a name.
+    /// Reads what the settings name: the operator's certificates, of which the first is for
+    /// clients that send no SNI, and of two with the same name the earlier is shown; the
+    /// development CA; whose certificate stands in where none covers a name. Does not notice
+    /// changes until [`CertStore::watch`] is called. Reads files: not for a busy task.
     ///
     /// # Errors
-    /// As [`CertStore::load`], and when the CA's files cannot be used.
+    /// For the first pair that cannot be used, a folder that holds none, and when the CA's files
+    /// cannot be used.
     pub fn from_settings(settings: &Settings) -> Result<Self, CertError> {
         let tls = &settings.tls;
+        let held = given::read(&tls.certificates)?;
         let store = Self(Arc::new(Inner {
             dev: tls.dev_ca.as_ref().map(DevIssuer::load).transpose()?,
             base: Some(settings.base.host.clone()),
             default: tls.default.clone(),
             ..Inner::default()
         }));
-        store.replace_files(read(&tls.certificates)?);
+        store.replace_files(held.all());
+        *store.0.held.lock() = held;
         Ok(store)
+    }
+
+    /// Reads the operator's certificates anew when they change, until draining begins.
+    pub fn watch(&self, settings: &TlsSettings, tasks: &Tasks) {
+        let held = std::mem::take(&mut *self.0.held.lock());
+        given::watch(self.clone(), held, settings.certificates.clone(), tasks);
     }
 
     /// The certificate to show. The operator's come before those that were ordered, and in both
@@ -198,20 +208,11 @@ impl Shelf {
     }
 }
 
-/// Reads pairs, and warns of what clients will refuse.
-fn read(pairs: &[PemPair]) -> Result<Vec<Arc<Served>>, CertError> {
-    let read = |pair: &PemPair| {
-        let served = load_pair(pair)?;
-        served.warn(&name_of(&pair.cert));
-        Ok(Arc::new(served))
-    };
-    pairs.iter().map(read).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::PemSource;
+    use crate::certs::load_pair;
+    use crate::config::{PemPair, PemSource};
 
     fn pair(names: &[&str]) -> PemPair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -232,11 +233,10 @@ mod tests {
 
     #[test]
     fn exact_before_wildcard_and_no_guess() {
-        let store = CertStore::load(&[
-            pair(&["example.com", "*.example.com", "::1"]),
-            pair(&["special.example.com", "other.example"]),
-        ])
-        .expect("valid pairs");
+        let store = CertStore::of(vec![
+            served(&["example.com", "*.example.com", "::1"]),
+            served(&["special.example.com", "other.example"]),
+        ]);
         let names = |sni: &str| shown(&store, sni).map(|served| served.names[0].clone());
         assert_eq!(names("example.com").as_deref(), Some("example.com"));
         assert_eq!(names("Web-abc.example.com").as_deref(), Some("example.com"));
@@ -246,12 +246,12 @@ mod tests {
         assert_eq!(names("test"), None);
         let first = store.select(None).expect("the first");
         assert_eq!(first.names.to_vec(), ["example.com", "*.example.com", "[::1]"]);
-        assert!(CertStore::load(&[]).expect("nothing to read").select(None).is_none());
+        assert!(CertStore::default().select(None).is_none());
     }
 
     #[test]
     fn files_win_and_what_was_ordered_is_swapped() {
-        let store = CertStore::load(&[pair(&["*.a.test"])]).expect("valid pairs");
+        let store = CertStore::of(vec![served(&["*.a.test"])]);
         let (one, two) = (served(&["x.a.test"]), served(&["b.test"]));
         store.put(one);
         store.put(two.clone());
@@ -274,7 +274,7 @@ mod tests {
     fn a_certificate_can_be_named_for_all_other_names() {
         let mut settings = Settings::dev(8443, std::path::Path::new("certs/dev"));
         settings.base.host = HostName::parse("gw.test").expect("valid");
-        settings.tls.certificates = vec![pair(&["a.test"])];
+        settings.tls.certificates = vec![pair(&["a.test"]).into()];
         settings.tls.default = Some(HostName::parse("b.test").expect("valid"));
         let store = CertStore::from_settings(&settings).expect("valid pairs");
         assert!(shown(&store, "c.test").is_none(), "it is not there yet");

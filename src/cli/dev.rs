@@ -28,8 +28,11 @@ pub fn run(port: u16, state_dir: &Path) -> anyhow::Result<()> {
     }
     oneport::observe::init_logging(settings.log.format, &settings.log.filter).map_err(anyhow::Error::msg)?;
     let files = ensure_dev_certificates(state_dir)?;
-    settings.tls =
-        TlsSettings { certificates: vec![files.leaf_pair()], dev_ca: Some(files.ca_pair()), default: None };
+    settings.tls = TlsSettings {
+        certificates: vec![files.leaf_pair().into()],
+        dev_ca: Some(files.ca_pair()),
+        default: None,
+    };
     if !has_ipv6_loopback() {
         tracing::info!("this machine has no [::1]; listening on 127.0.0.1 only");
         settings.listen.retain(SocketAddr::is_ipv4);

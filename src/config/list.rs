@@ -63,9 +63,9 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "tls.certificates",
-        "list of {cert, key}",
+        "list of {cert, key} or {folder}",
         "",
-        "PEM files: certificate chain (leaf first) and private key. The first pair is shown to clients without SNI. In the variable: `cert.pem:key.pem`, commas between pairs. Required unless only plain listeners are meant.",
+        "PEM files: certificate chain (leaf first) and private key; or a folder of them: `fullchain.pem` and `privkey.pem` (or `tls.crt` and `tls.key`), itself or in a folder for each, as in certbot's `live`. Reread when they change. The first is shown to clients without SNI. In the variable: `cert.pem:key.pem` or `folder/`, commas between them. Required unless only plain listeners are meant.",
     ),
     setting(
         "tls.default",

@@ -13,6 +13,7 @@ mod resolve;
 mod routes;
 mod settings;
 mod value;
+pub mod watch;
 mod written;
 
 use std::path::Path;
@@ -20,8 +21,8 @@ use std::path::Path;
 pub use fault::{Fault, Faults};
 pub use list::{SETTINGS, Setting};
 pub use settings::{
-    AdminListen, AnyKey, BackendAddr, BaseUrl, HttpSettings, Limits, LogSettings, LoginSettings, PemPair,
-    PemSource, RouteSettings, Secret, Settings, SshSettings, TlsSettings,
+    AdminListen, AnyKey, BackendAddr, BaseUrl, CertificateSource, HttpSettings, Limits, LogSettings,
+    LoginSettings, PemPair, PemSource, RouteSettings, Secret, Settings, SshSettings, TlsSettings,
 };
 
 /// Reads the file, if one is given, and the environment, which wins.

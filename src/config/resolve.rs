@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::list::find;
 use super::routes;
 use super::value::{
-    self, list, parse_admin, parse_base_url, parse_colon_pair, parse_network, parse_pair, text,
+    self, list, parse_admin, parse_base_url, parse_certificate, parse_colon_pair, parse_network, text,
 };
 use super::written::{Value, Written};
 use super::{
-    AdminListen, AnyKey, BaseUrl, Fault, Faults, HttpSettings, Limits, LogSettings, PemPair, PemSource,
-    RouteSettings, Settings, SshSettings, TlsSettings,
+    AdminListen, AnyKey, BaseUrl, CertificateSource, Fault, Faults, HttpSettings, Limits, LogSettings,
+    PemSource, RouteSettings, Settings, SshSettings, TlsSettings,
 };
 use crate::name::HostName;
 use crate::observe::LogFormat;
@@ -85,14 +85,14 @@ impl Resolver {
         self.read("base_url", |value| parse_base_url(text(value).unwrap_or_default()))
     }
 
-    fn certificates(&mut self) -> Vec<PemPair> {
+    fn certificates(&mut self) -> Vec<CertificateSource> {
         const PATH: &str = "tls.certificates";
         let Some(given) = self.written.given.get(PATH) else { return Vec::new() };
-        let relative = |path: &str| PemSource::File(place(path, given.folder.as_deref()));
+        let relative = |path: &str| place(path, given.folder.as_deref());
         let parsed = match &given.value {
-            Value::Pair(pair) => vec![Ok(pair.clone())],
+            Value::Pair(pair) => vec![Ok(pair.clone().into())],
             Value::Toml(toml::Value::Array(items)) => {
-                items.iter().map(|item| parse_pair(item, relative)).collect()
+                items.iter().map(|item| parse_certificate(item, relative)).collect()
             }
             Value::Text(text) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());

@@ -127,11 +127,26 @@ impl std::fmt::Display for BackendAddr {
 #[derive(Clone, Debug, Default)]
 pub struct TlsSettings {
     /// Certificates given by the operator. The first is shown to clients that send no SNI.
-    pub certificates: Vec<PemPair>,
+    pub certificates: Vec<CertificateSource>,
     /// The development CA, which signs for names under `localhost` as they are asked for.
     pub dev_ca: Option<PemPair>,
     /// Whose certificate is shown where none covers the name asked for. `None`: none is.
     pub default: Option<HostName>,
+}
+
+/// Where certificates given by the operator are.
+#[derive(Clone, Debug)]
+pub enum CertificateSource {
+    /// Here.
+    Pair(PemPair),
+    /// In this folder: one pair of files, or a folder for each pair, as in certbot's `live`.
+    Folder(PathBuf),
+}
+
+impl From<PemPair> for CertificateSource {
+    fn from(pair: PemPair) -> Self {
+        Self::Pair(pair)
+    }
 }
 
 /// A certificate chain and its private key.

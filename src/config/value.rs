@@ -1,14 +1,14 @@
 //! How single values are written: durations, sizes, switches, lists, URLs, pairs.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::resolve::place;
 use super::written::Value;
-use super::{AdminListen, BaseUrl, PemPair, PemSource};
+use super::{AdminListen, BaseUrl, CertificateSource, PemPair, PemSource};
 use crate::name::HostName;
 
 /// Reads `30s`, `500ms`, `1h30m`: numbers with units, largest first is usual but not required.
@@ -160,28 +160,45 @@ pub(super) fn parse_network(item: &str) -> Result<IpNet, String> {
     item.parse::<IpNet>().or_else(|_| item.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| bad())
 }
 
-pub(super) fn parse_pair(
+/// Reads a pair of files, or a folder of pairs.
+pub(super) fn parse_certificate(
     item: &toml::Value,
-    relative: impl Fn(&str) -> PemSource,
-) -> Result<PemPair, String> {
-    const HINT: &str = "write `{ cert = \"cert.pem\", key = \"key.pem\" }`";
+    relative: impl Fn(&str) -> PathBuf,
+) -> Result<CertificateSource, String> {
+    const HINT: &str =
+        "write `{ cert = \"cert.pem\", key = \"key.pem\" }`, or `{ folder = \"/etc/letsencrypt/live\" }`";
     let table = item.as_table().ok_or_else(|| format!("`{item}` is not a pair; {HINT}"))?;
-    if let Some(unknown) = table.keys().find(|key| !["cert", "key"].contains(&key.as_str())) {
+    if let Some(unknown) = table.keys().find(|key| !["cert", "key", "folder"].contains(&key.as_str())) {
         return Err(format!("a pair has no `{unknown}`; {HINT}"));
     }
-    let file = |name: &str| {
+    let path = |name: &str| {
         let path = table.get(name).and_then(toml::Value::as_str).filter(|path| !path.is_empty());
         path.map(&relative).ok_or_else(|| format!("a pair without the path of its `{name}`; {HINT}"))
     };
-    Ok(PemPair { cert: file("cert")?, key: file("key")? })
+    if !table.contains_key("folder") {
+        let (cert, key) = (PemSource::File(path("cert")?), PemSource::File(path("key")?));
+        return Ok(PemPair { cert, key }.into());
+    }
+    if table.len() > 1 {
+        return Err(format!("`folder` stands for itself, without `cert` and `key`; {HINT}"));
+    }
+    path("folder").map(CertificateSource::Folder)
 }
 
-pub(super) fn parse_colon_pair(item: &str, relative: impl Fn(&str) -> PemSource) -> Result<PemPair, String> {
+/// Reads `cert.pem:key.pem`, or `folder/`.
+pub(super) fn parse_colon_pair(
+    item: &str,
+    relative: impl Fn(&str) -> PathBuf,
+) -> Result<CertificateSource, String> {
     match item.split_once(':') {
         Some((cert, key)) if !cert.is_empty() && !key.is_empty() => {
-            Ok(PemPair { cert: relative(cert), key: relative(key) })
+            let (cert, key) = (PemSource::File(relative(cert)), PemSource::File(relative(key)));
+            Ok(PemPair { cert, key }.into())
         }
-        _ => Err(format!("`{item}` is not a pair; write `cert.pem:key.pem`, with commas between pairs")),
+        None if item.ends_with('/') => Ok(CertificateSource::Folder(relative(item))),
+        _ => Err(format!(
+            "`{item}` is not a pair; write `cert.pem:key.pem`, or `folder/` with the slash, and commas between them"
+        )),
     }
 }
 

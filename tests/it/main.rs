@@ -1,6 +1,7 @@
 //! The promises, each shown with real programs against the real binary.
 
 mod admin;
+mod certificate_files;
 mod channels;
 mod classify;
 mod config;

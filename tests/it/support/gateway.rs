@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use toml::Table;
 
 use super::SOON;
-use super::ca::Ca;
+use super::ca::{Ca, Leaf};
 use super::process::{Output, Process};
 
 /// The program under test.
@@ -186,6 +186,11 @@ impl Gateway {
     #[track_caller]
     pub fn address_of(&self, what: &str) -> SocketAddr {
         self.process.err.wait(&format!("listener `{what}`"), SOON, |log| bound(log, what))
+    }
+
+    /// One more certificate of its authority's.
+    pub fn leaf(&self, file: &str, names: &[&str]) -> Leaf {
+        self.setup.ca.leaf(file, names)
     }
 
     /// A path in the gateway's folder.
