@@ -1,9 +1,10 @@
-//! The command line: `dev`, `serve`, `connect`.
+//! The command line: `dev`, `serve`, `connect`, `token`.
 
 mod cli;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use oneport::agent::ConnectOptions;
@@ -36,6 +37,19 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Print a token that opens the private tunnels of an agent's key.
+    Token {
+        /// The agent's private key, or its public half where an ssh-agent has the key. Default: what
+        /// `ssh` itself would take.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// How long the token is valid, such as `15m` or `30d`.
+        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = oneport::config::parse_duration)]
+        ttl: Duration,
+        /// Print the key's profile id instead.
+        #[arg(long)]
+        profile: bool,
+    },
     /// Be OpenSSH's ProxyCommand: TLS to HOST:PORT, then standard input and output.
     Connect {
         /// Where to; in a ProxyCommand write `%h:%p`.
@@ -57,6 +71,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev { port, state_dir } => cli::dev(port, &state_dir).map(|()| ExitCode::SUCCESS),
         Command::Serve { config, check } => cli::serve(config, check),
+        Command::Token { key, ttl, profile } => cli::token(key.as_deref(), ttl, profile),
         Command::Connect { target, ca, insecure, servername } => {
             cli::connect(&target, ConnectOptions { ca, insecure, server_name: servername })
         }

@@ -34,7 +34,7 @@ impl Identity {
 
 /// The required members of the key's JWK in lexicographic order (RFC 7638, section 3.2; RFC 8037
 /// for Ed25519).
-fn canonical_jwk(key: &PublicKey) -> Option<String> {
+pub(super) fn canonical_jwk(key: &PublicKey) -> Option<String> {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
     use russh::keys::ssh_key::public::KeyData;

@@ -1,6 +1,12 @@
 //! May this visitor see this tunnel?
 
+use std::borrow::Cow;
 use std::fmt;
+
+use time::OffsetDateTime;
+
+use super::issuers::{Issuers, Refused};
+use super::{Identity, TokenFault};
 
 /// Who may visit a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -8,7 +14,7 @@ pub enum AccessLevel {
     /// Everybody.
     #[default]
     Public,
-    /// Nobody yet; who shows a token of the tunnel's owner, once there are tokens.
+    /// Who shows a token for the profile of the tunnel's owner.
     Private,
 }
 
@@ -21,52 +27,126 @@ impl fmt::Display for AccessLevel {
     }
 }
 
+/// How a visitor showed a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `Authorization: Bearer` (RFC 6750).
+    Bearer,
+    /// `Authorization: Basic` with the user name of tokens (RFC 7617).
+    Basic,
+    /// A cookie.
+    Cookie,
+}
+
+/// What a visitor shows of who they are.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials<'a> {
+    /// The token in `Authorization`, if it is one that could be ours.
+    pub authorization: Option<(Way, Cow<'a, str>)>,
+    /// The token in a cookie.
+    pub cookie: Option<&'a str>,
+}
+
 /// Proof that a visit was allowed. Only this room makes one.
 #[derive(Debug)]
-pub struct Permit(());
+pub struct Permit {
+    /// How the token came that the visit was allowed for; `None` where none was needed.
+    pub by: Option<Way>,
+    /// When the token ends, if one was needed and it does.
+    pub until: Option<OffsetDateTime>,
+}
+
+impl Permit {
+    const fn free() -> Self {
+        Self { by: None, until: None }
+    }
+}
 
 /// Why a visit was not allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
-    /// The tunnel is private and the visitor has not shown who they are.
+    /// The visitor has not shown who they are.
     #[error("this tunnel is private")]
     LoginRequired,
+    /// What they showed does not hold.
+    #[error("{fault}")]
+    BadToken {
+        /// How it came.
+        way: Way,
+        /// What is wrong with it.
+        fault: TokenFault,
+    },
+    /// What they showed holds, but not for this tunnel.
+    #[error("the token is valid, but does not name the profile of this tunnel's agent")]
+    OtherProfile,
 }
 
 /// What is asked of a tunnel, as far as it matters here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Request<'a> {
     /// The method.
     pub method: &'a http::Method,
     /// Whether there is a head and nothing else: no body, no protocol switch.
     pub is_bare: bool,
+    /// What the visitor shows of who they are.
+    pub credentials: Credentials<'a>,
 }
 
-/// Decides whether a request may go on to a tunnel of this level.
+/// Whom a visit is to.
+#[derive(Clone, Copy, Debug)]
+pub enum Host<'a> {
+    /// A route, which everybody may visit.
+    Route,
+    /// A tunnel of this level and owner.
+    Tunnel(AccessLevel, &'a Identity),
+}
+
+/// Decides whether a request may go on.
 ///
 /// A bare `OPTIONS` passes without a token, because browsers send a CORS preflight without one;
 /// anything more than bare would be a way in.
 ///
 /// # Errors
 /// When it may not.
-pub fn visit(level: AccessLevel, request: Request<'_>) -> Result<Permit, Denial> {
-    match level {
-        AccessLevel::Public => Ok(Permit(())),
-        AccessLevel::Private if request.is_bare && request.method == http::Method::OPTIONS => Ok(Permit(())),
-        AccessLevel::Private => Err(Denial::LoginRequired),
+pub fn visit(issuers: &Issuers, host: Host<'_>, request: &Request<'_>) -> Result<Permit, Denial> {
+    match host {
+        Host::Route | Host::Tunnel(AccessLevel::Public, _) => Ok(Permit::free()),
+        Host::Tunnel(AccessLevel::Private, _)
+            if request.is_bare && request.method == http::Method::OPTIONS =>
+        {
+            Ok(Permit::free())
+        }
+        Host::Tunnel(AccessLevel::Private, owner) => authenticate(issuers, owner, &request.credentials),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_private_tunnel_lets_only_a_bare_preflight_through() {
-        let may = |level, method: &http::Method, is_bare| visit(level, Request { method, is_bare }).is_ok();
-        assert!(may(AccessLevel::Public, &http::Method::POST, false));
-        assert!(may(AccessLevel::Private, &http::Method::OPTIONS, true));
-        assert!(!may(AccessLevel::Private, &http::Method::OPTIONS, false));
-        assert!(!may(AccessLevel::Private, &http::Method::GET, true));
+/// Decides whether somebody is the owner's, or was let in by an issuer for the owner's profile.
+///
+/// A cookie that holds comes first: `Authorization` is then the service's own business. One that
+/// does not is as good as none, for the browser cannot help it.
+///
+/// # Errors
+/// When they are not.
+pub fn authenticate(
+    issuers: &Issuers,
+    owner: &Identity,
+    credentials: &Credentials<'_>,
+) -> Result<Permit, Denial> {
+    let permit = |by, claims: super::Claims| Permit { by: Some(by), until: claims.expires };
+    let by_cookie = credentials.cookie.map(|token| issuers.judge(token, owner));
+    if let Some(Ok(claims)) = by_cookie {
+        return Ok(permit(Way::Cookie, claims));
+    }
+    if let Some((way, token)) = &credentials.authorization {
+        return match issuers.judge(token, owner) {
+            Ok(claims) => Ok(permit(*way, claims)),
+            Err(Refused::Fault(fault)) => Err(Denial::BadToken { way: *way, fault }),
+            Err(Refused::OtherProfile) => Err(Denial::OtherProfile),
+        };
+    }
+    match by_cookie {
+        // Logging in again would not help.
+        Some(Err(Refused::OtherProfile)) => Err(Denial::OtherProfile),
+        _ => Err(Denial::LoginRequired),
     }
 }

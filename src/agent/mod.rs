@@ -5,6 +5,8 @@
 mod connect;
 mod stdio;
 mod tls;
+mod token;
 
 pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectOptions, connect, dial};
 pub use stdio::Stdio;
+pub use token::{SigningKey, TokenError};

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::access::{AgentKeys, KeysError};
+use crate::access::{AgentKeys, IssuerError, Issuers, KeysError};
 use crate::admin::AdminError;
 use crate::certs::{CertError, CertStore, Challenges};
 use crate::config::Settings;
@@ -23,6 +23,9 @@ pub enum AppError {
     /// The agents' keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// An issuer's key cannot be used.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     /// The host key.
     #[error(transparent)]
     HostKey(#[from] host_key::HostKeyError),
@@ -75,9 +78,16 @@ pub fn provision(
     let keys = AgentKeys::open(settings.ssh.authorized_keys.as_deref(), settings.ssh.any_key)?;
     let host_key = host_key::load(&settings.ssh.host_key)?;
     let registry = Registry::new();
+    let issuers = Issuers::open(&settings.access)?;
     let challenges = Challenges::default();
-    let http =
-        Http::new(settings.clone(), registry.clone(), challenges.clone(), visitors.clone(), metrics.clone());
+    let http = Http::new(
+        settings.clone(),
+        registry.clone(),
+        issuers,
+        challenges.clone(),
+        visitors.clone(),
+        metrics.clone(),
+    );
     let closing = visitors.drain_begun();
     let ssh = Ssh::new(
         settings.clone(),

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::access::AgentKeys;
+use crate::access::{AgentKeys, Issuers};
 use crate::certs::examine;
 use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
@@ -21,6 +21,9 @@ pub fn validate(settings: &Settings) -> Result<(), Faults> {
     check_state_dir(settings, &mut faults);
     check_host_key(settings, &mut faults);
     check_agent_keys(settings, &mut faults);
+    if let Err(error) = Issuers::open(&settings.access) {
+        faults.push(Fault::new("access.issuer", error.to_string()));
+    }
     check_admin(settings, &mut faults);
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
 }

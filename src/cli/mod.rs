@@ -1,6 +1,7 @@
 //! What the commands do. Nothing else in the project writes to the standard streams.
 
 mod dev;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use oneport::app::Bound;
 use oneport::config::Settings;
 
 pub use dev::run as dev;
+pub use token::run as token;
 
 /// Exit code for a configuration that is not valid.
 const EXIT_INVALID: u8 = 2;
@@ -36,11 +38,6 @@ pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
     if check {
         print("the configuration is valid\n");
         return Ok(ExitCode::SUCCESS);
-    }
-    if settings.login.is_given() {
-        tracing::warn!(
-            "COOKIE_SECRETS and SAAS_* have no effect yet: logging in to private tunnels is still to come"
-        );
     }
     run_gateway(settings, |_| {})?;
     Ok(ExitCode::SUCCESS)

@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::list::{ENV_PREFIX, SETTINGS, Setting, nearest};
-use super::written::{Value, Written};
-use super::{Fault, LoginSettings, PemPair, PemSource, Secret};
+use super::written::{Value, Written, WrittenLogin};
+use super::{Fault, PemPair, PemSource, Secret};
 
 /// Reads the variables; what their values mean is not looked at. Of two that set the same, the
 /// one with `ONEPORT_` counts. An empty variable counts as absent, except for a list. Unknown
@@ -146,7 +146,6 @@ impl Reader<'_> {
         }
     }
 
-    /// Who may see private tunnels is not decided yet; what is set for it is looked at lightly.
     fn login(&mut self) {
         let secrets: Vec<Secret> = self
             .get("COOKIE_SECRETS")
@@ -161,7 +160,7 @@ impl Reader<'_> {
             self.fault("SAAS_BASE_URL", "not an `https://` URL; write it whole");
         }
         let issuer = self.get("SAAS_JWT_ISSUER").map(str::to_owned);
-        self.written.login = LoginSettings { cookie_secrets: secrets, public_key, issuer, base_url };
+        self.written.login = WrittenLogin { cookie_secrets: secrets, public_key, issuer, base_url };
     }
 }
 

@@ -109,6 +109,18 @@ pub const SETTINGS: &[Setting] = &[
     setting("ssh.max_forwards", "number", "64", "Tunnels that one session may offer."),
     setting("ssh.max_channels", "number", "512", "Channels that are open on one session at most."),
     setting(
+        "access.issuer",
+        "list of {name, key or jwks, audience, profiles_claim}",
+        "",
+        "Whose tokens (JWT) open private tunnels, beside those of agents' own keys: `name` is their `iss`; `key` a public key in a PEM file, or `jwks` a file with a set of keys; `audience` the `aud` that they must have; `profiles_claim` (`profiles`) the claim that lists the profiles whose tunnels they open. In the variable: `NAME=KEY.pem`, commas between issuers.",
+    ),
+    setting(
+        "access.allow_unexpiring_tokens",
+        "true or false",
+        "true",
+        "Whether a token of an agent's own key may lack `exp` and be valid for ever, as existing agents make them. Tokens of issuers may not.",
+    ),
+    setting(
         "http.trusted_proxies",
         "list of networks",
         "",

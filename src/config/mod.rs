@@ -8,6 +8,7 @@ mod fault;
 mod file;
 #[cfg(test)]
 mod golden;
+mod issuers;
 mod list;
 mod resolve;
 mod routes;
@@ -21,9 +22,18 @@ use std::path::Path;
 pub use fault::{Fault, Faults};
 pub use list::{SETTINGS, Setting};
 pub use settings::{
-    AdminListen, AnyKey, BackendAddr, BaseUrl, CertificateSource, HttpSettings, Limits, LogSettings,
-    LoginSettings, PemPair, PemSource, RouteSettings, Secret, Settings, SshSettings, TlsSettings,
+    AccessSettings, AdminListen, AnyKey, BackendAddr, BaseUrl, CertificateSource, HttpSettings, IssuerKeys,
+    IssuerSettings, Limits, LogSettings, PemPair, PemSource, RouteSettings, Secret, Settings, SshSettings,
+    TlsSettings,
 };
+
+/// Reads a duration as settings have it, such as `30s` or `1h30m`.
+///
+/// # Errors
+/// When it is none, in words.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    value::duration(&written::Value::Text(text.to_owned()))
+}
 
 /// Reads the file, if one is given, and the environment, which wins.
 ///

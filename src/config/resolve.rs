@@ -1,5 +1,7 @@
 //! What was written → what it means. Goes on after a fault, so that all are found at once.
 
+mod access;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -47,7 +49,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     let http = r.http();
     let limits = r.limits();
     let log = r.log();
-    let login = std::mem::take(&mut r.written.login);
+    let access = r.access();
     let base = base.unwrap_or_else(BaseUrl::stand_in);
     let settings = Settings {
         listen,
@@ -61,7 +63,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
         ssh,
         http,
         limits,
-        login,
+        access,
         admin,
         log,
     };

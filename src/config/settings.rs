@@ -35,8 +35,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// Bounds.
     pub limits: Limits,
-    /// Who may see private tunnels, as far as it is written.
-    pub login: LoginSettings,
+    /// Who may see private tunnels.
+    pub access: AccessSettings,
     /// Where figures and health are served. `None`: nowhere.
     pub admin: Option<AdminListen>,
     /// Logs.
@@ -273,28 +273,40 @@ pub struct LogSettings {
     pub filter: String,
 }
 
-/// What is written about logging in to private tunnels. Kept for later: nothing reads it yet.
+/// Who may see private tunnels.
 #[derive(Clone, Debug, Default)]
-pub struct LoginSettings {
-    /// What session cookies are protected with; the first makes new ones.
-    pub cookie_secrets: Vec<Secret>,
-    /// The public key (PEM) of the second issuer of tokens.
-    pub public_key: Option<String>,
-    /// The name of the second issuer.
-    pub issuer: Option<String>,
-    /// Where its identity provider is.
-    pub base_url: Option<String>,
+pub struct AccessSettings {
+    /// Whose tokens are believed, beside those of agents' own keys.
+    pub issuers: Vec<IssuerSettings>,
+    /// Whether a token of an agent's key may be valid for ever.
+    pub allow_unexpiring_tokens: bool,
+    /// What session cookies are sealed with; the first makes new ones.
+    pub secrets: Vec<Secret>,
+    /// Where people log in who came with a browser: the base URL of the hosted service that
+    /// existing agents know.
+    pub login_url: Option<String>,
 }
 
-impl LoginSettings {
-    /// Whether anything is written.
-    #[must_use]
-    pub fn is_given(&self) -> bool {
-        !self.cookie_secrets.is_empty()
-            || self.public_key.is_some()
-            || self.issuer.is_some()
-            || self.base_url.is_some()
-    }
+/// Somebody whose tokens are believed.
+#[derive(Clone, Debug)]
+pub struct IssuerSettings {
+    /// The `iss` of their tokens.
+    pub name: String,
+    /// What their tokens are checked with.
+    pub keys: IssuerKeys,
+    /// The `aud` that their tokens must have; `None`: any or none.
+    pub audience: Option<String>,
+    /// The claim that names the profiles whose tunnels a token opens.
+    pub profiles_claim: String,
+}
+
+/// Where an issuer's keys are.
+#[derive(Clone, Debug)]
+pub enum IssuerKeys {
+    /// One public key in PEM form.
+    Pem(PemSource),
+    /// A set of them (RFC 7517).
+    Jwks(PemSource),
 }
 
 /// A text that is never printed.

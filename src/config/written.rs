@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{LoginSettings, PemPair};
+use super::{PemPair, Secret};
 
 /// Everything that was written, by the path of its setting.
 #[derive(Debug, Default)]
@@ -11,9 +11,19 @@ pub(super) struct Written {
     pub(super) given: BTreeMap<&'static str, Given>,
     /// Settings that were written so badly that there is no value; said already.
     pub(super) broken: BTreeSet<&'static str>,
-    pub(super) login: LoginSettings,
+    pub(super) login: WrittenLogin,
     /// What `listen` is where nothing says it, if that differs from its default.
     pub(super) default_listen: Option<&'static str>,
+}
+
+/// What the old container's variables say of logins.
+#[derive(Debug, Default)]
+pub(super) struct WrittenLogin {
+    pub(super) cookie_secrets: Vec<Secret>,
+    /// In PEM form.
+    pub(super) public_key: Option<String>,
+    pub(super) issuer: Option<String>,
+    pub(super) base_url: Option<String>,
 }
 
 /// A value and its origin.

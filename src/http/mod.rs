@@ -5,6 +5,8 @@ mod body;
 mod coding;
 mod connection;
 mod cork;
+mod credentials;
+mod denial;
 mod forward;
 mod guard;
 mod head;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 
 use pool::Pool;
 
+use crate::access::Issuers;
 use crate::certs::Challenges;
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
@@ -58,6 +61,7 @@ pub struct TlsFacts {
 pub struct Http {
     settings: Arc<Settings>,
     registry: Registry,
+    issuers: Issuers,
     routes: Routes,
     challenges: Challenges,
     tasks: Tasks,
@@ -71,6 +75,7 @@ impl Http {
     pub fn new(
         settings: Arc<Settings>,
         registry: Registry,
+        issuers: Issuers,
         challenges: Challenges,
         tasks: Tasks,
         metrics: Arc<Metrics>,
@@ -79,7 +84,7 @@ impl Http {
         let pool =
             Pool::new(tasks.clone(), metrics.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
         let routes = Routes::of(&settings.routes, kept.upstream_max);
-        Arc::new(Self { settings, registry, routes, challenges, tasks, pool, metrics })
+        Arc::new(Self { settings, registry, issuers, routes, challenges, tasks, pool, metrics })
     }
 
     /// Serves one connection to its end, which is the value. HTTP/2 when ALPN chose it, else

@@ -1,10 +1,16 @@
 //! The gateway's own hosts: `auth.` and `api.` below the base host, and the base host itself.
 
-use http::{Method, Response, StatusCode};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 
-use super::body::Answer;
+use super::Http;
+use super::body::{Answer, Outgoing};
+use super::credentials::credentials;
+use super::denial::{escape as escape_query, unauthorized};
 use super::respond::{Failure, Form, escape, own, page};
 use super::route::Own;
+use crate::access;
 use crate::config::BaseUrl;
 use crate::name::HostName;
 use crate::observe::Reason;
@@ -12,38 +18,91 @@ use crate::observe::Reason;
 /// Answers a request that is for the gateway itself.
 ///
 /// # Errors
-/// When there is nothing under this path, or not with this method.
+/// When there is nothing under this path, or not with this method, or not for this visitor.
 pub(super) fn answer(
+    http: &Http,
     place: Own,
-    method: &Method,
-    path: &str,
+    request: &Request<Outgoing>,
     form: Form,
-    base: &BaseUrl,
 ) -> Result<Response<Answer>, Failure> {
-    let is_read = matches!(*method, Method::GET | Method::HEAD);
-    match (place, path) {
-        (Own::Service, "/healthz") if is_read => Ok(own(StatusCode::OK, Form::Text, "OK\n")),
-        (Own::Base, "/") if is_read => Ok(front_page(form, base)),
-        (Own::Service, "/healthz") | (Own::Base, "/") => Err(Failure::new(
-            Reason::MethodNotAllowed,
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET and HEAD are for this path",
-            "use one of these methods",
-        )),
-        // Who may log in or list tunnels is still to come; until then nobody has a valid token.
-        (Own::Service, path) if path == "/login" || path.starts_with("/profiles/") => Err(Failure::new(
-            Reason::LoginRequired,
-            StatusCode::UNAUTHORIZED,
-            "this needs a valid token",
-            "ask the operator of this gateway",
-        )),
-        _ => Err(Failure::new(
+    let (uri, base) = (request.uri(), &http.settings.base);
+    let profile = uri.path().strip_prefix("/profiles/").and_then(|rest| rest.strip_suffix("/tunnels"));
+    let known = matches!(
+        (place, uri.path(), profile),
+        (Own::Service, "/healthz" | "/login", _) | (Own::Base, "/", _) | (Own::Service, _, Some(_))
+    );
+    if !known {
+        return Err(Failure::new(
             Reason::NotFound,
             StatusCode::NOT_FOUND,
             "there is nothing here under this path",
             format!("tunnels are at `{}`; check the host and the path", pattern(base)),
-        )),
+        ));
     }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Failure::new(
+            Reason::MethodNotAllowed,
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD are for this path",
+            "use one of these methods",
+        ));
+    }
+    match (uri.path(), profile) {
+        (_, Some(profile)) => tunnels_of(http, profile, request.headers()),
+        ("/login", _) => login(http, request),
+        ("/healthz", _) => Ok(own(StatusCode::OK, Form::Text, "OK\n")),
+        _ => Ok(front_page(form, base)),
+    }
+}
+
+/// The tunnels of a profile, for who may see them.
+fn tunnels_of(http: &Http, profile: &str, headers: &HeaderMap) -> Result<Response<Answer>, Failure> {
+    let profile = percent_decode_str(profile).decode_utf8_lossy();
+    let tunnels = http.registry.of_profile(&profile);
+    let Some(first) = tunnels.first() else {
+        return Err(Failure::new(
+            Reason::NotFound,
+            StatusCode::NOT_FOUND,
+            format!("no agent of the profile `{profile}` offers anything now"),
+            "check the profile's id; `oneport token --profile` prints it",
+        ));
+    };
+    access::authenticate(&http.issuers, &first.owner, &credentials(headers))
+        .map_err(|denial| unauthorized(&denial))?;
+    let list: Vec<_> = tunnels
+        .iter()
+        .map(|tunnel| {
+            serde_json::json!({
+                "envId": &*tunnel.env_id,
+                "hostname": tunnel.name.as_str(),
+                "access": tunnel.access.to_string(),
+                "meta": tunnel.meta,
+            })
+        })
+        .collect();
+    Ok(own(StatusCode::OK, Form::Json, format!("{}\n", serde_json::Value::from(list))))
+}
+
+/// Sends a browser on to where people log in.
+fn login(http: &Http, request: &Request<Outgoing>) -> Result<Response<Answer>, Failure> {
+    let url = http.settings.access.login_url.as_deref();
+    let Some(url) = url.filter(|_| !request.headers().contains_key(header::AUTHORIZATION)) else {
+        return Err(Failure::new(
+            Reason::LoginRequired,
+            StatusCode::UNAUTHORIZED,
+            "this tunnel is private, and nobody can log in here with a browser yet",
+            "send `Authorization: Bearer TOKEN` to the tunnel itself; `oneport token` makes one",
+        ));
+    };
+    let back = http.settings.base.url_of(&HostName::child_of("auth", &http.settings.base.host));
+    let query = request.uri().query().map_or(String::new(), |query| format!("?{query}"));
+    let back = format!("{back}login{query}");
+    let to = format!("{}/api/auth/login?redirectTo={}", url.trim_end_matches('/'), escape_query(&back));
+    let mut answer = own(StatusCode::TEMPORARY_REDIRECT, Form::Text, format!("log in at {to}\n"));
+    if let Ok(to) = HeaderValue::try_from(to) {
+        answer.headers_mut().insert(header::LOCATION, to);
+    }
+    Ok(answer)
 }
 
 fn front_page(form: Form, base: &BaseUrl) -> Response<Answer> {

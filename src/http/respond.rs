@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::body::Answer;
@@ -23,6 +23,8 @@ pub(super) struct Failure {
     pub(super) what: Cow<'static, str>,
     /// What to do next.
     pub(super) next: Cow<'static, str>,
+    /// Headers that belong to the status. Few failures have any.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Failure {
@@ -33,7 +35,13 @@ impl Failure {
         what: impl Into<Cow<'static, str>>,
         next: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { reason, status, what: what.into(), next: next.into() }
+        Self { reason, status, what: what.into(), next: next.into(), headers: Vec::new() }
+    }
+
+    /// The same with a header.
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// A request that breaks HTTP, or that could be read in two ways.
@@ -73,7 +81,7 @@ impl Form {
 
 /// Makes the answer to a request that failed.
 pub(super) fn error(failure: &Failure, form: Form, id: RequestId) -> Response<Answer> {
-    let Failure { reason, status, what, next } = failure;
+    let Failure { reason, status, what, next, headers } = failure;
     let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
     let text = match form {
         Form::Html => page(
@@ -99,6 +107,12 @@ pub(super) fn error(failure: &Failure, form: Form, id: RequestId) -> Response<An
         StatusCode::METHOD_NOT_ALLOWED => say(header::ALLOW, "GET, HEAD"),
         StatusCode::UNAUTHORIZED => say(header::WWW_AUTHENTICATE, "Bearer"),
         _ => {}
+    }
+    for (name, _) in headers {
+        answer.headers_mut().remove(name);
+    }
+    for (name, value) in headers {
+        answer.headers_mut().append(name, value.clone());
     }
     answer
 }

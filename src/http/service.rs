@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::addressee::{Addressee, LastAddressee};
 use super::body::{Answer, Outgoing};
+use super::credentials::{credentials, withhold};
+use super::denial::{Refused, denied};
 use super::forward::{forward, not_http};
 use super::guard::Gate;
 use super::headers::{self, Origin};
@@ -25,7 +27,7 @@ use super::rewrite::Injected;
 use super::route::{Route, route};
 use super::upgrade::{Wish, asks_to_switch};
 use super::{Connection, Http, own};
-use crate::access;
+use crate::access::{self, AccessLevel, Credentials, Host, Permit};
 use crate::name::HostName;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
@@ -109,20 +111,19 @@ impl Session {
         match route(addressee.host.as_ref(), path, &base.host, &self.http.routes) {
             Route::Own(place) => {
                 let form = Form::accepted(request.headers());
-                let answer = own::answer(place, request.method(), request.uri().path(), form, base)?;
+                let answer = own::answer(&self.http, place, &request, form)?;
                 Ok(Outcome::Answered(answer, Reason::OwnAnswer))
             }
             Route::Fixed(backend) => {
                 let target = Target::Route(backend);
-                self.visit(request, &addressee, target, access::AccessLevel::Public, record).await
+                self.visit(request, &addressee, target, record).await
             }
             Route::Tunnel(name, path) => {
                 let tunnel = self.http.registry.look_up(&name).ok_or_else(|| no_tunnel(name.as_str()))?;
                 if let Some(path) = path {
                     *request.uri_mut() = Uri::from(path);
                 }
-                let level = tunnel.access;
-                self.visit(request, &addressee, Target::Tunnel(tunnel), level, record).await
+                self.visit(request, &addressee, Target::Tunnel(tunnel), record).await
             }
         }
     }
@@ -133,13 +134,11 @@ impl Session {
         mut request: Request<Outgoing>,
         addressee: &Addressee,
         target: Target,
-        level: access::AccessLevel,
         record: &mut Record,
     ) -> Result<Outcome, Failure> {
         let target = &*record.target.insert(target);
         let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
-        let asked = access::Request { method: request.method(), is_bare };
-        let permit = access::visit(level, asked).map_err(denied)?;
+        let permit = self.permit(&request, target, is_bare)?;
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
         let path = request.uri().path_and_query().cloned();
@@ -151,6 +150,7 @@ impl Session {
         };
         let (mut parts, body) = request.into_parts();
         let upload = record.upload.clone();
+        withhold(&mut parts.headers, permit.by);
         self.prepare(&mut parts, addressee, upload.is_some());
         if let Some(wish) = &wish {
             wish.ask(&mut parts.method, &mut parts.headers);
@@ -183,6 +183,34 @@ impl Session {
         let mut answer = Response::new(body);
         (*answer.status_mut(), *answer.headers_mut()) = (parts.status, parts.headers);
         Ok(Outcome::Answered(answer, Reason::Answered))
+    }
+
+    /// Lets the request through, if the visitor may see the target.
+    fn permit(&self, request: &Request<Outgoing>, target: &Target, is_bare: bool) -> Result<Permit, Failure> {
+        let host = match target {
+            Target::Route(_) => Host::Route,
+            Target::Tunnel(tunnel) => Host::Tunnel(tunnel.access, &tunnel.owner),
+        };
+        let headers = request.headers();
+        // Looked for only where it matters.
+        let credentials = match host {
+            Host::Tunnel(AccessLevel::Private, _) => credentials(headers),
+            _ => Credentials::default(),
+        };
+        let asked = access::Request { method: request.method(), is_bare, credentials };
+        access::visit(&self.http.issuers, host, &asked).map_err(|denial| match target {
+            Target::Tunnel(tunnel) => {
+                let is_read =
+                    matches!(*request.method(), Method::GET | Method::HEAD) && !asks_to_switch(request);
+                let refused =
+                    Refused { name: &tunnel.name, path: request.uri().path_and_query(), headers, is_read };
+                denied(&denial, &refused, &self.http.settings.base)
+            }
+            // Everybody may visit a route.
+            Target::Route(_) => {
+                Failure::new(Reason::LoginRequired, StatusCode::FORBIDDEN, denial.to_string(), "")
+            }
+        })
     }
 
     /// Makes a visitor's request head one for the service.
@@ -343,17 +371,6 @@ fn no_tunnel(name: &str) -> Failure {
         format!("No active tunnel found for `{name}`"),
         "check the name, and whether the agent that offers it is connected",
     )
-}
-
-fn denied(denial: access::Denial) -> Failure {
-    match denial {
-        access::Denial::LoginRequired => Failure::new(
-            Reason::LoginRequired,
-            StatusCode::UNAUTHORIZED,
-            denial.to_string(),
-            "ask its owner for access",
-        ),
-    }
 }
 
 /// CONNECT switches protocols over HTTP/2 (RFC 8441), though never to HTTP/2 again.

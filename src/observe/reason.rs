@@ -123,6 +123,10 @@ reasons! {
     MethodNotAllowed "method-not-allowed" Visitor
     /// The tunnel is private, and the visitor has not shown who they are.
     LoginRequired "login-required" Visitor
+    /// The token that the visitor showed does not hold.
+    BadToken "bad-token" Visitor
+    /// The token that the visitor showed holds, but not for this tunnel.
+    NotAllowed "not-allowed" Visitor
     /// No agent offers this name now.
     NoTunnel "no-tunnel" Agent
     /// The agent did not answer the channel open in time.

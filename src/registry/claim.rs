@@ -64,6 +64,17 @@ impl Registry {
         self.tunnels.read().get(name).cloned()
     }
 
+    /// The tunnels of one profile, by their names. Looks at every tunnel: not for each request.
+    #[must_use]
+    pub fn of_profile(&self, profile: &str) -> Vec<Arc<Tunnel>> {
+        let is_its = |tunnel: &&Arc<Tunnel>| {
+            tunnel.owner.thumbprint.as_ref().is_some_and(|own| own.as_str() == profile)
+        };
+        let mut all: Vec<_> = self.tunnels.read().values().filter(is_its).cloned().collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
     /// How many tunnels there are.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -17,6 +17,7 @@ mod instructions;
 mod keys;
 mod limits;
 mod odd_agents;
+mod private;
 mod routes;
 mod ssh_audit;
 mod stalled_visitor;

@@ -127,7 +127,7 @@ async fn a_private_tunnel_asks_for_a_login_and_lets_preflights_through() {
     let _lease =
         gateway.offer_with(Arc::new(ToTcp(service.addr)), |tunnel| tunnel.access = AccessLevel::Private);
     let answer = gateway.get("/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("login-required"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 307 ") && answer.contains("login-required"), "{answer}");
     let preflight = format!("OPTIONS / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
     assert!(gateway.ask(&preflight).await.starts_with("HTTP/1.1 200 "));
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use crate::access::Issuers;
 use crate::access::{AccessLevel, Identity};
 use crate::certs::Challenges;
 use crate::config::*;
@@ -84,7 +85,7 @@ pub fn settings() -> Settings {
             buffer_disk_per_stream: 1 << 20,
             buffer_disk: 1 << 20,
         },
-        login: LoginSettings::default(),
+        access: AccessSettings::default(),
         admin: None,
         log: LogSettings { format: LogFormat::Text, filter: "info".into() },
     }
@@ -98,9 +99,11 @@ impl Gateway {
     pub async fn with(port: Port, settings: Settings) -> Self {
         let (registry, tasks) = (Registry::new(), Tasks::new());
         let metrics = Arc::<Metrics>::default();
+        let issuers = Issuers::open(&settings.access).unwrap();
         let http = Http::new(
             Arc::new(settings),
             registry.clone(),
+            issuers,
             Challenges::default(),
             tasks.clone(),
             metrics.clone(),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use oneport::access::{AccessLevel, Identity};
+use oneport::access::{AccessLevel, Identity, Issuers};
 use oneport::certs::Challenges;
 use oneport::config::Settings;
 use oneport::http::{Connection, Http, TlsFacts};
@@ -49,9 +49,11 @@ impl Crowd {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (registry, tasks) = (Registry::new(), Tasks::new());
         let settings = Arc::new(Settings::dev(443, "unused".as_ref()));
+        let issuers = Issuers::open(&settings.access).expect("no file to read");
         let http = Http::new(
             settings,
             registry.clone(),
+            issuers,
             Challenges::default(),
             tasks.clone(),
             Arc::<Metrics>::default(),

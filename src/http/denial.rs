@@ -1,0 +1,122 @@
+//! What a visitor is told who may not see a tunnel: to log in, or what is wrong with their token.
+
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::respond::Failure;
+use crate::access::{Denial, Way};
+use crate::config::BaseUrl;
+use crate::name::{HostName, TunnelName};
+use crate::observe::Reason;
+
+/// The challenge that has a browser ask for user name and password.
+const BASIC: &str = "Basic realm=\"oneport\", charset=\"UTF-8\"";
+/// What existing tools add to a query to get that.
+const HINT: &str = "_preevy_auth_hint=basic";
+/// What stands for itself in a query's value (RFC 3986, section 2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where a request was refused.
+pub(super) struct Refused<'a> {
+    /// The tunnel.
+    pub(super) name: &'a TunnelName,
+    /// The path and query there.
+    pub(super) path: Option<&'a PathAndQuery>,
+    /// The request's headers.
+    pub(super) headers: &'a HeaderMap,
+    /// Whether it asks for no more than to read something, so that it can go elsewhere first.
+    pub(super) is_read: bool,
+}
+
+/// Makes the answer. Whoever sent `Authorization` is told the reason, and never sent elsewhere,
+/// where it would be lost.
+pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> Failure {
+    if !matches!(denial, Denial::LoginRequired) {
+        return unauthorized(denial);
+    }
+    if refused.headers.contains_key(header::AUTHORIZATION) {
+        return Failure::new(
+            Reason::LoginRequired,
+            StatusCode::UNAUTHORIZED,
+            "this tunnel is private, and the `Authorization` that was sent holds no token of a kind known here",
+            "send `Authorization: Bearer TOKEN`; `oneport token` makes one",
+        );
+    }
+    if wants_basic(refused.path) {
+        let next = "give `x-preevy-profile-key` as the user name, and a token as the password";
+        return Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, denial.to_string(), next)
+            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC));
+    }
+    if !refused.is_read {
+        let next = "log in with a browser, or send `Authorization: Bearer TOKEN`";
+        return Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, denial.to_string(), next);
+    }
+    let url = login_url(base, refused.name.as_str(), refused.path);
+    let next = format!("log in at {url}, or send `Authorization: Bearer TOKEN`");
+    let status = StatusCode::TEMPORARY_REDIRECT;
+    let failure = Failure::new(Reason::LoginRequired, status, denial.to_string(), next);
+    match HeaderValue::from_str(&url) {
+        Ok(url) => failure.with(header::LOCATION, url),
+        // All that is not plain was escaped.
+        Err(_) => failure,
+    }
+}
+
+/// What is wrong with what somebody showed, where there is nowhere to log in.
+pub(super) fn unauthorized(denial: &Denial) -> Failure {
+    let what = denial.to_string();
+    match denial {
+        Denial::LoginRequired => Failure::new(
+            Reason::LoginRequired,
+            StatusCode::UNAUTHORIZED,
+            "this needs a valid token",
+            "send `Authorization: Bearer TOKEN`; `oneport token` makes one",
+        ),
+        Denial::BadToken { way, .. } => {
+            let challenge = bearer("invalid_token", &what);
+            let next = "make another with `oneport token`, or get one from whoever issues them";
+            let failure = Failure::new(Reason::BadToken, StatusCode::UNAUTHORIZED, what, next)
+                .with(header::WWW_AUTHENTICATE, challenge);
+            match way {
+                Way::Basic => failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC)),
+                Way::Bearer | Way::Cookie => failure,
+            }
+        }
+        Denial::OtherProfile => {
+            let challenge = bearer("insufficient_scope", &what);
+            let next = "have its issuer add the profile, or use a token of the agent's own key";
+            Failure::new(Reason::NotAllowed, StatusCode::FORBIDDEN, what, next)
+                .with(header::WWW_AUTHENTICATE, challenge)
+        }
+    }
+}
+
+/// Where people log in to see a tunnel.
+pub(super) fn login_url(base: &BaseUrl, name: &str, path: Option<&PathAndQuery>) -> String {
+    let auth = base.url_of(&HostName::child_of("auth", &base.host));
+    let path = path.map_or("/", PathAndQuery::as_str);
+    format!("{auth}login?env={}&returnPath={}", escape(name), escape(path))
+}
+
+/// A text as a query's value.
+pub(super) fn escape(text: &str) -> percent_encoding::PercentEncode<'_> {
+    utf8_percent_encode(text, ESCAPED)
+}
+
+fn wants_basic(path: Option<&PathAndQuery>) -> bool {
+    path.and_then(PathAndQuery::query).is_some_and(|query| query.split('&').any(|pair| pair == HINT))
+}
+
+/// RFC 6750, section 3: no quotes, backslashes or control characters in the description.
+fn bearer(error: &str, description: &str) -> HeaderValue {
+    let plain = |c: char| match c {
+        '"' | '`' => '\'',
+        ' '..='~' if c != '\\' => c,
+        _ => '?',
+    };
+    let description: String = description.chars().map(plain).collect();
+    HeaderValue::try_from(format!("Bearer error=\"{error}\", error_description=\"{description}\""))
+        .unwrap_or(HeaderValue::from_static("Bearer"))
+}

@@ -1,0 +1,427 @@
+//! Private tunnels: who shows a good token gets in, all others are told why not, and nobody's
+//! credentials reach a service.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::support::SOON;
+use crate::support::agent::{Agent, OpenSsh, host, key_file, node, public_key, vector_key};
+use crate::support::backend::Backend;
+use crate::support::gateway::{Gateway, ONEPORT, Setup};
+use crate::support::process::{Output, Process};
+use crate::support::visitor::{Curl, Response, tcp_to};
+
+/// The user name that stands for tokens in Basic.
+const TOKEN_USER: &str = "x-preevy-profile-key";
+
+/// A gateway, and an agent that offers `web` privately.
+struct House {
+    gateway: Gateway,
+    backend: Backend,
+    _agent: Agent,
+}
+
+impl House {
+    fn new() -> Self {
+        Self::of(Setup::new())
+    }
+
+    fn of(setup: Setup) -> Self {
+        let (gateway, backend) = (setup.start(), Backend::start());
+        let agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
+        Self { gateway, backend, _agent: agent }
+    }
+
+    fn bearer(&self, token: &str) -> Response {
+        Curl::new(&self.gateway).header(&format!("Authorization: Bearer {token}")).get(&url("/echo"))
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("https://{}{path}", host("web"))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+fn profile(key: &str) -> String {
+    vector_key(key)["thumbprint_uri"].as_str().expect("a URI").to_owned()
+}
+
+fn private_key(key: &str) -> String {
+    vector_key(key)["openssh_private_key"].as_str().expect("a key").to_owned()
+}
+
+/// Tokens made with jose.
+fn jose(tokens: &Value) -> Vec<String> {
+    let output = node("jwt.js", &json!({ "tokens": tokens })).finish(SOON);
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_str(&output.stdout).expect("a list of tokens")
+}
+
+fn claims_of(key: &str) -> Value {
+    json!({ "iss": format!("preevy://{}", profile(key)), "iat": now(), "exp": now() + 600 })
+}
+
+fn token_of(key: &str, alg: &str) -> String {
+    jose(&json!([{ "key": private_key(key), "alg": alg, "claims": claims_of(key) }])).remove(0)
+}
+
+fn oneport_token(arguments: &[&str], key: &Path) -> Output {
+    Process::run(Command::new(ONEPORT).arg("token").args(arguments).arg("--key").arg(key), SOON)
+}
+
+/// The names of the headers that reached the service.
+fn reached(response: &Response, name: &str) -> Vec<String> {
+    assert_eq!(response.status, 200, "{}", response.text());
+    let headers = response.json()["headers"].as_array().expect("a list").clone();
+    let values = headers.iter().filter(|pair| pair[0] == name);
+    values.map(|pair| pair[1].as_str().expect("text").to_owned()).collect()
+}
+
+#[test]
+fn a_token_of_the_agents_own_key_opens_its_tunnel_in_every_way() {
+    let house = House::new();
+    let token = token_of("ed25519a", "EdDSA");
+    let response = house.bearer(&token);
+    assert_eq!(reached(&response, "authorization"), <[&str; 0]>::default());
+    let basic = Curl::new(&house.gateway).args(&["-u", &format!("{TOKEN_USER}:{token}")]).get(&url("/echo"));
+    assert_eq!(reached(&basic, "authorization"), <[&str; 0]>::default());
+    // Known by the cookie: `Authorization` is then the service's own.
+    let cookie = Curl::new(&house.gateway)
+        .header(&format!("Cookie: theme=dark; preevy-saas-jwt={token}; lang=en"))
+        .header("Authorization: Bearer of.the.app")
+        .get(&url("/echo"));
+    assert_eq!(reached(&cookie, "cookie"), ["theme=dark; lang=en"]);
+    assert_eq!(reached(&cookie, "authorization"), ["Bearer of.the.app"]);
+}
+
+#[test]
+fn every_kind_of_key_signs_tokens_by_jose_and_by_oneport() {
+    let (gateway, backend) = (Gateway::start(), Backend::start());
+    for (key, alg) in [
+        ("ed25519b", "EdDSA"),
+        ("rsa2048", "RS256"),
+        ("rsa2048", "RS512"),
+        ("rsa3072", "PS256"),
+        ("ecdsa256", "ES256"),
+        ("ecdsa384", "ES384"),
+    ] {
+        let agent = OpenSsh::new(&gateway).key(key).forward("/k#access=private", backend.address()).start();
+        let url = agent.hello["tunnels"]["/k#access=private"].as_str().expect("a URL").to_owned();
+        let file = key_file(gateway.path("").as_path(), key);
+        let made = oneport_token(&[], &file);
+        assert!(made.status.success(), "{made:?}");
+        for token in [token_of(key, alg), made.stdout.trim().to_owned()] {
+            let with = format!("Authorization: Bearer {token}");
+            let response = Curl::new(&gateway).header(&with).get(&format!("{url}small"));
+            assert_eq!((response.status, response.text().as_str()), (200, "small"), "{key} {alg}");
+        }
+        let printed = oneport_token(&["--profile"], &file);
+        assert_eq!(printed.stdout.trim(), profile(key));
+    }
+}
+
+#[test]
+fn each_fault_is_named_in_the_body_the_challenge_and_the_log() {
+    let house = House::new();
+    let own = private_key("ed25519a");
+    let with = |changes: Value| {
+        let mut claims = claims_of("ed25519a");
+        for (name, value) in changes.as_object().expect("an object") {
+            claims[name] = value.clone();
+        }
+        claims
+    };
+    let tokens = jose(&json!([
+        { "key": private_key("ed25519b"), "alg": "EdDSA", "claims": claims_of("ed25519a") },
+        { "key": own, "alg": "EdDSA", "claims": with(json!({ "iss": "https://nobody.test" })) },
+        { "key": own, "alg": "EdDSA", "claims": with(json!({ "exp": now() - 185 })) },
+        { "key": own, "alg": "EdDSA", "claims": with(json!({ "nbf": now() + 100 })) },
+        { "key": "", "alg": "none", "claims": claims_of("ed25519a") },
+        { "key": public_key("ed25519a"), "alg": "HS256", "claims": claims_of("ed25519a") },
+        { "key": private_key("ed25519b"), "alg": "EdDSA", "claims": claims_of("ed25519b") },
+        { "key": own, "alg": "EdDSA", "claims": { "exp": now() + 600 } },
+    ]));
+    let expected = [
+        "signature is not that of its issuer's key",
+        "the token's issuer `https://nobody.test` is not known here",
+        "the token expired 3 min ago",
+        "begins to be valid in",
+        "is not a signed JWT",
+        "signed with `HS256`, which does not go with its issuer's key",
+        "made with another key than that of the agent",
+        "names no issuer",
+    ];
+    let long = "a".repeat(9000);
+    let others = [("garbage", "not a signed JWT"), ("a.b.c", "not a signed JWT"), (&long, "more than 8 KiB")];
+    let mut cases: Vec<(&str, &str)> = tokens.iter().map(String::as_str).zip(expected).collect();
+    cases.extend(others);
+    for (token, expected) in cases {
+        let response = house.bearer(token);
+        let what = format!("{expected}: {response:?}");
+        assert_eq!(response.status, 401, "{what}");
+        let text = response.text().replacen("The ", "the ", 1);
+        assert!(text.contains(expected) && text.contains("bad-token"), "{what}");
+        let challenge = response.header("www-authenticate").expect("a challenge");
+        let said = expected.replace('`', "'");
+        assert!(challenge.starts_with("Bearer error=\"invalid_token\", error_description=\""), "{what}");
+        assert!(challenge.contains(&said), "{what}");
+        assert_eq!(response.header("location"), None, "{what}");
+    }
+    assert_eq!(house.backend.requests(), 0);
+    house.gateway.wait_reason("bad-token");
+    assert!(!house.gateway.stderr().contains(&tokens[2]), "a token is in the log");
+}
+
+#[test]
+fn a_token_of_a_megabyte_is_refused_unread() {
+    let house = House::new();
+    let mut stream =
+        crate::support::visitor::tls(&house.gateway, Some(&host("web")), &["http/1.1"]).expect("connects");
+    let head = format!("GET / HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ", host("web"));
+    // It may be answered and closed before all is sent.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'a'; 1 << 20]));
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 431");
+    assert_eq!(house.backend.requests(), 0);
+}
+
+#[test]
+fn without_a_token_a_browser_is_sent_to_the_login_and_a_program_never() {
+    let house = House::new();
+    let curl = || Curl::new(&house.gateway);
+    let response = curl().get(&url("/a//b?c=d&e"));
+    assert_eq!(response.status, 307);
+    let login = "https://auth.gw.test/login?env=web-dzk582uo&returnPath=%2Fa%2F%2Fb%3Fc%3Dd%26e";
+    assert_eq!(response.header("location"), Some(login));
+    let hinted = curl().get(&url("/?_preevy_auth_hint=basic"));
+    assert_eq!(hinted.status, 401);
+    assert!(hinted.header("www-authenticate").expect("a challenge").starts_with("Basic "), "{hinted:?}");
+    for sent in ["Authorization: Digest a=b", "Authorization: Basic dTpw", "Authorization: nonsense"] {
+        let response = curl().header(sent).get(&url("/"));
+        assert_eq!((response.status, response.header("location")), (401, None), "{sent}");
+        assert!(response.text().contains("holds no token"), "{response:?}");
+    }
+    let two = curl().header("Authorization: Bearer a").header("Authorization: Bearer b").get(&url("/"));
+    assert_eq!(two.status, 401);
+    let post = curl().args(&["-d", "x"]).get(&url("/"));
+    assert_eq!((post.status, post.header("location")), (401, None));
+    // There, somebody with a token is told where to send it, and not sent on.
+    let at_login = curl().header("Authorization: Bearer x").get(login);
+    assert_eq!((at_login.status, at_login.header("location")), (401, None));
+    assert_eq!(house.backend.requests(), 0);
+    let preflight = curl().args(&["-X", "OPTIONS"]).header("Origin: https://other.test").get(&url("/echo"));
+    assert_eq!(preflight.status, 200);
+}
+
+#[test]
+fn the_hosted_services_login_is_sent_to_if_there_is_one() {
+    let setup = Setup::new();
+    let mut command = setup.command();
+    command.env("SAAS_BASE_URL", "https://app.test/x/");
+    let gateway = setup.start_with(command);
+    let login = "https://auth.gw.test/login?env=web&returnPath=%2F";
+    let response = Curl::new(&gateway).get(login);
+    let location = response.header("location").expect("a redirect");
+    let (to, back) = location.split_once("?redirectTo=").expect("a way back");
+    assert_eq!(to, "https://app.test/x/api/auth/login");
+    assert_eq!(percent_encoding::percent_decode_str(back).decode_utf8_lossy(), login);
+}
+
+#[test]
+fn an_issuers_token_opens_the_profiles_that_it_names() {
+    let mut setup = Setup::new();
+    let pem = setup.path("issuer.pem");
+    let private = setup.path("issuer.key");
+    let openssl = |arguments: &[&str]| {
+        let output = Process::run(Command::new("openssl").args(arguments), SOON);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let (public_path, private_path) = (pem.display().to_string(), private.display().to_string());
+    openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", &private_path]);
+    openssl(&["pkey", "-in", &private_path, "-pubout", "-out", &public_path]);
+    let jwk = vector_key("ecdsa384")["jwk"].clone();
+    let mut jwk = jwk.as_object().expect("an object").clone();
+    jwk.insert("kid".to_owned(), "second".into());
+    let set = json!({ "keys": [{ "kty": "oct", "k": "AAAA" }, jwk] });
+    std::fs::write(setup.path("keys.json"), set.to_string()).expect("writable");
+    let issuer = |name: &str, more: &[(&str, &str)]| {
+        let fields = [("name", name)].into_iter().chain(more.iter().copied());
+        toml::Value::Table(fields.map(|(key, value)| (key.to_owned(), value.into())).collect())
+    };
+    setup.set(
+        "access.issuer",
+        vec![
+            issuer("app.test", &[("key", "issuer.pem"), ("audience", "gw")]),
+            issuer("id.test", &[("jwks", "keys.json"), ("profiles_claim", "app.tunnels")]),
+        ],
+    );
+    let house = House::of(setup);
+    let rsa = std::fs::read_to_string(&private).expect("made");
+    let own = profile("ed25519a");
+    let claims = |more: Value| {
+        let mut claims =
+            json!({ "iss": "app.test", "aud": ["gw", "x"], "exp": now() + 60, "profiles": [own] });
+        for (name, value) in more.as_object().expect("an object") {
+            claims[name] = value.clone();
+        }
+        claims
+    };
+    let second = json!({ "iss": "id.test", "exp": now() + 60, "app": { "tunnels": own } });
+    let tokens = jose(&json!([
+        { "key": rsa, "alg": "RS256", "claims": claims(json!({})) },
+        { "key": private_key("ecdsa384"), "alg": "ES384", "claims": second, "header": { "kid": "second" } },
+        { "key": private_key("ecdsa384"), "alg": "ES384", "claims": second },
+        { "key": rsa, "alg": "RS256", "claims": claims(json!({ "profiles": [profile("rsa2048")] })) },
+        { "key": rsa, "alg": "RS256", "claims": claims(json!({ "aud": "others" })) },
+        { "key": rsa, "alg": "RS256", "claims": claims(json!({ "exp": null })) },
+        { "key": private_key("ecdsa384"), "alg": "ES384", "claims": second, "header": { "kid": "third" } },
+    ]));
+    for token in &tokens[..3] {
+        assert_eq!(house.bearer(token).status, 200, "{}", house.bearer(token).text());
+    }
+    let other = house.bearer(&tokens[3]);
+    assert_eq!(other.status, 403, "{other:?}");
+    assert!(
+        other.header("www-authenticate").expect("a challenge").contains("insufficient_scope"),
+        "{other:?}"
+    );
+    assert!(other.text().contains("not-allowed"), "{other:?}");
+    for (token, expected) in [(&tokens[4], "meant for others"), (&tokens[6], "has no key `third`")] {
+        let response = house.bearer(token);
+        assert_eq!(response.status, 401);
+        assert!(response.text().contains(expected), "{}", response.text());
+    }
+    assert_eq!(house.bearer(&tokens[5]).status, 401);
+}
+
+#[test]
+fn a_token_without_end_is_warned_of_once_and_can_be_refused() {
+    let claims = json!({ "iss": format!("preevy://{}", profile("ed25519a")) });
+    let token =
+        jose(&json!([{ "key": private_key("ed25519a"), "alg": "EdDSA", "claims": claims }])).remove(0);
+    let house = House::new();
+    for _ in 0..2 {
+        assert_eq!(house.bearer(&token).status, 200);
+    }
+    let warnings = || house.gateway.stderr().matches("has no `exp`").count();
+    assert_eq!(warnings(), 1, "{}", house.gateway.stderr());
+    let mut setup = Setup::new();
+    setup.set("access.allow_unexpiring_tokens", false);
+    let response = House::of(setup).bearer(&token);
+    assert!(response.status == 401 && response.text().contains("no `exp`"), "{response:?}");
+}
+
+/// What one preview's visitor shows must never reach another's service.
+#[test]
+fn a_public_tunnel_of_another_never_sees_a_token() {
+    let (gateway, backend) = (Gateway::start(), Backend::start());
+    let other = OpenSsh::new(&gateway).key("ed25519b").forward("/web", backend.address()).start();
+    let url = format!("{}echo", other.hello["tunnels"]["/web"].as_str().expect("a URL"));
+    let token = token_of("ed25519a", "EdDSA");
+    let curl = || Curl::new(&gateway);
+    let bearer = curl().header(&format!("Authorization: Bearer {token}")).get(&url);
+    assert_eq!(reached(&bearer, "authorization"), <[&str; 0]>::default());
+    let basic = curl().args(&["-u", &format!("{TOKEN_USER}:{token}")]).get(&url);
+    assert_eq!(reached(&basic, "authorization"), <[&str; 0]>::default());
+    let cookie = curl().header(&format!("Cookie: preevy-saas-jwt={token}")).get(&url);
+    assert_eq!(reached(&cookie, "cookie"), <[&str; 0]>::default());
+    assert!(!cookie.text().contains(&token) && !bearer.text().contains(&token));
+    let app = curl().args(&["-u", "admin:secret"]).header("Cookie: a=b").get(&url);
+    assert_eq!((reached(&app, "authorization").len(), reached(&app, "cookie")), (1, vec!["a=b".to_owned()]));
+}
+
+#[test]
+fn the_tunnels_of_a_profile_are_listed_for_its_own() {
+    let house = House::new();
+    let list = format!("https://api.gw.test/profiles/{}/tunnels", profile("ed25519a"));
+    let curl = || Curl::new(&house.gateway);
+    assert_eq!(curl().get(&list).status, 401);
+    assert_eq!(curl().get("https://api.gw.test/profiles/unknown/tunnels").status, 404);
+    let bearer = |key, alg| format!("Authorization: Bearer {}", token_of(key, alg));
+    assert_eq!(curl().header(&bearer("ed25519b", "EdDSA")).get(&list).status, 401);
+    let response = curl().header(&bearer("ed25519a", "EdDSA")).get(&list);
+    assert_eq!(
+        response.json(),
+        json!([{ "envId": "me", "hostname": "web-dzk582uo", "access": "private", "meta": {} }])
+    );
+}
+
+#[test]
+fn a_plain_listener_keeps_the_authorization_where_it_was_sent() {
+    let mut setup = Setup::new();
+    setup.set("plain.http", vec!["127.0.0.1:0"]);
+    let house = House::of(setup);
+    let ask = |address, path: &str, token: &str| {
+        let mut stream = tcp_to(address);
+        let host = host("web");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n")
+            .expect("open");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let token = token_of("ed25519a", "EdDSA");
+    let plain = house.gateway.address_of("plain-http");
+    assert!(ask(plain, "/small", &token).starts_with("HTTP/1.1 200 "));
+    assert!(ask(plain, "/small", "x").starts_with("HTTP/1.1 401 "));
+    // Plain HTTP on the TLS port is refused in words.
+    let refused = ask(house.gateway.address(), "/small", &token);
+    assert!(
+        refused.starts_with("HTTP/1.1 400 ") && !refused.to_lowercase().contains("\nlocation:"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn keys_that_are_locked_or_in_an_ssh_agent_or_too_short() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let key = key_file(dir.path(), "ed25519a");
+    let run = |command: &mut Command| {
+        let output = Process::run(command, SOON);
+        assert!(output.status.success(), "{output:?}");
+        output
+    };
+    // A real ssh-agent that has the key; the file then holds the public half only.
+    let socket = dir.path().join("agent.sock");
+    let mut agent = Process::start(Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket));
+    crate::support::poll("the ssh-agent's socket", SOON, || socket.exists().then_some(()));
+    run(Command::new("ssh-add").arg(&key).env("SSH_AUTH_SOCK", &socket));
+    let public = dir.path().join("only.pub");
+    std::fs::write(&public, public_key("ed25519a")).expect("writable");
+    let mut token = Command::new(ONEPORT);
+    token.args(["token", "--ttl", "5m", "--key"]).arg(&public);
+    let made = run(token.env("SSH_AUTH_SOCK", &socket)).stdout;
+    assert_eq!(House::new().bearer(made.trim()).status, 200);
+    let without = Process::run(token.env_remove("SSH_AUTH_SOCK"), SOON);
+    assert!(!without.status.success() && without.stderr.contains("ssh-agent did not sign"), "{without:?}");
+    agent.signal(rustix::process::Signal::TERM);
+    agent.exit(SOON);
+
+    run(Command::new("ssh-keygen").args(["-q", "-p", "-P", "", "-N", "secret", "-f"]).arg(&key));
+    let mut locked = Command::new("setsid");
+    locked.args(["-w", ONEPORT, "token", "--key"]).arg(&key);
+    let locked = Process::run(&mut locked, SOON);
+    assert!(locked.stderr.contains("is locked") && locked.stderr.contains("terminal"), "{locked:?}");
+    // On a terminal it is asked for.
+    let mut asked = Command::new("script");
+    asked.args(["-qec", &format!("{ONEPORT} token --profile --key {}", key.display()), "/dev/null"]);
+    let mut asked = Process::start(&mut asked);
+    asked.out.wait_for("Passphrase of", SOON);
+    asked.write(b"secret\n");
+    assert!(asked.finish(SOON).stdout.contains(&profile("ed25519a")));
+
+    let short = dir.path().join("short");
+    run(Command::new("ssh-keygen").args(["-q", "-t", "rsa", "-b", "1024", "-N", "", "-f"]).arg(&short));
+    let refused = oneport_token(&[], &short);
+    assert!(!refused.status.success() && refused.stderr.contains("cannot sign tokens"), "{refused:?}");
+    let absent = oneport_token(&[], &dir.path().join("absent"));
+    assert!(absent.stderr.contains("cannot read the key"), "{absent:?}");
+}
