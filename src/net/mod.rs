@@ -1,9 +1,11 @@
-//! Sockets and the tasks that own them: bind, accept, connection slots, byte copies.
+//! Sockets and the tasks that own them: bind, accept, connection slots, byte copies; and requests to
+//! other people's servers.
 //!
-//! Refuses to know any protocol: what a connection carries is [`crate::edge`]'s to find out.
+//! Refuses to know what arrives: what a connection carries is [`crate::edge`]'s to find out.
 
 mod accept;
 mod bind;
+mod fetch;
 mod io;
 mod slots;
 mod tasks;
@@ -14,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use accept::accept_loop;
 pub use bind::{BindError, bind, prepare_socket};
+pub use fetch::{Fetch, FetchError, FetchOptions};
 pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Held, Replay, copy_both, copy_both_until};
 pub use slots::{Slot, Slots, SlotsFull};
 pub use tasks::Tasks;
