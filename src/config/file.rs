@@ -28,20 +28,25 @@ fn parse(text: &str, path: &Path) -> Result<(Written, Vec<Fault>), Faults> {
     let mut written = Written::default();
     let mut faults = Vec::new();
     for (name, value) in root {
-        match value {
-            toml::Value::Table(section) if is_section(&name) => {
-                for (inner, value) in section {
-                    take(&format!("{name}.{inner}"), value, path, &mut written, &mut faults);
-                }
-            }
-            value => take(&name, value, path, &mut written, &mut faults),
-        }
+        open(&name, value, path, &mut written, &mut faults);
     }
     Ok((written, faults))
 }
 
+/// Takes a value, or what is in a section. Sections lie only as deep as those of the list do.
+fn open(name: &str, value: toml::Value, path: &Path, written: &mut Written, faults: &mut Vec<Fault>) {
+    match value {
+        toml::Value::Table(section) if is_section(name) => {
+            for (inner, value) in section {
+                open(&format!("{name}.{inner}"), value, path, written, faults);
+            }
+        }
+        value => take(name, value, path, written, faults),
+    }
+}
+
 fn is_section(name: &str) -> bool {
-    SETTINGS.iter().any(|setting| setting.path.split_once('.').is_some_and(|(section, _)| section == name))
+    SETTINGS.iter().any(|setting| setting.path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
 fn take(name: &str, value: toml::Value, path: &Path, written: &mut Written, faults: &mut Vec<Fault>) {

@@ -3,6 +3,7 @@
 //! Refuses what it does not know, and finds all faults at once. Looks into no file but its own:
 //! whether certificates and keys can be used is looked at by [`crate::app`].
 
+mod dns;
 mod env;
 mod fault;
 mod file;
@@ -19,6 +20,10 @@ mod written;
 
 use std::path::Path;
 
+pub use dns::{
+    CloudflareSettings, DnsSettings, DnsWay, ExecSettings, ExecStyle, ResponderSettings, Rfc2136Settings,
+    SecretSource, TsigHash,
+};
 pub use fault::{Fault, Faults};
 pub use list::{SETTINGS, Setting};
 pub use settings::{

@@ -1,6 +1,7 @@
 //! What was written → what it means. Goes on after a fault, so that all are found at once.
 
 mod access;
+mod dns;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use super::value::{
 };
 use super::written::{Value, Written};
 use super::{
-    AdminListen, AnyKey, BaseUrl, CertificateSource, Fault, Faults, HttpSettings, Limits, LogSettings,
+    AdminListen, AnyKey, BaseUrl, CertificateSource, DnsWay, Fault, Faults, HttpSettings, Limits, LogSettings,
     PemSource, RouteSettings, Settings, SshSettings, TlsSettings,
 };
 use crate::name::HostName;
@@ -36,11 +37,17 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
         Some(AdminListen::Tcp(address)) => std::slice::from_ref(address),
         _ => &[],
     };
+    let dns = r.dns(base.as_ref());
+    let dns_listen: &[SocketAddr] = match &dns.way {
+        Some(DnsWay::Responder(responder)) => &responder.listen,
+        _ => &[],
+    };
     r.check_ports(&[
         ("listen", &listen),
         ("plain.http", &plain_http),
         ("plain.ssh", &plain_ssh),
         ("admin.listen", admin_address),
+        ("dns.responder", dns_listen),
     ]);
     let state_dir = r.path("state_dir").unwrap_or_default();
     let drain_timeout = r.duration("drain_timeout", Duration::ZERO, 24 * HOUR);
@@ -60,6 +67,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
         routes,
         drain_timeout,
         tls,
+        dns,
         ssh,
         http,
         limits,

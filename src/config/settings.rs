@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::DnsSettings;
 use crate::name::{HostName, TunnelName};
 use crate::observe::LogFormat;
 
@@ -29,6 +30,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// TLS.
     pub tls: TlsSettings,
+    /// How names are proved by records in the DNS.
+    pub dns: DnsSettings,
     /// Agents.
     pub ssh: SshSettings,
     /// Visitors.

@@ -48,6 +48,7 @@ pub fn settings() -> Settings {
         listen: vec![],
         plain_http: vec![],
         plain_ssh: vec![],
+        dns: DnsSettings { way: None, resolver: Vec::new(), servers: Vec::new(), timeout: LIMIT },
         base: BaseUrl { https: true, host: HostName::parse("example.test").unwrap(), port: Some(8443) },
         state_dir: "unused".into(),
         routes: vec![],
