@@ -1,4 +1,4 @@
-//! Names: hosts, tunnels, clients. Each is parsed once, at the border, and carried as its own
+//! Names: hosts, what certificates are for, tunnels, clients. Each is parsed once, at the border, and carried as its own
 //! type from there on, so that a raw string is never looked up or compared by accident.
 //!
 //! This room is pure: no I/O, no clock, no other room.
@@ -123,6 +123,73 @@ impl HostName {
                 .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
             None => self.0.eq_ignore_ascii_case(pattern),
         }
+    }
+}
+
+/// A name that a certificate can be ordered for: a host, or all its direct children (`*.host`).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CertName {
+    host: HostName,
+    wildcard: bool,
+}
+
+impl CertName {
+    /// Parses `host` or `*.host`.
+    ///
+    /// # Errors
+    /// As [`HostName::parse`], and when it is an IP address.
+    pub fn parse(text: &str) -> Result<Self, HostNameError> {
+        let (host, wildcard) = match text.strip_prefix("*.") {
+            Some(parent) => (parent, true),
+            None => (text, false),
+        };
+        let host = HostName::parse(host)?;
+        if host.is_ip() {
+            return Err(HostNameError { value: text.to_owned(), fault: "it is an IP address" });
+        }
+        Ok(Self { host, wildcard })
+    }
+
+    /// The name of one host.
+    #[must_use]
+    pub fn exact(host: HostName) -> Self {
+        Self { host, wildcard: false }
+    }
+
+    /// The name of all direct children of a host.
+    #[must_use]
+    pub fn wildcard(host: HostName) -> Self {
+        Self { host, wildcard: true }
+    }
+
+    /// The host, or that whose children are meant.
+    #[must_use]
+    pub fn host(&self) -> &HostName {
+        &self.host
+    }
+
+    /// Whether a host's children are meant.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    /// Whether a certificate for this name is good for `host`.
+    #[must_use]
+    pub fn covers(&self, host: &HostName) -> bool {
+        if self.wildcard { host.label_under(&self.host).is_some() } else { *host == self.host }
+    }
+}
+
+impl fmt::Display for CertName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.wildcard { "*." } else { "" }, self.host)
+    }
+}
+
+impl fmt::Debug for CertName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CertName({self})")
     }
 }
 

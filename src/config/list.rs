@@ -65,7 +65,7 @@ pub const SETTINGS: &[Setting] = &[
         "tls.certificates",
         "list of {cert, key} or {folder}",
         "",
-        "PEM files: certificate chain (leaf first) and private key; or a folder of them: `fullchain.pem` and `privkey.pem` (or `tls.crt` and `tls.key`), itself or in a folder for each, as in certbot's `live`. Reread when they change. The first is shown to clients without SNI. In the variable: `cert.pem:key.pem` or `folder/`, commas between them. Required unless only plain listeners are meant.",
+        "PEM files: certificate chain (leaf first) and private key; or a folder of them: `fullchain.pem` and `privkey.pem` (or `tls.crt` and `tls.key`), itself or in a folder for each, as in certbot's `live`. Reread when they change. The first is shown to clients without SNI. In the variable: `cert.pem:key.pem` or `folder/`, commas between them. Required unless `acme.email` is there, or only plain listeners are meant.",
     ),
     setting(
         "tls.default",
@@ -145,6 +145,37 @@ pub const SETTINGS: &[Setting] = &[
         "3m",
         "How long a record may take to be set, and as long again to be seen at the zone's own servers.",
     ),
+    setting(
+        "acme.email",
+        "e-mail address",
+        "",
+        "Orders certificates and renews them. The certificate authority may write to this address; setting it agrees to the authority's terms of service.",
+    ),
+    setting(
+        "acme.names",
+        "list of names",
+        "",
+        "What certificates are ordered for, one each: `example.com` or `*.example.com`. Default: the host of `base_url`, all names below it (when a way under `[dns]` is set; else `auth.` and `api.` below it), and the hosts of routes. Names in `tls.certificates` are left out.",
+    ),
+    setting(
+        "acme.directories",
+        "list of words, URLs or {url, root, eab_key_id, eab_key}",
+        "letsencrypt",
+        "Whom to order from: the first, and the next when that is down or limits us. Words: `letsencrypt`, `letsencrypt-staging`, `zerossl`, `google`. `root` is a PEM file with the authority of a private server; the last two bind the account to one made there. In the variable: words and URLs, with commas.",
+    ),
+    setting(
+        "acme.challenges",
+        "list of ways",
+        "tls-alpn-01,http-01,dns-01",
+        "How names are proved, in the order in which it is tried: `tls-alpn-01` on the single port, `http-01` on `plain.http`, `dns-01` as `[dns]` says. Ways that are not set up are passed over; wildcards have `dns-01` only.",
+    ),
+    setting(
+        "acme.profile",
+        "text",
+        "",
+        "Which of the authority's kinds of certificate to order, such as `shortlived`. Default: its usual one.",
+    ),
+    setting("acme.key_type", "`p256` or `rsa2048`", "p256", "Kind of the certificates' keys."),
     setting(
         "ssh.hostnames",
         "list of host names",

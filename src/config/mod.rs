@@ -3,6 +3,7 @@
 //! Refuses what it does not know, and finds all faults at once. Looks into no file but its own:
 //! whether certificates and keys can be used is looked at by [`crate::app`].
 
+mod acme;
 mod dns;
 mod env;
 mod fault;
@@ -20,6 +21,7 @@ mod written;
 
 use std::path::Path;
 
+pub use acme::{AcmeSettings, ChallengeWay, DirectorySettings, EabSettings, KeyType};
 pub use dns::{
     CloudflareSettings, DnsSettings, DnsWay, ExecSettings, ExecStyle, ResponderSettings, Rfc2136Settings,
     SecretSource, TsigHash,

@@ -1,6 +1,7 @@
 //! What was written → what it means. Goes on after a fault, so that all are found at once.
 
 mod access;
+mod acme;
 mod dns;
 
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::list::find;
 use super::routes;
 use super::value::{
-    self, list, parse_admin, parse_base_url, parse_certificate, parse_colon_pair, parse_network, text,
+    self, clashes, list, parse_admin, parse_base_url, parse_certificate, parse_colon_pair, parse_network, text,
 };
 use super::written::{Value, Written};
 use super::{
@@ -31,7 +32,8 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     let tls = TlsSettings { certificates: r.certificates(), dev_ca: None, default: r.host("tls.default") };
     let plain_http = r.addresses("plain.http");
     let plain_ssh = r.addresses("plain.ssh");
-    let listen = r.listen(&tls, !plain_http.is_empty() || !plain_ssh.is_empty());
+    let has_certificate = !tls.certificates.is_empty() || r.is_given("acme.email");
+    let listen = r.listen(has_certificate, !plain_http.is_empty() || !plain_ssh.is_empty());
     let admin = r.admin();
     let admin_address = match &admin {
         Some(AdminListen::Tcp(address)) => std::slice::from_ref(address),
@@ -52,6 +54,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     let state_dir = r.path("state_dir").unwrap_or_default();
     let drain_timeout = r.duration("drain_timeout", Duration::ZERO, 24 * HOUR);
     let routes = r.routes(base.as_ref());
+    let acme = r.acme(base.as_ref(), &routes, dns.way.is_some());
     let ssh = r.ssh(base.as_ref(), &state_dir);
     let http = r.http();
     let limits = r.limits();
@@ -67,6 +70,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
         routes,
         drain_timeout,
         tls,
+        acme,
         dns,
         ssh,
         http,
@@ -130,19 +134,19 @@ impl Resolver {
 
     /// Without a certificate there is nothing to listen with; that is fine only where it was not
     /// asked for and a plain listener is.
-    fn listen(&mut self, tls: &TlsSettings, has_plain: bool) -> Vec<SocketAddr> {
+    fn listen(&mut self, has_certificate: bool, has_plain: bool) -> Vec<SocketAddr> {
         let is_given = self.is_given("listen");
-        if tls.certificates.is_empty() && has_plain && !is_given {
+        if !has_certificate && has_plain && !is_given {
             return Vec::new();
         }
         let listen = self.addresses("listen");
         if listen.is_empty() && is_given && !has_plain {
             self.require("listen", "empty, and there is no plain listener either; write at least one address, such as `0.0.0.0:443`");
         }
-        if tls.certificates.is_empty() && !listen.is_empty() {
+        if !has_certificate && !listen.is_empty() {
             self.require(
                 "tls.certificates",
-                "no certificate; write `certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]` under `[tls]`, or `listen = []` and `plain.http` to serve without TLS",
+                "no certificate; write `acme.email` to have them ordered, or `certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]` under `[tls]`, or `listen = []` and `plain.http` to serve without TLS",
             );
         }
         listen
@@ -393,14 +397,6 @@ fn within(number: u64, least: u64, most: u64) -> Result<u64, String> {
     } else {
         Ok(number)
     }
-}
-
-fn clashes(one: SocketAddr, other: SocketAddr) -> bool {
-    let is_wide = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port()
-        && one.port() != 0
-        && one.is_ipv4() == other.is_ipv4()
-        && (one.ip() == other.ip() || is_wide)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::DnsSettings;
+use super::{AcmeSettings, DnsSettings};
 use crate::name::{HostName, TunnelName};
 use crate::observe::LogFormat;
 
@@ -32,6 +32,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     /// How names are proved by records in the DNS.
     pub dns: DnsSettings,
+    /// Certificates that are ordered. `None`: none are.
+    pub acme: Option<AcmeSettings>,
     /// Agents.
     pub ssh: SshSettings,
     /// Visitors.

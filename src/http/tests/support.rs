@@ -87,6 +87,7 @@ pub fn settings() -> Settings {
             buffer_disk: 1 << 20,
         },
         access: AccessSettings::default(),
+        acme: None,
         admin: None,
         log: LogSettings { format: LogFormat::Text, filter: "info".into() },
     }

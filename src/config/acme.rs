@@ -1,0 +1,85 @@
+//! What the settings under `[acme]` mean: which certificates are ordered, from whom, and how names
+//! are proved.
+
+use std::path::PathBuf;
+
+use super::Secret;
+use crate::name::CertName;
+
+/// Certificates that are ordered and renewed (ACME, RFC 8555).
+#[derive(Clone, Debug)]
+pub struct AcmeSettings {
+    /// Where the authority may write to.
+    pub email: String,
+    /// What certificates are ordered for, one each.
+    pub names: Vec<CertName>,
+    /// Whom to order from: the first, and the next when it cannot. At least one.
+    pub directories: Vec<DirectorySettings>,
+    /// How names are proved, in the order in which it is tried.
+    pub challenges: Vec<ChallengeWay>,
+    /// Which of the authority's kinds of certificate to order. `None`: its usual one.
+    pub profile: Option<String>,
+    /// Kind of the certificates' keys.
+    pub key_type: KeyType,
+}
+
+/// A certificate authority that speaks ACME.
+#[derive(Clone, Debug)]
+pub struct DirectorySettings {
+    /// Where its directory is.
+    pub url: String,
+    /// Authorities (PEM) that vouch for the server itself, besides the system's.
+    pub root: Option<PathBuf>,
+    /// What binds the account to one made elsewhere.
+    pub eab: Option<EabSettings>,
+}
+
+/// External account binding (RFC 8555, section 7.3.4).
+#[derive(Clone, Debug)]
+pub struct EabSettings {
+    /// The key's identifier.
+    pub key_id: String,
+    /// The MAC key, in base64url.
+    pub key: Secret,
+}
+
+/// A way to prove that a name leads here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChallengeWay {
+    /// By a certificate under the name, on the single port (RFC 8737).
+    TlsAlpn01,
+    /// By a text under a path, over plain HTTP (RFC 8555, section 8.3).
+    Http01,
+    /// By a record in the DNS (RFC 8555, section 8.4).
+    Dns01,
+}
+
+impl ChallengeWay {
+    /// All of them, in the usual order.
+    pub const ALL: [Self; 3] = [Self::TlsAlpn01, Self::Http01, Self::Dns01];
+
+    /// The word for it in ACME.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::TlsAlpn01 => "tls-alpn-01",
+            Self::Http01 => "http-01",
+            Self::Dns01 => "dns-01",
+        }
+    }
+}
+
+impl std::fmt::Display for ChallengeWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// A kind of key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// ECDSA over P-256.
+    P256,
+    /// RSA with 2048 bits.
+    Rsa2048,
+}
