@@ -43,8 +43,10 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     let slots = Slots::new(connections, settings.limits.connections_per_address);
     let (visitors, agents) = (Tasks::new(), Tasks::new());
     let (settings, metrics) = (Arc::new(settings), Arc::<Metrics>::default());
-    let made = provision::provision(&settings, &visitors, &agents, &metrics)?;
-    let Provisioned { edge, keys, registry, certs, ssh } = made;
+    // Cut at the end without waiting: an order goes on where it was after the next start.
+    let orders = Tasks::new();
+    let made = provision::provision(&settings, &visitors, &agents, &orders, &metrics)?;
+    let Provisioned { edge, keys, registry, certs, acme, ssh } = made;
     // Goes on while the gateway drains; the socket's file goes when this function returns.
     let admin_tasks = Tasks::new();
     let draining = visitors.drain_begun();
@@ -57,9 +59,13 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
         admin.serve(listener, &admin_tasks);
     }
     keys.watch(&agents);
+    if let Some(acme) = acme {
+        acme.start();
+    }
     ready(&bound);
     drain::until_stopped(signals, &visitors, &agents, settings.drain_timeout).await;
     admin_tasks.cut();
+    orders.cut();
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::access::{AgentKeys, IssuerError, Issuers, KeysError};
 use crate::admin::AdminError;
+use crate::certs::acme::{Acme, VaultError};
 use crate::certs::{CertError, CertStore, Challenges};
 use crate::config::Settings;
 use crate::edge::Edge;
@@ -20,6 +21,9 @@ pub enum AppError {
     /// A certificate.
     #[error(transparent)]
     Certificates(#[from] CertError),
+    /// Where ordered certificates are kept.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The agents' keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -61,6 +65,8 @@ pub struct Provisioned {
     pub registry: Registry,
     /// The certificates.
     pub certs: CertStore,
+    /// What orders certificates, to be started once the port is open.
+    pub acme: Option<Acme>,
     /// The agents.
     pub ssh: Arc<Ssh>,
 }
@@ -70,6 +76,7 @@ pub fn provision(
     settings: &Arc<Settings>,
     visitors: &Tasks,
     agents: &Tasks,
+    orders: &Tasks,
     metrics: &Arc<Metrics>,
 ) -> Result<Provisioned, AppError> {
     let path = &settings.state_dir;
@@ -80,6 +87,7 @@ pub fn provision(
     let registry = Registry::new();
     let issuers = Issuers::open(&settings.access)?;
     let challenges = Challenges::default();
+    let acme = Acme::open(settings, &certs, &challenges, None, orders)?;
     let http = Http::new(
         settings.clone(),
         registry.clone(),
@@ -108,5 +116,5 @@ pub fn provision(
         agents.clone(),
         metrics.clone(),
     )?;
-    Ok(Provisioned { edge, keys, registry, certs, ssh })
+    Ok(Provisioned { edge, keys, registry, certs, acme, ssh })
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::access::{AgentKeys, Issuers};
-use crate::certs::examine;
+use crate::certs::{acme, examine};
 use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
 use crate::ssh::host_key;
@@ -34,6 +34,11 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
         let (broken, covered) = examine(source);
         names.extend(covered);
         faults.extend(broken.iter().map(|error| Fault::new("tls.certificates", error.to_string())));
+    }
+    if let Some(ordered) = &settings.acme {
+        names.extend(ordered.names.iter().map(ToString::to_string));
+        faults
+            .extend(acme::faulty_roots(ordered).into_iter().map(|what| Fault::new("acme.directories", what)));
     }
     let without_names = settings.listen.is_empty() || settings.tls.dev_ca.is_some();
     if !faults.is_empty() || without_names || names.is_empty() || settings.base.is_stand_in() {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use rustls::sign::CertifiedKey;
 use time::{Duration, OffsetDateTime};
 
 use super::disk::{facts, name_of};
-use super::{CertError, Served, load_pair, parse_certificates, read_source};
+use super::{CertError, Served, files, load_pair, parse_certificates, read_source};
 use crate::config::{PemPair, PemSource};
 use crate::name::HostName;
 
@@ -262,12 +262,8 @@ fn make_ca(files: &DevFiles) -> Result<(), CertError> {
 fn lock(dir: &Path) -> Result<fs::File, CertError> {
     let path = dir.join(".lock");
     let open = || {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(dir)?;
-        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        files::private_folder(dir)?;
+        let file = files::lock_file(&path)?;
         file.lock()?;
         Ok(file)
     };
@@ -285,21 +281,8 @@ fn set_aside(path: &Path) -> Result<(), CertError> {
     }
 }
 
-/// Replaces a file in one step, on disk before its name is.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertError> {
-    let replace = || {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
-        let mut file = builder.tempfile_in(dir)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        // The rename itself must survive a power cut, too.
-        fs::File::open(dir)?.sync_all()
-    };
-    replace().map_err(|error| CertError::Unwritable { path: path.to_owned(), error })
+    files::replace(path, text, mode).map_err(|error| CertError::Unwritable { path: path.to_owned(), error })
 }
 
 #[cfg(test)]

@@ -1,0 +1,216 @@
+//! Certificates that are ordered and renewed (ACME, RFC 8555), each name by itself: what fails for
+//! one never holds up another.
+//!
+//! `keeper` decides when a name's certificate is due, `attempt` asks one authority after the other
+//! and proves the name in one way after the other, `order` carries out a single order, `vault` keeps
+//! what was got. Refuses to order what the operator's own files cover.
+
+/// Calls again when an authority did not take the nonce, as often as that may be mere chance: the
+/// library does so three times only (RFC 8555, section 6.5).
+macro_rules! persist {
+    ($call:expr) => {{
+        let mut left = 12;
+        loop {
+            match $call.await {
+                Err(error) if left > 0 && $crate::certs::acme::is_bad_nonce(&error) => left -= 1,
+                done => break done,
+            }
+        }
+    }};
+}
+
+mod account;
+mod attempt;
+mod client;
+mod fault;
+mod keeper;
+mod order;
+mod times;
+mod vault;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+pub use fault::{Fault, FaultKind};
+pub use vault::{About, FaultNote, Kept, Status, Vault, VaultError, Window};
+
+use super::dns::DnsProvider;
+use super::{CertStore, Challenges, Served};
+use crate::config::{AcmeSettings, Settings};
+use crate::name::CertName;
+use crate::net::{Fetch, Tasks};
+use keeper::Line;
+use order::Answers;
+use vault::Lock;
+
+/// Orders that run at once.
+const AT_ONCE: usize = 4;
+/// How long another process may hold what is needed here.
+const LOCKED: Duration = Duration::from_secs(10 * 60);
+/// Pause between two looks whether it still does.
+const LOCK_PAUSE: Duration = Duration::from_millis(250);
+
+/// Keeps certificates for names: orders them, and renews them. Clones share one.
+#[derive(Clone, Debug)]
+pub struct Acme(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Arc<Settings>,
+    acme: AcmeSettings,
+    vault: Vault,
+    store: CertStore,
+    answers: Answers,
+    tasks: Tasks,
+    slots: Semaphore,
+    /// The HTTP clients of the directories, in their order; made when first needed.
+    clients: Vec<Mutex<Option<Fetch>>>,
+    lines: Mutex<HashMap<CertName, Arc<Line>>>,
+    /// Stands for the settings that a fault may come from.
+    mark: String,
+}
+
+impl Acme {
+    /// Opens the vault, and puts what is there for the configured names into the store. `None` when
+    /// nothing is to be ordered. Reads files: not for a busy task.
+    ///
+    /// # Errors
+    /// When the vault cannot be made.
+    pub fn open(
+        settings: &Arc<Settings>,
+        store: &CertStore,
+        challenges: &Challenges,
+        dns: Option<Arc<dyn DnsProvider>>,
+        tasks: &Tasks,
+    ) -> Result<Option<Self>, VaultError> {
+        let Some(acme) = settings.acme.clone() else { return Ok(None) };
+        let vault = Vault::open(&settings.state_dir)?;
+        for name in &acme.names {
+            if let Some(kept) = vault.load(name)? {
+                kept.served.warn(&format!("of `{name}`"));
+                store.put(kept.served);
+            }
+        }
+        let urls: Vec<_> = acme.directories.iter().map(|directory| &directory.url).collect();
+        let mark = format!(
+            "{} {urls:?} {:?} {:?} {:?} {:?} {:?}",
+            acme.email, acme.challenges, acme.profile, settings.listen, settings.plain_http, settings.dns
+        );
+        Ok(Some(Self(Arc::new(Inner {
+            settings: settings.clone(),
+            vault,
+            store: store.clone(),
+            answers: Answers { challenges: challenges.clone(), dns },
+            tasks: tasks.clone(),
+            slots: Semaphore::new(AT_ONCE),
+            clients: acme.directories.iter().map(|_| Mutex::default()).collect(),
+            lines: Mutex::default(),
+            mark: short_hash(mark.as_bytes()),
+            acme,
+        }))))
+    }
+
+    /// Begins to keep certificates for the configured names, until the tasks are cut.
+    pub fn start(&self) {
+        for name in &self.0.acme.names {
+            self.keep(name);
+        }
+    }
+
+    /// Begins to keep a certificate for a name, unless that is done already. One that was ordered
+    /// before is shown as soon as it is read.
+    pub fn keep(&self, name: &CertName) {
+        self.line(name);
+    }
+
+    /// A certificate for a name: the one that is there, or else the one that is then ordered.
+    /// However many ask, there is one order. Cancel safe: the order goes on.
+    ///
+    /// # Errors
+    /// Why the attempt failed, or the last one did, when no other is due yet.
+    pub async fn obtain(&self, name: &CertName) -> Result<Arc<Served>, FaultNote> {
+        let mut state = self.line(name).state.subscribe();
+        let known = state.wait_for(|state| state.served.is_some() || state.fault.is_some()).await;
+        // The line lives as long as this.
+        let state = known.map(|state| state.clone()).unwrap_or_default();
+        state.served.ok_or_else(|| {
+            state.fault.unwrap_or_else(|| FaultNote {
+                at: time::OffsetDateTime::now_utc(),
+                word: FaultKind::Local.word().to_owned(),
+                text: "the gateway is ending; ask again when it is back".to_owned(),
+            })
+        })
+    }
+
+    /// Renews the certificate of a name now, whatever its age, and whatever failed before.
+    pub fn renew(&self, name: &CertName) {
+        self.line(name).renew();
+    }
+
+    /// What is kept on disk.
+    #[must_use]
+    pub fn vault(&self) -> &Vault {
+        &self.0.vault
+    }
+
+    fn line(&self, name: &CertName) -> Arc<Line> {
+        let mut lines = self.0.lines.lock();
+        if let Some(line) = lines.get(name) {
+            return line.clone();
+        }
+        let line = Arc::new(Line::new(name.clone()));
+        lines.insert(name.clone(), line.clone());
+        // Holds no `Acme`, whose clones then say who may still ask.
+        let (inner, kept) = (self.0.clone(), line.clone());
+        self.0.tasks.spawn("certificate", async move { inner.keep(&kept).await });
+        line
+    }
+}
+
+/// Whether the roots that are named for directories can be used: a sentence for each that cannot.
+/// Reads files: not for a busy task.
+#[must_use]
+pub fn faulty_roots(acme: &AcmeSettings) -> Vec<String> {
+    let roots = acme.directories.iter().filter_map(|directory| directory.root.as_deref());
+    roots.filter_map(|root| client::fetch_with(Some(root)).err()).collect()
+}
+
+/// Does what waits for the disk where nobody waits for it.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Fault::new(FaultKind::Local, "the gateway is ending; it goes on after the next start"))
+}
+
+/// Takes what another process may hold.
+async fn wait_for_lock(
+    take: impl Fn() -> Result<Option<Lock>, VaultError> + Clone + Send + 'static,
+) -> Result<Lock, Fault> {
+    let end = Instant::now() + LOCKED;
+    loop {
+        if let Some(lock) = off_thread(take.clone()).await?? {
+            return Ok(lock);
+        }
+        if Instant::now() >= end {
+            let text = "another process holds the certificates in `state_dir` for too long; see whether a second gateway hangs";
+            return Err(Fault::new(FaultKind::Local, text));
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+}
+
+fn is_bad_nonce(error: &instant_acme::Error) -> bool {
+    matches!(error, instant_acme::Error::Api(problem)
+        if problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:badNonce"))
+}
+
+/// Tells texts apart in names of files and in notes: the first 64 bits of SHA-256, in hex.
+fn short_hash(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+}

@@ -1,0 +1,351 @@
+//! One order, for one name, at one directory, by one way: key → order → proof → certificate.
+//!
+//! What has been reached is on disk before the next step, so that an order goes on after the process
+//! has ended at any moment of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use instant_acme::{
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier,
+    NewOrder, Order, OrderStatus, RetryPolicy,
+};
+use rcgen::{
+    CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize,
+};
+use tokio::time::Instant;
+
+use super::client::Asker;
+use super::fault::{Asked, Fault, FaultKind, host};
+use super::off_thread;
+use super::vault::{Pending, Vault};
+use crate::certs::dns::{ChallengeRecord, DnsProvider};
+use crate::certs::{Answering, CertError, Challenges};
+use crate::config::{ChallengeWay, KeyType};
+use crate::name::CertName;
+
+/// How long an authority may take to look whether a name is proved. Slow ones ask the DNS several
+/// times, from several places.
+const VALIDATION: Duration = Duration::from_secs(3 * 60);
+/// First and longest pause between two looks at what it found.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long an authority may take to sign.
+const SIGNING: RetryPolicy = RetryPolicy::new()
+    .initial_delay(Duration::from_millis(200))
+    .backoff(1.5)
+    .timeout(Duration::from_secs(2 * 60));
+/// How long an order may take to notice that its name is proved.
+const READY: RetryPolicy = RetryPolicy::new()
+    .initial_delay(Duration::from_millis(200))
+    .backoff(1.5)
+    .timeout(Duration::from_secs(30));
+
+/// Where authorities find their answers.
+#[derive(Clone, Debug)]
+pub(super) struct Answers {
+    pub(super) challenges: Challenges,
+    pub(super) dns: Option<Arc<dyn DnsProvider>>,
+}
+
+/// What is ordered.
+pub(super) struct Wish<'a> {
+    pub(super) account: &'a Account,
+    pub(super) asker: &'a Asker,
+    pub(super) vault: &'a Vault,
+    pub(super) answers: &'a Answers,
+    pub(super) name: &'a CertName,
+    pub(super) way: ChallengeWay,
+    pub(super) key_type: KeyType,
+    /// The certificate that this one comes in the place of (RFC 9773, section 5).
+    pub(super) replaces: Option<CertificateIdentifier<'static>>,
+    /// For sentences; its `way` is this one.
+    pub(super) asked: Asked<'a>,
+}
+
+/// What was got.
+pub(super) struct Issued {
+    /// PEM, leaf first.
+    pub(super) chain: String,
+    /// PEM.
+    pub(super) key: String,
+}
+
+/// An answer that stands until it is taken away.
+enum Standing {
+    Here(#[expect(dead_code, reason = "held, not read")] Answering),
+    InDns(Arc<dyn DnsProvider>, ChallengeRecord),
+}
+
+impl Wish<'_> {
+    /// Orders. Dropping the future leaves an order that the next attempt goes on with.
+    pub(super) async fn order(&self) -> Result<Issued, Fault> {
+        if let Some((order, pending)) = self.resume().await? {
+            match self.go_on(order, &pending).await {
+                Ok(issued) => return Ok(issued),
+                Err(fault) if is_passing(fault.kind) => return Err(fault),
+                // It may have failed while nobody was here to answer for the name.
+                Err(fault) => {
+                    tracing::debug!(name = %self.name, fault = fault.text, "an unfinished order is given up")
+                }
+            }
+        }
+        let (order, pending) = self.begin().await?;
+        let outcome = self.go_on(order, &pending).await;
+        if outcome.as_ref().is_err_and(|fault| !is_passing(fault.kind)) {
+            self.forget().await?;
+        }
+        outcome
+    }
+
+    /// The order that was not finished, unless it was for another directory or way.
+    async fn resume(&self) -> Result<Option<(Order, Pending)>, Fault> {
+        let (vault, name) = (self.vault.clone(), self.name.clone());
+        let Some(pending) = off_thread(move || vault.pending(&name)).await? else { return Ok(None) };
+        if pending.directory != self.asked.directory || pending.way != self.way.word() {
+            return Ok(None);
+        }
+        let mut order = match persist!(self.account.order(pending.url.clone())) {
+            Ok(order) => order,
+            Err(error) => {
+                let fault = self.fault(&error);
+                return if is_passing(fault.kind) { Err(fault) } else { Ok(None) };
+            }
+        };
+        if order.state().status == OrderStatus::Invalid {
+            return Ok(None);
+        }
+        tracing::debug!(name = %self.name, url = pending.url, "going on with an unfinished order");
+        Ok(Some((order, pending)))
+    }
+
+    async fn begin(&self) -> Result<(Order, Pending), Fault> {
+        let key_type = self.key_type;
+        let key = off_thread(move || new_key(key_type).map(|key| key.serialize_pem())).await??;
+        let order = self.new_order().await.map_err(|error| self.fault(&error))?;
+        let pending = Pending {
+            directory: self.asked.directory.to_owned(),
+            url: order.url().to_owned(),
+            way: self.way.word().to_owned(),
+            key,
+        };
+        let (vault, name, kept) = (self.vault.clone(), self.name.clone(), pending.clone());
+        off_thread(move || vault.set_pending(&name, Some(&kept))).await??;
+        Ok((order, pending))
+    }
+
+    async fn new_order(&self) -> Result<Order, Error> {
+        let identifiers = [Identifier::Dns(self.name.to_string())];
+        let mut wish = NewOrder::new(&identifiers);
+        if let Some(profile) = self.asked.profile {
+            wish = wish.profile(profile);
+        }
+        if let Some(replaced) = &self.replaces {
+            let mut replacing = NewOrder::new(&identifiers).replaces(replaced.clone());
+            if let Some(profile) = self.asked.profile {
+                replacing = replacing.profile(profile);
+            }
+            match persist!(self.account.new_order(&replacing)) {
+                Ok(order) => return Ok(order),
+                // Only a hint, which not every authority takes, and none takes twice.
+                Err(error) => {
+                    tracing::debug!(name = %self.name, %error, "ordering without a word of the certificate before");
+                }
+            }
+        }
+        persist!(self.account.new_order(&wish))
+    }
+
+    async fn go_on(&self, mut order: Order, pending: &Pending) -> Result<Issued, Fault> {
+        if order.state().status == OrderStatus::Pending {
+            self.prove(&mut order).await?;
+        }
+        let chain = self.finish(&mut order, pending).await.map_err(|error| self.fault(&error))?;
+        Ok(Issued { chain, key: pending.key.clone() })
+    }
+
+    /// Proves the name, unless the authority still knows that it leads here.
+    async fn prove(&self, order: &mut Order) -> Result<(), Fault> {
+        // Asks for what is not there yet; what is there is not asked for again.
+        persist!(async {
+            match order.authorizations().next().await {
+                Some(Err(error)) => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .map_err(|error| self.fault(&error))?;
+        let Some(standing) = self.answer(order).await? else { return Ok(()) };
+        let outcome = self.wait_until_seen(order).await;
+        standing.take_away().await;
+        outcome
+    }
+
+    /// Puts the answer where the authority looks, and tells it to. `None` when it need not look.
+    async fn answer(&self, order: &mut Order) -> Result<Option<Standing>, Fault> {
+        let mut authorizations = order.authorizations();
+        let Some(Ok(mut authorization)) = authorizations.next().await else { return Err(self.no_proof()) };
+        match authorization.status {
+            AuthorizationStatus::Valid => return Ok(None),
+            AuthorizationStatus::Pending => {}
+            status => return Err(self.refused(&authorization.challenges, status)),
+        }
+        let kind = match self.way {
+            ChallengeWay::TlsAlpn01 => ChallengeType::TlsAlpn01,
+            ChallengeWay::Http01 => ChallengeType::Http01,
+            ChallengeWay::Dns01 => ChallengeType::Dns01,
+        };
+        let Some(mut challenge) = authorization.challenge(kind) else {
+            return Err(self.plain(FaultKind::NoWay, "does not offer this way for the name"));
+        };
+        let (key, challenges) = (challenge.key_authorization(), &self.answers.challenges);
+        let standing = match self.way {
+            ChallengeWay::TlsAlpn01 => {
+                Standing::Here(challenges.answer_probe(self.name.host(), key.digest().as_ref())?)
+            }
+            ChallengeWay::Http01 => Standing::Here(challenges.answer_request(&challenge.token, key.as_str())),
+            ChallengeWay::Dns01 => self.set_record(key.dns_value()).await?,
+        };
+        if challenge.status == ChallengeStatus::Pending
+            && let Err(error) = persist!(challenge.set_ready())
+        {
+            standing.take_away().await;
+            return Err(self.fault(&error));
+        }
+        Ok(Some(standing))
+    }
+
+    async fn set_record(&self, value: String) -> Result<Standing, Fault> {
+        let Some(dns) = &self.answers.dns else {
+            return Err(Fault::new(
+                FaultKind::NoWay,
+                "no way to set records is there; set one under `[dns]`",
+            ));
+        };
+        let standing = Standing::InDns(
+            dns.clone(),
+            ChallengeRecord { name: format!("_acme-challenge.{}", self.name.host()), value },
+        );
+        let Standing::InDns(_, record) = &standing else { return Ok(standing) };
+        match dns.present(record).await {
+            Ok(()) => Ok(standing),
+            Err(error) => {
+                // It may stand at some of the servers.
+                standing.take_away().await;
+                Err(Fault::new(FaultKind::DnsNotSet, error.to_string()))
+            }
+        }
+    }
+
+    async fn wait_until_seen(&self, order: &mut Order) -> Result<(), Fault> {
+        let mut authorizations = order.authorizations();
+        let Some(Ok(mut authorization)) = authorizations.next().await else { return Err(self.no_proof()) };
+        let end = Instant::now() + VALIDATION;
+        let mut pause = LOOKS.0;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f32(1.5).min(LOOKS.1);
+            persist!(async { authorization.refresh().await.map(drop) })
+                .map_err(|error| self.fault(&error))?;
+            match authorization.status {
+                AuthorizationStatus::Valid => return Ok(()),
+                AuthorizationStatus::Pending if Instant::now() < end => {}
+                AuthorizationStatus::Pending => {
+                    return Err(self.plain(
+                        FaultKind::NotValidated,
+                        "did not come to look in time; it is asked again later",
+                    ));
+                }
+                status => return Err(self.refused(&authorization.challenges, status)),
+            }
+        }
+    }
+
+    async fn finish(&self, order: &mut Order, pending: &Pending) -> Result<String, Error> {
+        if order.state().status == OrderStatus::Pending {
+            persist!(async { order.refresh().await.map(drop) })?;
+        }
+        if order.state().status == OrderStatus::Pending {
+            persist!(order.poll_ready(&READY))?;
+        }
+        if order.state().status == OrderStatus::Ready {
+            let csr =
+                signing_request(&pending.key, self.name).map_err(|error| Error::Other(Box::new(error)))?;
+            persist!(order.finalize_csr(&csr))?;
+        }
+        persist!(order.poll_certificate(&SIGNING))
+    }
+
+    async fn forget(&self) -> Result<(), Fault> {
+        let (vault, name) = (self.vault.clone(), self.name.clone());
+        Ok(off_thread(move || vault.set_pending(&name, None)).await??)
+    }
+
+    fn fault(&self, error: &Error) -> Fault {
+        let fault = Fault::of(error, self.asked);
+        Fault { retry_after: fault.retry_after.or(self.asker.retry_after()), ..fault }
+    }
+
+    /// What the authority says of a proof that failed.
+    fn refused(&self, challenges: &[instant_acme::Challenge], status: AuthorizationStatus) -> Fault {
+        match challenges.iter().find_map(|challenge| challenge.error.as_ref()) {
+            Some(problem) => Fault::of_problem(problem, self.asked),
+            None => self.plain(FaultKind::NotValidated, &format!("does not say why the proof is {status:?}")),
+        }
+    }
+
+    fn no_proof(&self) -> Fault {
+        self.plain(FaultKind::AuthorityFailed, "asks for no proof that it could name")
+    }
+
+    fn plain(&self, kind: FaultKind, what: &str) -> Fault {
+        Fault::new(kind, format!("`{}` {what} (`{}` by {})", host(self.asked.directory), self.name, self.way))
+    }
+}
+
+impl Standing {
+    async fn take_away(self) {
+        if let Self::InDns(dns, record) = self
+            && let Err(error) = dns.cleanup(&record).await
+        {
+            tracing::warn!(record = record.name, "{error}");
+        }
+    }
+}
+
+/// Whether the order itself is still good.
+fn is_passing(kind: FaultKind) -> bool {
+    matches!(
+        kind,
+        FaultKind::DirectoryUnreachable
+            | FaultKind::AuthorityFailed
+            | FaultKind::RateLimited
+            | FaultKind::Local
+    )
+}
+
+fn new_key(key_type: KeyType) -> Result<KeyPair, CertError> {
+    Ok(match key_type {
+        KeyType::P256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+        KeyType::Rsa2048 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
+    })
+}
+
+fn signing_request(key: &str, name: &CertName) -> Result<Vec<u8>, CertError> {
+    let key = KeyPair::from_pem(key)?;
+    let mut params = CertificateParams::new(vec![name.to_string()])?;
+    params.distinguished_name = DistinguishedName::new();
+    Ok(params.serialize_request(&key)?.der().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_key_can_be_asked_for() {
+        let name = CertName::parse("*.a.test").expect("valid");
+        for (kind, least) in [(KeyType::P256, 150), (KeyType::Rsa2048, 550)] {
+            let key = new_key(kind).expect("made").serialize_pem();
+            assert!(signing_request(&key, &name).expect("signed").len() > least);
+        }
+    }
+}
