@@ -57,7 +57,8 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
             "no certificate covers `{base}` or `{tunnels}`, but `{}`; add one for both",
             names.join("`, `")
         );
-        faults.push(Fault::new("tls.certificates", what));
+        let place = if settings.acme.is_some() { "acme.names" } else { "tls.certificates" };
+        faults.push(Fault::new(place, what));
     } else if !has_tunnels {
         tracing::warn!(
             "no certificate covers `{tunnels}`; only previews with their own name in one can be visited"

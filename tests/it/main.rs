@@ -1,5 +1,8 @@
 //! The promises, each shown with real programs against the real binary.
 
+mod acme;
+mod acme_life;
+mod acme_trouble;
 mod admin;
 mod certificate_files;
 mod channels;

@@ -19,14 +19,17 @@ pub(super) async fn open(
     asker: &Asker,
     asked: Asked<'_>,
 ) -> Result<Account, Fault> {
-    let shared = vault.clone();
-    let _lock = wait_for_lock(move || shared.lock_accounts()).await?;
-    let (shared, url) = (vault.clone(), directory.url.clone());
-    let kept = off_thread(move || shared.account(&url)).await?;
+    let mut _lock = None;
+    let mut kept = look(vault, directory).await?;
+    if kept.as_ref().is_none_or(|kept| kept.id.is_none() || kept.contact.as_ref() != Some(&acme.email)) {
+        let shared = vault.clone();
+        _lock = Some(wait_for_lock(move || shared.lock_accounts()).await?);
+        // Another name, or another process, may have been quicker.
+        kept = look(vault, directory).await?;
+    }
     let (account, mut file) = match (kept, &directory.eab) {
-        (Some(AccountFile { id: Some(id), key, directory, contact }), _) => {
-            let file = AccountFile { id: Some(id.clone()), key, directory, contact };
-            let key = PrivatePkcs8KeyDer::from(decode(&file)?);
+        (Some(file @ AccountFile { id: Some(_), .. }), _) => {
+            let (id, key) = (file.id.clone().unwrap_or_default(), PrivatePkcs8KeyDer::from(decode(&file)?));
             let account =
                 persist!(builder(asker).from_parts(id.clone(), key.clone_key(), file.directory.clone()));
             (account.map_err(|error| fault(&error, asker, asked))?, file)
@@ -52,6 +55,11 @@ pub(super) async fn open(
         }
     }
     Ok(account)
+}
+
+async fn look(vault: &Vault, directory: &DirectorySettings) -> Result<Option<AccountFile>, Fault> {
+    let (vault, url) = (vault.clone(), directory.url.clone());
+    off_thread(move || vault.account(&url)).await
 }
 
 /// A new account whose key is on disk before the directory hears of it: the same key makes the same

@@ -183,6 +183,21 @@ impl Fault {
         let kind = problem.r#type.as_deref().unwrap_or_default();
         let host_of_name = name.trim_start_matches("*.");
         let is_dns = way == Some(ChallengeWay::Dns01);
+        let reach = || {
+            if is_dns {
+                let text = format!(
+                    "`{authority}` cannot ask the name servers of `{name}` ({detail}); check that they can be reached from the internet on port 53"
+                );
+                return (Kind::WrongDns, text);
+            }
+            (
+                Kind::Unreachable,
+                format!(
+                    "`{authority}` cannot reach `{name}` on port {} ({detail}); check that its A and AAAA records lead to this host, and that a firewall lets that port through to oneport",
+                    port(way)
+                ),
+            )
+        };
         let (kind, text) = match kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind) {
             "caa" => (
                 Kind::Caa,
@@ -202,13 +217,8 @@ impl Fault {
                     "`{authority}` finds no address of `{name}` ({detail}); make an A or AAAA record that leads to this host"
                 ),
             ),
-            "connection" | "tls" => (
-                Kind::Unreachable,
-                format!(
-                    "`{authority}` cannot reach `{name}` on port {} ({detail}); check that its A and AAAA records lead to this host, and that a firewall lets that port through to oneport",
-                    port(way)
-                ),
-            ),
+            "connection" | "tls" => reach(),
+            "unauthorized" | "incorrectResponse" if way.is_some() && nobody_there(&detail) => reach(),
             "unauthorized" | "incorrectResponse" if way.is_some() => (
                 Kind::WrongAnswer,
                 if is_dns {
@@ -303,6 +313,14 @@ impl From<CertError> for Fault {
     }
 }
 
+/// Whether an authority that does not tell the two apart reached nobody, and not somebody else.
+fn nobody_there(detail: &str) -> bool {
+    let detail = detail.to_ascii_lowercase();
+    ["failed to connect", "connection refused", "timed out", "timeout", "no route"]
+        .iter()
+        .any(|sign| detail.contains(sign))
+}
+
 /// Where an authority looks.
 fn port(way: Option<ChallengeWay>) -> u16 {
     if way == Some(ChallengeWay::Http01) { 80 } else { 443 }
@@ -338,6 +356,13 @@ mod tests {
             way,
         };
         Fault::of(&Error::Api(serde_json::from_str(&problem).expect("a problem")), asked)
+    }
+
+    #[test]
+    fn nobody_is_told_from_somebody_else() {
+        assert!(nobody_there("Failed to connect to 127.0.0.9:443 for the tls-alpn-01 challenge"));
+        assert!(nobody_there("Timeout during connect (likely firewall problem)"));
+        assert!(!nobody_there("Incorrect validation certificate for tls-alpn-01 challenge"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::attempt::identifier;
 use super::client::Asker;
 use super::fault::Fault;
 use super::vault::{FaultNote, Kept, Status, Window};
-use super::{Inner, account, off_thread, times, wait_for_lock};
+use super::{Inner, account, off_thread, times};
 use crate::certs::Served;
 use crate::name::CertName;
 
@@ -22,6 +22,8 @@ use crate::name::CertName;
 const NAP_MAX: Duration = Duration::from_secs(60 * 60);
 /// The shortest pause between two attempts.
 const NAP_MIN: Duration = Duration::from_millis(500);
+/// Pause between two looks whether another process still orders.
+const NAP_LOCKED: Duration = Duration::from_secs(1);
 
 /// What is known of a name's certificate while the gateway runs.
 #[derive(Clone, Debug, Default)]
@@ -99,11 +101,14 @@ impl Inner {
         }
         let Ok(_slot) = self.slots.acquire().await else { return Ok(now + NAP_MAX) };
         let (vault, locked) = (self.vault.clone(), name.clone());
-        let _lock = wait_for_lock(move || vault.lock(&locked)).await?;
+        let Some(_lock) = off_thread(move || vault.lock(&locked)).await?? else {
+            // Not waited for here, where others wait for the slot.
+            tracing::debug!(%name, "another process is ordering it");
+            return Ok(now + NAP_LOCKED);
+        };
         // Another process may have been quicker.
         let (newer, newest_status) = self.look(name).await?;
-        let is_newer =
-            |newer: &Kept| kept.as_ref().is_none_or(|kept| kept.served.not_after != newer.served.not_after);
+        let is_newer = |newer: &Kept| kept.as_ref().is_none_or(|kept| !is_same(&kept.served, &newer.served));
         if newer.as_ref().is_some_and(is_newer) {
             return Ok(now);
         }
@@ -125,51 +130,35 @@ impl Inner {
         let outcome = self.attempt(name, kept, &mut status).await;
         let now = OffsetDateTime::now_utc();
         status.settings.clone_from(&self.mark);
-        let next = match outcome {
+        match outcome {
             Ok(kept) => {
                 let served = &kept.served;
                 let renew_at = times::by_lifetime(served.not_before, served.not_after, times::chance());
-                tracing::info!(
-                    %name,
-                    issuer = served.issuer,
-                    way = kept.about.way,
-                    not_after = %served.not_after,
-                    renew_at = %renew_at,
-                    "a certificate is there"
-                );
-                let limited = std::mem::take(&mut status.limited);
-                status = Status {
-                    renew_at: Some(renew_at),
-                    limited,
-                    settings: self.mark.clone(),
-                    ..Status::default()
-                };
+                let Status { limited, settings, .. } = status;
+                let status = Status { renew_at: Some(renew_at), limited, settings, ..Status::default() };
+                self.write(name, status).await?;
                 self.show(line, &kept);
+                let (way, issuer) = (&kept.about.way, &served.issuer);
+                tracing::info!(
+                    %name, way, issuer, not_after = %served.not_after, %renew_at, "a certificate is there"
+                );
                 // Its window is asked for right away.
-                now
+                Ok(now)
             }
             Err(fault) => {
                 status.failures = status.failures.saturating_add(1);
-                let pause = times::back_off(fault.kind, status.failures, times::chance());
-                // What the authority says counts, unless others can be asked before.
-                let pause = fault.retry_after.map_or(pause, |wait| wait.max(NAP_MIN));
-                let retry_at = now + pause;
+                let failures = status.failures;
+                let pause = times::back_off(fault.kind, failures, times::chance());
+                let retry_at = now + fault.retry_after.unwrap_or_default().max(pause);
                 status.retry_at = Some(retry_at);
                 status.fault = Some(note(&fault, now));
-                tracing::warn!(
-                    %name,
-                    fault = fault.kind.word(),
-                    failures = status.failures,
-                    retry_at = %retry_at,
-                    "no certificate: {}",
-                    fault.text
-                );
+                self.write(name, status).await?;
                 self.tell(line, &fault);
-                retry_at
+                let text = &fault.text;
+                tracing::warn!(%name, fault = fault.kind.word(), failures, %retry_at, "no certificate: {text}");
+                Ok(retry_at)
             }
-        };
-        self.write(name, status).await?;
-        Ok(next)
+        }
     }
 
     async fn look(&self, name: &CertName) -> Result<(Option<Kept>, Status), Fault> {
@@ -183,8 +172,7 @@ impl Inner {
     }
 
     fn show(&self, line: &Line, kept: &Kept) {
-        let is_new =
-            !line.state.borrow().served.as_ref().is_some_and(|old| old.not_after == kept.served.not_after);
+        let is_new = line.state.borrow().served.as_ref().is_none_or(|old| !is_same(old, &kept.served));
         if is_new {
             self.store.put(kept.served.clone());
             line.state.send_replace(LineState { served: Some(kept.served.clone()), fault: None });
@@ -246,6 +234,10 @@ fn due(kept: Option<&Kept>, status: &Status) -> OffsetDateTime {
     let by_lifetime = times::by_lifetime(served.not_before, served.not_after, 0.0);
     // A note may be of the certificate before this one; the end counts in any case.
     status.renew_at.filter(|at| *at < served.not_after).unwrap_or(by_lifetime)
+}
+
+fn is_same(one: &Served, other: &Served) -> bool {
+    one.key.cert.first() == other.key.cert.first()
 }
 
 fn note(fault: &Fault, at: OffsetDateTime) -> FaultNote {

@@ -48,10 +48,10 @@ use keeper::Line;
 use order::Answers;
 use vault::Lock;
 
-/// Orders that run at once.
-const AT_ONCE: usize = 4;
+/// Orders that run at once. Names that cannot be proved take minutes each, so not too few.
+const AT_ONCE: usize = 16;
 /// How long another process may hold what is needed here.
-const LOCKED: Duration = Duration::from_secs(10 * 60);
+const LOCKED: Duration = Duration::from_secs(5 * 60);
 /// Pause between two looks whether it still does.
 const LOCK_PAUSE: Duration = Duration::from_millis(250);
 

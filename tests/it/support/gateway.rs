@@ -216,6 +216,29 @@ impl Gateway {
         })
     }
 
+    /// Waits for a log record that may take longer.
+    #[track_caller]
+    pub fn wait_log_within(&self, limit: Duration, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        self.process.err.wait(&format!("log record: {what}"), limit, |log| {
+            log.lines().filter_map(|line| serde_json::from_str(line).ok()).find(|record| matches(record))
+        })
+    }
+
+    /// Kills the gateway without a word, and starts it again with the same configuration and folder.
+    #[track_caller]
+    pub fn restart(self) -> Self {
+        self.kill().start()
+    }
+
+    /// Kills the gateway without a word. What is left can start another.
+    #[track_caller]
+    pub fn kill(self) -> Setup {
+        let Self { setup, mut process } = self;
+        process.signal(Signal::KILL);
+        process.exit(SOON);
+        setup
+    }
+
     /// Waits for a log record with this reason.
     #[track_caller]
     pub fn wait_reason(&self, reason: &str) -> Value {

@@ -6,8 +6,10 @@ pub mod backend;
 pub mod ca;
 pub mod callgrind;
 pub mod crowd;
+pub mod front;
 pub mod gateway;
 pub mod load;
+pub mod pebble;
 pub mod process;
 pub mod visitor;
 

@@ -15,6 +15,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("curl", "curl"),
     ("openssl", "openssl"),
+    ("pebble", "pebble"),
+    ("pebble-challtestsrv", "pebble"),
     ("valgrind", "valgrind"),
     ("vgdb", "valgrind"),
 ];

@@ -1,0 +1,165 @@
+//! Certificates come by themselves, from pebble: a real ACME server.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::pebble::{Names, Pebble, PebbleSetup, directory, free_port, ordering};
+use crate::support::visitor::Curl;
+
+/// Waits until the gateway says that it has a certificate for this name.
+#[track_caller]
+pub fn wait_issued(gateway: &Gateway, name: &str) -> Value {
+    gateway.wait_log("a certificate", |record| is_issued(record, name))
+}
+
+pub fn is_issued(record: &Value, name: &str) -> bool {
+    record["message"] == "a certificate is there" && record["name"] == name
+}
+
+/// A visit that trusts what the authority makes and nothing else.
+#[track_caller]
+pub fn visit(gateway: &Gateway, pebble: &Pebble, host: &str) -> u16 {
+    let root = pebble.root().display().to_string();
+    let response = Curl::new(gateway).args(&["--cacert", &root]).get(&format!("https://{host}/"));
+    response.status
+}
+
+fn one(port: u16, pebble: &Pebble, name: &str) -> Setup {
+    ordering(port, &[name], vec![directory(&pebble.directory(), &pebble.server_root())])
+}
+
+#[test]
+fn an_address_is_all_that_is_needed() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let mut setup = one(port, &pebble, "gw.test");
+    setup.unset("acme", "names");
+    let gateway = setup.start();
+    for host in ["gw.test", "auth.gw.test", "api.gw.test"] {
+        let record = wait_issued(&gateway, host);
+        assert_eq!(record["way"], "tls-alpn-01", "{record}");
+    }
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+    assert_eq!(visit(&gateway, &pebble, "auth.gw.test"), 404);
+    let probe = gateway.wait_log("the probe", |record| {
+        record["message"] == "a certificate authority's probe was answered" && record["name"] == "api.gw.test"
+    });
+    assert_eq!(probe["level"], "INFO");
+    // Whoever may read the folder can use the files.
+    let chain = std::fs::read_to_string(gateway.path("state/acme/names/gw.test/current/fullchain.pem"));
+    assert_eq!(chain.expect("there").matches("BEGIN CERTIFICATE").count(), 2);
+}
+
+#[test]
+fn a_slow_strict_authority_that_refuses_every_second_nonce_will_do() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = PebbleSetup::new(&names, port, 1)
+        .without("PEBBLE_VA_NOSLEEP")
+        .env("PEBBLE_VA_SLEEPTIME", "2")
+        .env("PEBBLE_WFE_NONCEREJECT", "50")
+        .start();
+    let gateway = one(port, &pebble, "gw.test").start();
+    wait_issued(&gateway, "gw.test");
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+}
+
+#[test]
+fn http_01_is_answered_before_the_redirect() {
+    let (names, port, plain) = (Names::start(), free_port(), free_port());
+    let pebble = Pebble::start(&names, port, plain);
+    let mut setup = one(port, &pebble, "gw.test");
+    setup.set("plain.http", vec![format!("127.0.0.1:{plain}")]);
+    setup.set("acme.challenges", vec!["http-01"]);
+    let gateway = setup.start();
+    assert_eq!(wait_issued(&gateway, "gw.test")["way"], "http-01");
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+}
+
+#[test]
+fn a_way_that_fails_falls_to_the_next_and_says_why() {
+    let (names, port, plain) = (Names::start(), free_port(), free_port());
+    // Nobody listens where it looks for TLS.
+    let pebble = Pebble::start(&names, free_port(), plain);
+    let mut setup = one(port, &pebble, "gw.test");
+    setup.set("plain.http", vec![format!("127.0.0.1:{plain}")]);
+    let gateway = setup.start();
+    assert_eq!(wait_issued(&gateway, "gw.test")["way"], "http-01");
+    let record = gateway.wait_log("the reason", |record| record["fault"] == "unreachable");
+    let text = record["message"].as_str().expect("text");
+    assert!(
+        text.contains("cannot reach `gw.test` on port 443") && text.contains("trying http-01 next"),
+        "{text}"
+    );
+}
+
+#[test]
+fn one_name_that_always_fails_holds_up_no_other() {
+    let (names, port) = (Names::start(), free_port());
+    names.lead("bad.gw.test", [127, 0, 0, 9].into());
+    let pebble = Pebble::start(&names, port, 1);
+    let directories = vec![directory(&pebble.directory(), &pebble.server_root())];
+    let setup = ordering(port, &["bad.gw.test", "gw.test"], directories);
+    let mut gateway = setup.start();
+    wait_issued(&gateway, "gw.test");
+    let failed = |gateway: &Gateway| {
+        gateway.wait_log("the failure", |record| record["failures"] == 1 && record["name"] == "bad.gw.test")
+    };
+    let record = failed(&gateway);
+    assert!(record["message"].as_str().is_some_and(|text| text.contains("127.0.0.9")), "{record}");
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+    // Told of in the status, and remembered: after a restart it is not tried again before its time.
+    let status = std::fs::read_to_string(gateway.path("state/acme/names/bad.gw.test/status.json"));
+    let status: Value = serde_json::from_str(&status.expect("there")).expect("JSON");
+    assert_eq!(
+        (&status["failures"], &status["fault"]["word"]),
+        (&1.into(), &"unreachable".into()),
+        "{status}"
+    );
+    gateway = gateway.restart();
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+    let orders = gateway.log().iter().filter(|record| record["message"] == "ordering a certificate").count();
+    assert_eq!(orders, 0, "{}", gateway.stderr());
+}
+
+#[test]
+fn a_name_without_a_certificate_is_an_alert_until_it_has_one() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = PebbleSetup::new(&names, port, 1)
+        .without("PEBBLE_VA_NOSLEEP")
+        .env("PEBBLE_VA_SLEEPTIME", "2")
+        .start();
+    let gateway = one(port, &pebble, "gw.test").start();
+    let early = Curl::new(&gateway).call("https://gw.test/");
+    assert!(early.exit != 0 && early.stderr.contains("unrecognized name"), "{early:?}");
+    wait_issued(&gateway, "gw.test");
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+}
+
+#[test]
+fn files_of_the_operator_win() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let directories = vec![directory(&pebble.directory(), &pebble.server_root())];
+    let mut setup = ordering(port, &["gw.test", "other.test"], directories);
+    let leaf = setup.ca.leaf("own", &["gw.test"]);
+    setup.certificates(&[(&leaf.cert, &leaf.key)]);
+    let gateway = setup.start();
+    wait_issued(&gateway, "other.test");
+    assert_eq!(Curl::new(&gateway).get("https://gw.test/").status, 200);
+    assert_eq!(visit(&gateway, &pebble, "other.test"), 404);
+    assert!(!gateway.path("state/acme/names/gw.test/order.json").exists());
+    assert!(!gateway.log().iter().any(|record| is_issued(record, "gw.test")));
+}
+
+#[test]
+fn an_rsa_key_can_be_asked_for() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let mut setup = one(port, &pebble, "gw.test");
+    setup.set("acme.key_type", "rsa2048");
+    let gateway = setup.start();
+    gateway.wait_log_within(Duration::from_secs(40), "a certificate", |record| is_issued(record, "gw.test"));
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+}

@@ -1,0 +1,218 @@
+//! The life of an ordered certificate: renewed by time and by the authority's word, kept over
+//! restarts and kills, ordered once by two gateways.
+
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::acme::{is_issued, visit, wait_issued};
+use crate::support::backend::Backend;
+use crate::support::front::{Front, Verdict};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::pebble::{Names, Pebble, PebbleSetup, directory, free_port, ordering};
+use crate::support::process::Process;
+use crate::support::visitor::Curl;
+use crate::support::{SOON, poll};
+
+fn one(port: u16, pebble: &Pebble, names: &[&str]) -> Setup {
+    ordering(port, names, vec![directory(&pebble.directory(), &pebble.server_root())])
+}
+
+fn through(port: u16, front: &Front) -> Setup {
+    ordering(port, &["gw.test"], vec![directory(&front.directory(), &front.root())])
+}
+
+fn issued(gateway: &Gateway, name: &str) -> usize {
+    gateway.log().iter().filter(|record| is_issued(record, name)).count()
+}
+
+/// How many certificates an authority has made.
+fn made(pebble: &Pebble) -> usize {
+    pebble.count("Issued certificate serial")
+}
+
+/// How many accounts it has.
+fn accounts(pebble: &Pebble) -> usize {
+    pebble.count("accounts in memory")
+}
+
+#[test]
+fn a_short_certificate_is_renewed_under_an_open_stream() {
+    let (names, port, backend) = (Names::start(), free_port(), Backend::start());
+    let pebble = PebbleSetup::new(&names, port, 1).set("certificateValidityPeriod", 4).start();
+    let mut setup = one(port, &pebble, &["gw.test", "app.gw.test"]);
+    let mut route = toml::Table::new();
+    route.insert("host".to_owned(), "app.gw.test".into());
+    route.insert("to".to_owned(), format!("http://{}", backend.address()).into());
+    setup.set("routes", vec![toml::Value::from(route)]);
+    let gateway = setup.start();
+    wait_issued(&gateway, "app.gw.test");
+    let root = pebble.root().display().to_string();
+    let mut held: Command = Curl::new(&gateway).args(&["--cacert", &root]).build("https://app.gw.test/held");
+    let mut held = Process::start(&mut held);
+    poll("the request at the service", SOON, || (backend.requests() > 0).then_some(()));
+    poll("renewals", SOON, || (issued(&gateway, "app.gw.test") >= 3).then_some(()));
+    assert_eq!(visit(&gateway, &pebble, "app.gw.test/small"), 200);
+    backend.release();
+    assert_eq!(held.finish(SOON).stdout, "let go");
+    assert!(held.has_ended().is_some_and(|status| status.success()));
+    // The one before stays beside it; older ones go.
+    let folder = std::fs::read_dir(gateway.path("state/acme/names/app.gw.test")).expect("there");
+    let numbered = folder.filter(|entry| {
+        entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("00"))
+    });
+    assert_eq!(numbered.count(), 2);
+}
+
+/// Adds to a directory what pebble has not: where to ask for renewal windows.
+fn with_renewal_info(body: &[u8]) -> Vec<u8> {
+    let mut directory: Value = serde_json::from_slice(body).expect("a directory");
+    let nonce = directory["newNonce"].as_str().expect("a URL").to_owned();
+    directory["renewalInfo"] = nonce.replace("nonce-plz", "renewal-info").into();
+    directory.to_string().into_bytes()
+}
+
+#[test]
+fn the_authority_says_when_to_renew() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    let first = std::sync::OnceLock::<String>::new();
+    front.judge(move |_, request| match request.uri().path() {
+        "/dir" => Verdict::Change(with_renewal_info),
+        path if path.starts_with("/renewal-info/") => {
+            // What was ordered first is to be renewed at once, and nothing else.
+            let is_first = first.get_or_init(|| path.to_owned()) == path;
+            let day = |days| {
+                (OffsetDateTime::now_utc() + time::Duration::days(days)).format(&Rfc3339).expect("a date")
+            };
+            let (start, end) = if is_first { (day(-2), day(-1)) } else { (day(10), day(11)) };
+            let body = json!({ "suggestedWindow": { "start": start, "end": end } });
+            Verdict::Answer(http::Response::new(Bytes::from(body.to_string())))
+        }
+        _ => Verdict::Pass,
+    });
+    let gateway = through(port, &front).start();
+    poll("the renewal", SOON, || (issued(&gateway, "gw.test") == 2).then_some(()));
+    let status = || -> Option<Value> {
+        let text = std::fs::read_to_string(gateway.path("state/acme/names/gw.test/status.json")).ok()?;
+        serde_json::from_str(&text).ok()
+    };
+    let status = poll("the next window", SOON, || status().filter(|status| status["window"].is_object()));
+    assert!(status["renew_at"].as_str() >= status["window"]["start"].as_str(), "{status}");
+    assert!(status["renew_at"].as_str() <= status["window"]["end"].as_str(), "{status}");
+    assert_eq!((issued(&gateway, "gw.test"), visit(&gateway, &pebble, "gw.test")), (2, 200));
+}
+
+#[test]
+fn the_account_and_the_certificate_outlive_a_restart() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let gateway = one(port, &pebble, &["gw.test"]).start();
+    wait_issued(&gateway, "gw.test");
+    let account = || {
+        let mut files = std::fs::read_dir(gateway.path("state/acme/accounts")).expect("there");
+        let file = files.find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.extension().is_some()));
+        let text = std::fs::read_to_string(file.expect("an account")).expect("readable");
+        serde_json::from_str::<Value>(&text).expect("JSON")
+    };
+    let before = account();
+    assert_eq!(before["contact"], "operator@example.com");
+    let mut setup = gateway.kill();
+    setup.set("acme.names", vec!["gw.test", "more.test"]);
+    setup.set("acme.email", "other@example.com");
+    let gateway = setup.start();
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200, "it is there from the start");
+    wait_issued(&gateway, "more.test");
+    let mut files = std::fs::read_dir(gateway.path("state/acme/accounts")).expect("there");
+    let file = files.find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.extension().is_some()));
+    let text = std::fs::read_to_string(file.expect("an account")).expect("readable");
+    let after: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&before["id"], &before["key"]), (&after["id"], &after["key"]));
+    assert_eq!(after["contact"], "other@example.com");
+    assert_eq!((issued(&gateway, "gw.test"), made(&pebble)), (0, 2));
+}
+
+/// Kills the gateway as soon as the authority has heard its `step`th request, whose answer never
+/// comes. Gives the setup back, and whether it came to that before there was a certificate.
+fn kill_at(setup: Setup, front: &Front, step: usize) -> (Setup, bool) {
+    front.judge(move |count, _| if count == step { Verdict::PassAndHold } else { Verdict::Pass });
+    let gateway = setup.start();
+    let is_held =
+        poll("a step of the order", SOON, || match (front.requests() > step, issued(&gateway, "gw.test")) {
+            (true, _) => Some(true),
+            (false, 1..) => Some(false),
+            (false, 0) => None,
+        });
+    (gateway.kill(), is_held)
+}
+
+#[test]
+fn an_order_that_is_killed_at_every_step_gets_there() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = PebbleSetup::new(&names, port, 1).env("PEBBLE_WFE_NONCEREJECT", "0").start();
+    let front = Front::start(&pebble);
+    let mut setup = through(port, &front);
+    let mut steps = 0;
+    loop {
+        let (left, is_held) = kill_at(setup, &front, steps);
+        setup = left;
+        if !is_held {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps >= 5, "only {steps} steps were seen");
+    front.judge(|_, _| Verdict::Pass);
+    let gateway = setup.start();
+    poll("the certificate", SOON, || {
+        Some(()).filter(|()| Curl::new(&gateway).call("https://gw.test/").exit == 60)
+    });
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+    assert_eq!(made(&pebble), 1, "a certificate was ordered twice\n{}", pebble.process.out);
+    assert_eq!(accounts(&pebble), 1, "{}", pebble.process.out);
+}
+
+#[test]
+fn long_an_order_that_is_killed_once_at_any_step_is_gone_on_with() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = PebbleSetup::new(&names, port, 1).env("PEBBLE_WFE_NONCEREJECT", "0").start();
+    let front = Front::start(&pebble);
+    for step in 0.. {
+        let before = made(&pebble);
+        let (setup, is_held) = kill_at(through(port, &front), &front, step);
+        if !is_held {
+            assert!(step > 8, "only {step} steps were seen");
+            break;
+        }
+        front.judge(|_, _| Verdict::Pass);
+        let gateway = setup.start();
+        wait_issued(&gateway, "gw.test");
+        assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+        assert_eq!(made(&pebble) - before, 1, "killed at step {step}");
+    }
+}
+
+#[test]
+fn two_gateways_with_one_folder_order_once() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = PebbleSetup::new(&names, port, 1)
+        .without("PEBBLE_VA_NOSLEEP")
+        .env("PEBBLE_VA_SLEEPTIME", "2")
+        .start();
+    let first = one(port, &pebble, &["gw.test"]).start();
+    poll("the order", SOON, || first.path("state/acme/names/gw.test/order.json").exists().then_some(()));
+    let mut setup = one(free_port(), &pebble, &["gw.test"]);
+    setup.set("state_dir", first.path("state").to_str().expect("UTF-8"));
+    let second = setup.start();
+    wait_issued(&first, "gw.test");
+    poll("the certificate at the second", Duration::from_secs(5), || {
+        Some(()).filter(|()| Curl::new(&second).call("https://gw.test/").exit == 60)
+    });
+    assert_eq!((visit(&first, &pebble, "gw.test"), visit(&second, &pebble, "gw.test")), (200, 200));
+    assert_eq!((made(&pebble), issued(&second, "gw.test")), (1, 0));
+}

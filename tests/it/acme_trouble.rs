@@ -1,0 +1,183 @@
+//! What goes wrong when certificates are ordered: a second authority takes over, limits are kept,
+//! and everything is said in one sentence with what to do.
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::acme::{visit, wait_issued};
+use crate::support::SOON;
+use crate::support::front::{Front, Verdict, problem};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::pebble::{Names, Pebble, PebbleSetup, directory, free_port, ordering};
+use crate::support::process::Process;
+
+/// Waits for the record of a failed attempt.
+#[track_caller]
+fn wait_failed(gateway: &Gateway, fault: &str) -> String {
+    let record = gateway.wait_log("a failure", |record| record["failures"] == 1);
+    assert_eq!(record["fault"], fault, "{record}");
+    record["message"].as_str().expect("text").to_owned()
+}
+
+fn one(port: u16, url: &str, root: &std::path::Path) -> Setup {
+    ordering(port, &["gw.test"], vec![directory(url, root)])
+}
+
+#[test]
+fn a_second_authority_takes_over_when_the_first_is_down() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let dead = format!("https://localhost:{}/dir", free_port());
+    let directories =
+        vec![directory(&dead, &pebble.server_root()), directory(&pebble.directory(), &pebble.server_root())];
+    let gateway = ordering(port, &["gw.test"], directories).start();
+    wait_issued(&gateway, "gw.test");
+    let record = gateway.wait_log("the reason", |record| record["fault"] == "directory-unreachable");
+    let text = record["message"].as_str().expect("text");
+    assert!(text.contains("cannot be reached") && text.contains("trying the next directory"), "{text}");
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+}
+
+#[test]
+fn a_second_authority_takes_over_when_the_first_limits_us() {
+    let (names, port) = (Names::start(), free_port());
+    let (limited, other) = (Pebble::start(&names, port, 1), Pebble::start(&names, port, 1));
+    let front = Front::start(&limited);
+    front.judge(|_, request| match request.uri().path() {
+        "/order-plz" => Verdict::Answer(problem(429, "rateLimited", "too many certificates", 3600)),
+        _ => Verdict::Pass,
+    });
+    let directories = vec![
+        directory(&front.directory(), &front.root()),
+        directory(&other.directory(), &other.server_root()),
+    ];
+    let gateway = ordering(port, &["gw.test"], directories).start();
+    wait_issued(&gateway, "gw.test");
+    let record = gateway.wait_log("the reason", |record| record["fault"] == "rate-limited");
+    let text = record["message"].as_str().expect("text");
+    assert!(text.contains("limits what may be ordered (too many certificates)"), "{text}");
+    assert_eq!(visit(&gateway, &other, "gw.test"), 200);
+    let status = status(&gateway);
+    assert_eq!(status["limited"].as_object().map(serde_json::Map::len), Some(1), "{status}");
+}
+
+#[test]
+fn a_limit_is_kept_for_as_long_as_the_authority_says() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    front.judge(|_, request| match request.uri().path() {
+        "/order-plz" => Verdict::Answer(problem(429, "rateLimited", "too many certificates", 7200)),
+        _ => Verdict::Pass,
+    });
+    let gateway = one(port, &front.directory(), &front.root()).start();
+    wait_failed(&gateway, "rate-limited");
+    let retry_at = |gateway: &Gateway| {
+        let text = status(gateway)["retry_at"].as_str().expect("a date").to_owned();
+        OffsetDateTime::parse(&text, &Rfc3339).expect("a date")
+    };
+    let left = (retry_at(&gateway) - OffsetDateTime::now_utc()).whole_minutes();
+    assert!((118..=120).contains(&left), "{left} minutes");
+    let before = front.requests();
+    let gateway = gateway.restart();
+    gateway.wait_log("the start", |record| record["message"] == "listening");
+    assert_eq!(before, front.requests(), "it asked again");
+    // Other settings are tried at once, in case they help.
+    let mut setup = gateway.kill();
+    front.judge(|_, _| Verdict::Pass);
+    setup.set("acme.email", "other@example.com");
+    let gateway = setup.start();
+    // The authority's own limit stays, whatever the settings.
+    let record = gateway.wait_log("a failure", |record| record["failures"] == 2);
+    assert!(
+        record["message"].as_str().is_some_and(|text| text.contains("wants to be left alone")),
+        "{record}"
+    );
+}
+
+#[test]
+fn accounts_that_must_be_bound_are() {
+    let (names, port) = (Names::start(), free_port());
+    let key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    let pebble = PebbleSetup::new(&names, port, 1)
+        .set("externalAccountBindingRequired", true)
+        .set("externalAccountMACKeys", serde_json::json!({ "kid-1": key }))
+        .start();
+    let unbound = directory(&pebble.directory(), &pebble.server_root());
+    let gateway = ordering(port, &["gw.test"], vec![unbound.clone()]).start();
+    let text = wait_failed(&gateway, "not-bound");
+    assert!(text.contains("write its `eab_key_id` and `eab_key`"), "{text}");
+    drop(gateway);
+
+    let mut bound = unbound;
+    let table = bound.as_table_mut().expect("a table");
+    table.insert("eab_key_id".to_owned(), "kid-1".into());
+    table.insert("eab_key".to_owned(), key.into());
+    let gateway = ordering(port, &["gw.test"], vec![bound]).start();
+    wait_issued(&gateway, "gw.test");
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+    assert!(!gateway.stderr().contains(key));
+}
+
+#[test]
+fn every_trouble_is_one_sentence_with_what_to_do() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = PebbleSetup::new(&names, port, 1).set("domainBlocklist", vec!["blocked.test"]).start();
+    let url = pebble.directory();
+    let stranger = Pebble::start(&names, port, 1);
+
+    let gateway = one(port, &url, &stranger.server_root()).start();
+    let text = wait_failed(&gateway, "directory-unreachable");
+    assert!(text.contains("cannot be trusted"), "{text}");
+    drop(gateway);
+
+    let gateway = one(port, &url.replace("/dir", "/nowhere"), &pebble.server_root()).start();
+    let text = wait_failed(&gateway, "directory-unreachable");
+    assert!(text.contains("there is no ACME server") && text.contains("(status 404)"), "{text}");
+    drop(gateway);
+
+    let directories = vec![directory(&url, &pebble.server_root())];
+    let gateway = ordering(port, &["gw.test", "blocked.test"], directories).start();
+    let text = wait_failed(&gateway, "rejected");
+    assert!(text.contains("does not issue for `blocked.test`") && text.contains("`acme.names`"), "{text}");
+    drop(gateway);
+
+    let mut setup = one(port, &url, &pebble.server_root());
+    setup.set("acme.challenges", vec!["http-01"]);
+    let gateway = setup.start();
+    let text = wait_failed(&gateway, "no-way");
+    assert!(text.contains("`http-01` needs `plain.http`"), "{text}");
+}
+
+#[test]
+fn an_address_that_the_authority_does_not_take_is_named() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    front.judge(|_, request| match request.uri().path() {
+        path if path.starts_with("/my-account/") => {
+            Verdict::Answer(problem(400, "invalidContact", "the domain has no MX record", 0))
+        }
+        _ => Verdict::Pass,
+    });
+    let gateway = one(port, &front.directory(), &front.root()).start();
+    let text = wait_failed(&gateway, "bad-contact");
+    assert!(text.contains("`operator@example.com`") && text.contains("`acme.email`"), "{text}");
+}
+
+#[test]
+fn a_root_that_is_not_there_is_found_before_the_start() {
+    let setup = one(free_port(), "https://ca.test/dir", std::path::Path::new("/absent/root.pem"));
+    let output = Process::run(setup.command().arg("--check"), SOON);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        output.stderr.contains("acme.directories: the root `/absent/root.pem` cannot be read"),
+        "{output:?}"
+    );
+}
+
+fn status(gateway: &Gateway) -> Value {
+    let text = std::fs::read_to_string(gateway.path("state/acme/names/gw.test/status.json")).expect("there");
+    serde_json::from_str(&text).expect("JSON")
+}
