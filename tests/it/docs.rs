@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use oneport::certs::acme::FaultKind;
 use oneport::observe::Reason;
 
 fn page(path: &str) -> String {
@@ -18,6 +19,14 @@ fn every_reason_is_explained() {
         .filter(|word| !page.contains(&format!("`{word}`")))
         .collect();
     assert!(missing.is_empty(), "docs/troubleshooting.md does not explain {missing:?}");
+}
+
+#[test]
+fn every_fault_of_an_order_is_explained() {
+    let page = page("docs/certificates.md");
+    let words = FaultKind::ALL.iter().map(|kind| kind.word());
+    let missing: Vec<_> = words.filter(|word| !page.contains(&format!("| `{word}` |"))).collect();
+    assert!(missing.is_empty(), "docs/certificates.md does not explain {missing:?}");
 }
 
 #[test]

@@ -41,6 +41,9 @@ macro_rules! kinds {
         pub enum FaultKind { $($(#[doc = $doc])+ $variant,)* }
 
         impl FaultKind {
+            /// Every kind, in the order of the list.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
             /// The word that stands for it in logs, in the status and in the vault.
             #[must_use]
             pub const fn word(self) -> &'static str {
