@@ -129,11 +129,19 @@ impl Acme {
     }
 
     /// A certificate for a name: the one that is there, or else the one that is then ordered.
-    /// However many ask, there is one order. Cancel safe: the order goes on.
+    /// However many ask, there is one order, which may take minutes: the deadline is the caller's.
+    /// Cancel safe: the order goes on.
     ///
     /// # Errors
     /// Why the attempt failed, or the last one did, when no other is due yet.
     pub async fn obtain(&self, name: &CertName) -> Result<Arc<Served>, FaultNote> {
+        // One that only stands in for names without a certificate is none.
+        let covers = |served: &Arc<Served>| served.names.iter().any(|shown| name.host().is_covered_by(shown));
+        if !name.is_wildcard()
+            && let Some(served) = self.0.store.select(Some(name.host())).filter(covers)
+        {
+            return Ok(served);
+        }
         let mut state = self.line(name).state.subscribe();
         let known = state.wait_for(|state| state.served.is_some() || state.fault.is_some()).await;
         // The line lives as long as this.
@@ -165,7 +173,6 @@ impl Acme {
         }
         let line = Arc::new(Line::new(name.clone()));
         lines.insert(name.clone(), line.clone());
-        // Holds no `Acme`, whose clones then say who may still ask.
         let (inner, kept) = (self.0.clone(), line.clone());
         self.0.tasks.spawn("certificate", async move { inner.keep(&kept).await });
         line
