@@ -1,6 +1,6 @@
 //! `oneport token`: a token of an agent's own key, on standard output.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use super::print;
 pub fn run(key: Option<&Path>, valid: Duration, profile: bool) -> anyhow::Result<ExitCode> {
     if profile {
         // The public half is enough where it is there, and needs no passphrase.
-        let beside = key.map(|key| key.with_added_extension("pub")).filter(|public| public.is_file());
+        let beside =
+            key.map(|key| PathBuf::from(format!("{}.pub", key.display()))).filter(|public| public.is_file());
         let key = SigningKey::open(beside.as_deref().or(key), ask)?;
         print(&format!("{}\n", key.profile()?));
         return Ok(ExitCode::SUCCESS);

@@ -3,6 +3,7 @@
 mod access;
 mod acme;
 mod dns;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,13 +11,11 @@ use std::time::Duration;
 
 use super::list::find;
 use super::routes;
-use super::value::{
-    self, clashes, list, parse_admin, parse_base_url, parse_certificate, parse_colon_pair, parse_network, text,
-};
+use super::value::{self, clashes, list, parse_admin, parse_base_url, parse_network, text};
 use super::written::{Value, Written};
 use super::{
-    AdminListen, AnyKey, BaseUrl, CertificateSource, DnsWay, Fault, Faults, HttpSettings, Limits, LogSettings,
-    PemSource, RouteSettings, Settings, SshSettings, TlsSettings,
+    AdminListen, AnyKey, BaseUrl, DnsWay, Fault, Faults, HttpSettings, Limits, LogSettings, PemSource,
+    RouteSettings, Settings, SshSettings, TlsSettings,
 };
 use crate::name::HostName;
 use crate::observe::LogFormat;
@@ -97,27 +96,6 @@ impl Resolver {
             );
         }
         self.read("base_url", |value| parse_base_url(text(value).unwrap_or_default()))
-    }
-
-    fn certificates(&mut self) -> Vec<CertificateSource> {
-        const PATH: &str = "tls.certificates";
-        let Some(given) = self.written.given.get(PATH) else { return Vec::new() };
-        let relative = |path: &str| place(path, given.folder.as_deref());
-        let parsed = match &given.value {
-            Value::Pair(pair) => vec![Ok(pair.clone().into())],
-            Value::Toml(toml::Value::Array(items)) => {
-                items.iter().map(|item| parse_certificate(item, relative)).collect()
-            }
-            Value::Text(text) => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                items.map(|item| parse_colon_pair(item, relative)).collect()
-            }
-            _ => {
-                vec![Err("not a list; write `certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]`"
-                    .to_owned())]
-            }
-        };
-        self.keep_good(PATH, parsed)
     }
 
     fn routes(&mut self, base: Option<&BaseUrl>) -> Vec<RouteSettings> {
