@@ -267,12 +267,10 @@ impl Latency {
         assert!(count > 0, "nothing was measured");
         Self { count, p50: took[count / 2], p99: took[(count * 99 / 100).min(count - 1)] }
     }
+}
 
-    /// The best of several rounds, each measure by itself: what is left when the machine has the
-    /// least else to do.
-    pub fn best(rounds: &[Self]) -> Self {
-        let best = |pick: fn(&Self) -> Duration| rounds.iter().map(pick).min().expect("some rounds");
-        let count = rounds.iter().map(|round| round.count).sum();
-        Self { count, p50: best(|round| round.p50), p99: best(|round| round.p99) }
-    }
+/// The middle one of several measures.
+pub fn median(mut of: Vec<Duration>) -> Duration {
+    of.sort_unstable();
+    of[of.len() / 2]
 }
