@@ -197,7 +197,7 @@ impl AsyncRead for ChannelStream {
         }
         inbox.forget(cost + taken);
         if taken > 0 {
-            self.shared.progress.note(taken as u64);
+            self.shared.progress.note_taken();
         }
         let on_disk = inbox.on_disk;
         let failure = inbox.failed.or((inbox.severed && !on_disk).then_some(Failure::SessionEnded));

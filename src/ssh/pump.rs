@@ -66,7 +66,6 @@ impl Pump {
                     Ok(())
                 }
                 Step::Disk(Event::Step(done)) => done.map(|done| self.came_back(done)),
-                Step::Called if self.backlog.is_cut() => Err(Failure::TooSlow),
                 Step::Disk(Event::HeldLong) | Step::Called => Ok(()),
                 Step::Look => {
                     let idle = self.shared.progress.idle();
@@ -75,6 +74,8 @@ impl Pump {
                     if waits && idle >= patience { Err(Failure::TooSlow) } else { Ok(()) }
                 }
             };
+            // The word of it may have come in the middle of a step on disk.
+            let kept = if self.backlog.is_cut() { Err(Failure::TooSlow) } else { kept };
             if let Err(failure) = kept.and_then(|()| self.go_on()) {
                 self.fail(failure);
             }
@@ -134,7 +135,7 @@ impl Pump {
             }
             if inbox.memory.is_empty() {
                 // The owner had nothing to take until now.
-                self.shared.progress.note(0);
+                self.shared.progress.note_offer();
             }
             let fits = inbox.length + data.len() + PIECE <= self.shared.budget.memory_per_stream();
             if !inbox.on_disk && (fits || inbox.memory.is_empty()) {

@@ -31,9 +31,8 @@ const GIVES_BACK: Duration = Duration::from_millis(500);
 const READ_BACK: usize = 128 * 1024;
 /// Size at which a file is followed by the next, in octets.
 const SEGMENT: u64 = 8 << 20;
-/// Octets that a visitor takes of what waits on disk to show that they go on reading: more than
-/// what the buffers on the way may still have taken in.
-const TAKES: u64 = 256 * 1024;
+/// A visitor who takes nothing of what is there for so long, and then something, goes on reading.
+const PAUSE: Duration = Duration::from_millis(250);
 /// How long such a visitor may seem to take nothing, and yet not be cut for others.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -82,21 +81,19 @@ impl State {
 struct Usage {
     bytes: AtomicU64,
     progress: Progress,
-    /// Octets that were taken before anything lay on disk.
-    taken_before: u64,
     cut: AtomicBool,
     /// Wakes the owner when it was cut for somebody else's sake.
     owner: Arc<Notify>,
 }
 
 impl Usage {
-    /// How much rather than others this stream is cut: by how long nothing was taken of it. One
-    /// that much was taken of while it waited is given time: what lies in the buffers on the way
-    /// keeps a slow visitor busy between two looks.
+    /// How much rather than others this stream is cut: by how long nothing was taken of it. What
+    /// lies in the buffers on the way keeps a slow visitor busy between two looks, so one who has
+    /// gone on after a pause is given time; who has stopped for good never did, however much went
+    /// into those buffers at first.
     fn blame(&self) -> (Duration, Duration) {
         let idle = self.progress.idle();
-        let taken = self.progress.taken.load(Ordering::Relaxed).saturating_sub(self.taken_before);
-        let grace = if taken >= TAKES { GRACE } else { Duration::ZERO };
+        let grace = if self.progress.longest_pause() >= PAUSE { GRACE } else { Duration::ZERO };
         (idle.saturating_sub(grace), idle)
     }
 }
@@ -107,16 +104,17 @@ pub struct Progress {
     started: Instant,
     /// Milliseconds since then.
     last: Arc<AtomicU64>,
-    /// Octets taken in all.
-    taken: Arc<AtomicU64>,
+    /// The longest time, in milliseconds, that nothing was taken of what was there, and then
+    /// something was.
+    pause: Arc<AtomicU64>,
 }
 
 impl Progress {
     /// Begins now.
     #[must_use]
     pub fn new(budget: &Budget) -> Self {
-        let progress = Self { started: budget.started, last: Arc::default(), taken: Arc::default() };
-        progress.note(0);
+        let progress = Self { started: budget.started, last: Arc::default(), pause: Arc::default() };
+        progress.note_offer();
         progress
     }
 
@@ -126,11 +124,24 @@ impl Progress {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 
-    /// The visitor has taken so many octets.
-    pub fn note(&self, octets: u64) {
-        self.taken.fetch_add(octets, Ordering::Relaxed);
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
+    fn longest_pause(&self) -> Duration {
+        Duration::from_millis(self.pause.load(Ordering::Relaxed))
+    }
+
+    /// There is something to take again, after there was nothing.
+    pub fn note_offer(&self) {
+        self.last.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// The visitor has taken something.
+    pub fn note_taken(&self) {
+        let now = self.now();
+        let before = self.last.swap(now, Ordering::Relaxed);
+        self.pause.fetch_max(now.saturating_sub(before), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -207,9 +218,8 @@ impl Budget {
 
     fn enter(&self, owner: Arc<Notify>, progress: Progress) -> (u64, Arc<Usage>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let taken_before = progress.taken.load(Ordering::Relaxed);
         let (bytes, cut) = (AtomicU64::new(0), AtomicBool::new(false));
-        let usage = Arc::new(Usage { bytes, progress, taken_before, cut, owner });
+        let usage = Arc::new(Usage { bytes, progress, cut, owner });
         self.state.lock().streams.insert(id, usage.clone());
         (id, usage)
     }
@@ -414,5 +424,26 @@ mod tests {
         assert_eq!(budget.disk_used(), 5);
         drop(idle);
         assert_eq!(budget.disk_used(), 5);
+    }
+
+    #[test]
+    fn one_that_goes_on_after_a_pause_is_given_time() {
+        let budget = budget(100, 10);
+        let second = Duration::from_secs(1);
+        // Both have taken nothing for three seconds; one had made a pause of two before.
+        let of = |pause: u64| {
+            let (started, progress) = (Instant::now() - 3 * second, Progress::new(&budget));
+            progress.last.store(0, Ordering::Relaxed);
+            progress.pause.store(pause, Ordering::Relaxed);
+            let (bytes, cut) = (AtomicU64::new(1), AtomicBool::new(false));
+            Usage { bytes, progress: Progress { started, ..progress }, cut, owner: Arc::default() }
+        };
+        let (stalled, slow) = (of(0), of(2000));
+        assert!(slow.progress.idle() >= 3 * second);
+        assert!(stalled.blame().0 >= 3 * second && slow.blame().0 == Duration::ZERO);
+        slow.progress.note_taken();
+        assert!(slow.progress.longest_pause() >= 3 * second);
+        stalled.progress.note_offer();
+        assert_eq!(stalled.progress.longest_pause(), Duration::ZERO);
     }
 }

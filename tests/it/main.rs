@@ -23,6 +23,8 @@ mod odd_agents;
 mod private;
 mod routes;
 mod ssh_audit;
+mod stalled_crowd;
+mod stalled_h2;
 mod stalled_visitor;
 mod support;
 mod takeover;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::gateway::{Gateway, ONEPORT};
+use super::backend::Backend;
+use super::gateway::{Gateway, ONEPORT, Setup};
 use super::process::{Output, Process};
 use super::{SOON, test_file, vectors};
 
@@ -173,6 +174,14 @@ impl<'a> OpenSsh<'a> {
         });
         Agent { process, hello }
     }
+}
+
+/// A gateway, a service, and an OpenSSH agent that offers it as `web`.
+#[track_caller]
+pub fn web(setup: Setup) -> (Gateway, Backend, Agent) {
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let agent = Agent::web(&gateway, backend.address());
+    (gateway, backend, agent)
 }
 
 impl Agent {

@@ -1,6 +1,8 @@
 //! The gateway: the real binary, a temporary folder, ports given by the kernel.
 
-use std::net::SocketAddr;
+use std::fs::Metadata;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,6 +74,11 @@ impl Setup {
             table.remove(key);
         }
         self
+    }
+
+    /// Has the figures be told.
+    pub fn with_figures(&mut self) -> &mut Self {
+        self.set("admin.listen", "127.0.0.1:0")
     }
 
     /// Sets the certificates.
@@ -300,16 +307,35 @@ impl Gateway {
 
     /// How many files without a name are open, and what they take on disk, in octets.
     pub fn unnamed_files(&self) -> (usize, u64) {
-        let open = std::fs::read_dir(self.proc("fd")).expect("the gateway runs");
-        let state = self.path("state");
-        open.filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let target = std::fs::read_link(&path).ok()?;
-            let is_one = target.starts_with(&state) && target.to_str()?.ends_with(" (deleted)");
-            // Blocks are of 512 octets, whatever the file system's are.
-            is_one.then(|| std::fs::metadata(&path).map_or(0, |file| file.blocks() * 512))
-        })
-        .fold((0, 0), |(count, sum), octets| (count + 1, sum + octets))
+        let files = self.unnamed();
+        // Blocks are of 512 octets, whatever the file system's are.
+        (files.len(), files.iter().map(|file| file.blocks() * 512).sum())
+    }
+
+    /// How many files without a name are open, and how many names they have all the same.
+    pub fn links_to_unnamed_files(&self) -> (usize, u64) {
+        let files = self.unnamed();
+        (files.len(), files.iter().map(Metadata::nlink).sum())
+    }
+
+    fn unnamed(&self) -> Vec<Metadata> {
+        let pid = self.process.pid().as_raw_nonzero().to_string();
+        unnamed_files(&self.path("state"), &pid)
+            .iter()
+            .filter_map(|file| std::fs::metadata(file).ok())
+            .collect()
+    }
+
+    /// A figure of `/metrics`, where `admin.listen` is set; zero while it does not appear.
+    #[track_caller]
+    pub fn figure(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(self.address_of("admin")).expect("the admin listens");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("open");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("a page");
+        assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap_or_else(|_| panic!("{name} is {value}")))
     }
 
     fn proc(&self, name: &str) -> PathBuf {
@@ -320,6 +346,23 @@ impl Gateway {
     pub fn is_running(&mut self) -> bool {
         self.process.has_ended().is_none()
     }
+}
+
+/// The open files below a folder that have no name, of a process or of all of them (`*`), as links
+/// in `/proc`.
+pub fn unnamed_files(folder: &Path, pid: &str) -> Vec<PathBuf> {
+    let links =
+        |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let processes = match pid {
+        "*" => links("/proc".into()).collect(),
+        pid => vec![Path::new("/proc").join(pid)],
+    };
+    let open = processes.into_iter().flat_map(|process| links(process.join("fd")));
+    let is_one = |link: &PathBuf| {
+        let target = std::fs::read_link(link).unwrap_or_default();
+        target.starts_with(folder) && target.to_str().is_some_and(|target| target.ends_with(" (deleted)"))
+    };
+    open.filter(is_one).collect()
 }
 
 fn text(path: &Path) -> &str {

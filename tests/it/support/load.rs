@@ -8,13 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
 use super::gateway::Gateway;
-use super::hex;
-use super::visitor::{Tls, read_until, tls, tls_config};
+use super::visitor::{Tls, read_until, tls, tls_async, tls_config};
+use super::{SOON, hex, poll};
+
+/// Octets.
+pub const MIB: u64 = 1 << 20;
 
 /// What the socket of a visitor who takes little holds, so that the kernel takes little for them.
 const SMALL_BUFFER: usize = 8 * 1024;
@@ -43,6 +51,13 @@ pub struct Download {
 pub struct Kept {
     stream: Tls,
     host: String,
+}
+
+/// A visitor with one connection of HTTP/2.
+pub struct H2 {
+    host: String,
+    sender: http2::SendRequest<Empty<Bytes>>,
+    runtime: tokio::runtime::Runtime,
 }
 
 /// What small requests took.
@@ -215,6 +230,41 @@ impl Download {
     }
 }
 
+impl H2 {
+    /// Connects to the tunnel at `host`; each stream may hold `window` octets that were not taken.
+    #[track_caller]
+    pub fn connect(gateway: &Gateway, host: &str, window: Option<u32>) -> Self {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let sender = runtime.block_on(async {
+            let stream = TokioIo::new(tls_async(gateway, host, &["h2"]).await);
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            let (sender, connection) =
+                builder.initial_stream_window_size(window).handshake(stream).await.expect("h2");
+            tokio::spawn(connection);
+            sender
+        });
+        Self { host: host.to_owned(), sender, runtime }
+    }
+
+    /// Asks, and waits for the head of the answer only.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Incoming {
+        let url = format!("https://{}{path}", self.host);
+        let request = http::Request::get(url).body(Empty::new()).expect("a request");
+        let answer = self.sender.clone().send_request(request);
+        let answer = self.runtime.block_on(async { tokio::time::timeout(SOON, answer).await });
+        answer.expect("an answer in time").expect("an answer").into_body()
+    }
+
+    /// Takes an answer to its end.
+    ///
+    /// # Errors
+    /// When it breaks off.
+    pub fn rest(&self, answer: Incoming) -> hyper::Result<Bytes> {
+        self.runtime.block_on(answer.collect()).map(|whole| whole.to_bytes())
+    }
+}
+
 impl Kept {
     /// Connects as a visitor of `host`.
     #[track_caller]
@@ -267,6 +317,28 @@ impl Latency {
         assert!(count > 0, "nothing was measured");
         Self { count, p50: took[count / 2], p99: took[(count * 99 / 100).min(count - 1)] }
     }
+
+    /// Small requests may take this much longer beside others' stalled downloads.
+    #[track_caller]
+    pub fn assert_hardly_more_than(&self, before: &Self) {
+        assert!(before.count >= 500 && self.count >= 500, "too few to tell: {before:?}, {self:?}");
+        let most = |before: Duration| before.mul_f64(1.5) + Duration::from_millis(20);
+        let is_little = self.p99 <= most(before.p99) && self.p50 <= most(before.p50);
+        assert!(is_little, "before {before:?}, now {self:?}");
+    }
+}
+
+/// Waits until what the gateway keeps on disk has grown to `least`, and no further for a while.
+#[track_caller]
+pub fn settled(gateway: &Gateway, least: u64) -> u64 {
+    let (mut last, mut since) = (0, Instant::now());
+    poll("files that no longer grow", 5 * SOON, || {
+        let (_, octets) = gateway.unnamed_files();
+        if octets != last {
+            (last, since) = (octets, Instant::now());
+        }
+        (octets >= least && since.elapsed() > Duration::from_millis(300)).then_some(octets)
+    })
 }
 
 /// The middle one of several measures.
