@@ -99,8 +99,8 @@ reasons! {
     DuplicateForward "duplicate-forward" Agent
     /// A TCP forward for another port than 0, 80 or 443.
     PortNotOffered "port-not-offered" Agent
-    /// More session channels, one after the other, than a session may open.
-    TooManyCommands "too-many-commands" Agent
+    /// As many of its channels were closed by the gateway before the agent did as may be.
+    SessionUsedUp "session-used-up" Gateway
     /// More forwards than a session may hold.
     TooManyForwards "too-many-forwards" Agent
 

@@ -20,13 +20,9 @@ use super::terminal::{self, Ask};
 use super::window::Window;
 use crate::access::{AccessLevel, Identity};
 use crate::observe::Reason;
-use crate::registry::Holder as _;
 
 /// Session channels that one session may have open.
 const TERMINALS_MAX: usize = 8;
-/// Session channels that one session may have opened in all. The library keeps some 3.5 KB of each
-/// that this side closed first, as a server must, until the session ends.
-const TERMINALS_IN_ALL: usize = 10_000;
 /// Until this long after its start, a session is being set up.
 const SET_UP: Duration = Duration::from_secs(10);
 
@@ -213,9 +209,6 @@ impl Handler for Callbacks {
             return Ok(());
         }
         self.terminals_opened += 1;
-        if self.terminals_opened > TERMINALS_IN_ALL {
-            self.session.end(Reason::TooManyCommands);
-        }
         let id = channel.id();
         let tasks = self.session.shared.tasks.clone();
         self.terminals.insert(id, terminal::open(channel, &self.session, &tasks));

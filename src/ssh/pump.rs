@@ -18,7 +18,8 @@ use crate::observe::Reason;
 /// How long the peer may take to close a channel that nobody uses any more.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// Octets that may still arrive on such a channel before it is closed from this side: more than
-/// the peer may send at the largest window, because closing first costs the library memory.
+/// the peer may send at the largest window, because closing first costs the library memory; and
+/// not many more, because they take up the agent's uplink for nobody.
 const CLOSE_DISCARD: usize = 4 << 20;
 /// How long nothing has to arrive on a channel that was closed from this side.
 const QUIET: Duration = Duration::from_millis(250);
@@ -201,6 +202,7 @@ impl Pump {
         }
         if open {
             self.shared.budget.metrics.ssh.closed_first.one();
+            self.link.note_closed_first();
             tracing::debug!(discarded, "closing a channel that the agent left open");
             let _ = self.write.close().await;
             // The library still sends what was queued for this channel, and never says that this

@@ -297,7 +297,9 @@ fn goodbye(reason: Reason) -> &'static str {
             "a newer session of the same key took your name over, because this one did not answer"
         }
         Reason::Draining => "the gateway is shutting down; connect again in a moment",
-        Reason::TooManyCommands => "this session has opened as many channels as one may; connect again",
+        Reason::SessionUsedUp => {
+            "this session has carried as many visitors and commands as one may; connect again"
+        }
         _ => "the gateway ends this session",
     }
 }

@@ -50,20 +50,20 @@ pub fn open(channel: Channel<Msg>, session: &Arc<Session>, tasks: &Tasks) -> mps
     let (asks, asked) = mpsc::channel(4);
     let (output, queued) = mpsc::channel(QUEUED);
     let (read, write) = channel.split();
-    let link = session.link.clone();
+    let (link, of) = (session.link.clone(), session.clone());
     let terminal =
         Terminal { session: session.clone(), output, screen: None, notices: session.notices.watch() };
     tasks.spawn("ssh terminal", terminal.run(read, asked));
     tasks.spawn("ssh terminal output", async move {
         tokio::select! {
-            () = write_out(write, queued) => {}
+            () = write_out(write, queued, &of) => {}
             () = link.closed() => {}
         }
     });
     asks
 }
 
-async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Output>) {
+async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Output>, session: &Session) {
     while let Some(output) = queued.recv().await {
         let done = tokio::time::timeout(TAKEN_WITHIN, async {
             match output {
@@ -73,6 +73,9 @@ async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Outp
                 Output::Exit { close: true } => {
                     write.exit_status(0).await?;
                     write.eof().await?;
+                    // Clients wait for the server to close.
+                    session.shared.metrics.ssh.closed_first.one();
+                    session.link.note_closed_first();
                     write.close().await
                 }
             }

@@ -76,6 +76,9 @@ pub struct Link {
     pub(super) learned: Learned,
     /// How often visitors' streams have sent something to this agent.
     pub(super) asked: AtomicU64,
+    /// Channels that this side closed before the peer did.
+    closed_first: AtomicUsize,
+    closed_one: Notify,
     received: AtomicU64,
     sent: AtomicU64,
     version: Mutex<Vec<u8>>,
@@ -216,6 +219,19 @@ impl Link {
         self.holds.fetch_add(1, Ordering::AcqRel);
         drop(holding);
         Some(Hold { link: self, until: now + left })
+    }
+
+    /// This side has closed a channel before the peer did.
+    pub fn note_closed_first(&self) {
+        self.closed_first.fetch_add(1, Ordering::Relaxed);
+        self.closed_one.notify_one();
+    }
+
+    /// Resolves when there is one more of these; the value is how many there are. For one who
+    /// waits. Cancel safe.
+    pub async fn closed_one_more(&self) -> usize {
+        self.closed_one.notified().await;
+        self.closed_first.load(Ordering::Relaxed)
     }
 
     /// Octets received from the peer, and sent to it.

@@ -1,143 +1,80 @@
 //! One session carries any number of channels, one after the other, and a channel that goes wrong
 //! ends nothing but itself.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use russh::client::{self, ChannelOpenHandle, Handle, Msg, Session};
-use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
-use russh::{Channel, ChannelOpenFailure};
+use russh::ChannelOpenFailure;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::agent::{Agent, OpenSsh, host, vector_key};
+use crate::support::agent::{Agent, OpenSsh, host};
 use crate::support::backend::{Backend, raw};
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::load::{Kept, Visitors};
-use crate::support::visitor::{Curl, tls_async};
+use crate::support::library_agent::{LibraryAgent, Visit};
+use crate::support::load::{H2, Kept, MIB, Visitors};
+use crate::support::visitor::Curl;
 use crate::support::{SOON, poll};
 
-/// An agent made of the SSH library's client, over TLS as our own agents come.
-struct Library {
-    handle: Handle<Answers>,
-    runtime: tokio::runtime::Runtime,
-    ended: Arc<AtomicUsize>,
+const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nsmall";
+const ONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nsmall";
+/// What the SSH library loses of a channel that the gateway closes before the agent, in octets, with
+/// what a debug build and the allocator add.
+const LOST: u64 = 4608;
+/// After how many of these a session ends when nobody is being served, and in any case.
+const MANY: u64 = 3072;
+const MAX: u64 = 4096;
+
+/// Answers one request, and ends what it sends before the gateway does.
+async fn agent_first(visit: Visit) {
+    visit.answer_and_end(LAST).await;
 }
 
-/// Who closes a channel first.
-#[derive(Clone, Copy)]
-enum First {
-    Agent,
-    Gateway,
-    /// The agent refuses every other channel, closes every third one unanswered, and writes after
-    /// its own close and after the gateway's.
-    Odd,
+/// Answers one request, and waits for the gateway to end what it sends.
+async fn gateway_first(visit: Visit) {
+    visit.reply.accept().await;
+    let mut stream = visit.channel.into_stream();
+    let mut heard = vec![0; 4096];
+    let _ = stream.read(&mut heard).await;
+    let _ = stream.write_all(ONE).await;
+    while matches!(stream.read(&mut heard).await, Ok(1..)) {}
 }
 
-struct Answers {
-    first: First,
-    opened: usize,
-    ended: Arc<AtomicUsize>,
-}
-
-impl client::Handler for Answers {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
-        Ok(true)
-    }
-
-    async fn server_channel_open_forwarded_streamlocal(
-        &mut self,
-        channel: Channel<Msg>,
-        _: &str,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        let (number, first, ended) = (self.opened, self.first, self.ended.clone());
-        self.opened += 1;
-        tokio::spawn(async move {
-            match first {
-                First::Odd if number % 3 == 0 => {
-                    reply.reject(ChannelOpenFailure::ConnectFailed).await;
-                }
-                First::Odd if number % 3 == 1 => {
-                    reply.accept().await;
-                    let _ = channel.close().await;
-                    // After the close nothing of it counts any more.
-                    let _ = channel.data(&b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"[..]).await;
-                    let _ = channel.eof().await;
-                }
-                _ => {
-                    reply.accept().await;
-                    answer(channel, !matches!(first, First::Gateway)).await;
-                }
-            }
-            ended.fetch_add(1, Ordering::Relaxed);
-        });
-        Ok(())
+/// Refuses every third channel, closes every third one unanswered, and writes after its own close.
+async fn odd(visit: Visit) {
+    match visit.number % 3 {
+        0 => visit.reply.reject(ChannelOpenFailure::ConnectFailed).await,
+        1 => {
+            visit.reply.accept().await;
+            let _ = visit.channel.close().await;
+            // After the close nothing of it counts any more.
+            let _ = visit.channel.data(&b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"[..]).await;
+            let _ = visit.channel.eof().await;
+        }
+        _ => agent_first(visit).await,
     }
 }
 
-/// Answers one request as `/small` does, and closes, or waits for the gateway to.
-async fn answer(channel: Channel<Msg>, close: bool) {
-    let mut stream = channel.into_stream();
-    let mut head = vec![0; 4096];
-    let _ = stream.read(&mut head).await;
-    let connection = if close { "Connection: close\r\n" } else { "" };
-    let answer = format!("HTTP/1.1 200 OK\r\n{connection}Content-Length: 5\r\n\r\nsmall");
-    let _ = stream.write_all(answer.as_bytes()).await;
-    if close {
-        let _ = stream.shutdown().await;
+/// Begins an answer, and goes on whatever the gateway says, until that closes the channel: the first
+/// such channel sends as much as it may, the others nothing more.
+async fn endless(visit: Visit) {
+    visit.reply.accept().await;
+    let (mut read, write) = visit.channel.split();
+    let _ = read.wait().await;
+    let _ = write.data(&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"[..]).await;
+    if visit.number == 0 {
+        let mut to = write.make_writer();
+        let piece = vec![b'x'; 64 * 1024];
+        while to.write_all(&piece).await.is_ok() {}
     }
-    while matches!(stream.read(&mut head).await, Ok(1..)) {}
-}
-
-async fn log_in(gateway: &Gateway, answers: Answers) -> Handle<Answers> {
-    let key = vector_key("ed25519a");
-    let key = decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
-    let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
-    let config = client::Config { channel_buffer_size: 4096, ..client::Config::default() };
-    let mut handle = client::connect_stream(Arc::new(config), stream, answers).await.expect("SSH");
-    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-    assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
-    handle.streamlocal_forward("/web").await.expect("forwards");
-    handle
-}
-
-impl Library {
-    fn start(gateway: &Gateway, first: First) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let ended = Arc::<AtomicUsize>::default();
-        let answers = Answers { first, opened: 0, ended: ended.clone() };
-        let handle = runtime.block_on(log_in(gateway, answers));
-        Self { handle, runtime, ended }
-    }
-
-    /// Channels that came and went.
-    fn ended(&self) -> usize {
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    #[track_caller]
-    fn assert_lives(&self, gateway: &Gateway) {
-        self.runtime.block_on(self.handle.streamlocal_forward("/again")).expect("the session lives on");
-        let ended = |record: &serde_json::Value| record["message"] == "session ended";
-        assert!(!gateway.log().iter().any(ended), "{}", gateway.stderr());
-    }
+    while !matches!(read.wait().await, None | Some(russh::ChannelMsg::Close)) {}
 }
 
 /// Opens and closes channels one after the other, and looks at memory when the first of them are
 /// through and in the end.
-fn many_channels(first: First, warm_up: usize, count: usize) {
+fn many_channels(agent: impl Fn(&Gateway) -> LibraryAgent, warm_up: usize, count: usize) {
     let mut setup = Setup::new();
-    setup.set("http.upstream_idle_max", 0).set("log.filter", "info,oneport::http=warn");
+    setup.set("http.upstream_idle_max", 0).set("log.filter", "info,oneport::http=warn").with_figures();
     let gateway = setup.start();
-    let agent = Library::start(&gateway, first);
+    let agent = agent(&gateway);
     let mut kept = Kept::new(&gateway, &host("web"));
     let mut through = |count: usize| {
         while agent.ended() < count {
@@ -148,36 +85,102 @@ fn many_channels(first: First, warm_up: usize, count: usize) {
     let before = through(warm_up);
     let after = through(count);
     agent.assert_lives(&gateway);
+    assert_eq!(gateway.figure("oneport_ssh_channels_closed_first_total"), 0);
     // The SSH library loses 3.5 KB of each channel that is closed in the wrong order.
     let most = (count - warm_up) as u64 * 512;
     let grown = after.saturating_sub(before);
     assert!(grown <= most.max(1 << 20), "grown by {grown} octets over {} channels", count - warm_up);
 }
 
-#[test]
-fn memory_is_flat_over_channels_that_the_agent_closes_first() {
-    many_channels(First::Agent, 500, 2000);
+fn agent_closes(gateway: &Gateway) -> LibraryAgent {
+    LibraryAgent::start(gateway, "/web", agent_first)
+}
+
+fn gateway_ends(gateway: &Gateway) -> LibraryAgent {
+    LibraryAgent::start(gateway, "/web", gateway_first)
 }
 
 #[test]
-fn memory_is_flat_over_channels_that_the_gateway_closes_first() {
-    many_channels(First::Gateway, 500, 2000);
+fn memory_is_flat_over_channels_that_the_agent_closes_first() {
+    many_channels(agent_closes, 500, 2000);
+}
+
+#[test]
+fn memory_is_flat_over_channels_that_the_gateway_ends_first() {
+    many_channels(gateway_ends, 500, 2000);
 }
 
 #[test]
 fn long_memory_is_flat_over_10000_channels_that_the_agent_closes_first() {
-    many_channels(First::Agent, 2000, 10_000);
+    many_channels(agent_closes, 2000, 10_000);
 }
 
 #[test]
-fn long_memory_is_flat_over_10000_channels_that_the_gateway_closes_first() {
-    many_channels(First::Gateway, 2000, 10_000);
+fn long_memory_is_flat_over_10000_channels_that_the_gateway_ends_first() {
+    many_channels(gateway_ends, 2000, 10_000);
+}
+
+/// Has visitors leave answers in their middle, which the agent never ends, until so many channels
+/// were closed from the gateway's side.
+fn leave_until(gateway: &Gateway, visitor: &H2, count: u64) {
+    let closed = || gateway.figure("oneport_ssh_channels_closed_first_total");
+    loop {
+        let left = count.saturating_sub(closed());
+        if left == 0 {
+            return;
+        }
+        let asked = left.min(96).next_multiple_of(8);
+        for _ in 0..asked / 8 {
+            drop(visitor.get_many("/", 8));
+        }
+        // Those that may wait for the agent are closed later.
+        let expected = count - left + asked - 16;
+        poll("channels closed", SOON, || (closed() >= expected.min(count)).then_some(()));
+    }
+}
+
+#[test]
+fn what_channels_cost_that_the_gateway_closes_first_is_bounded() {
+    let mut setup = Setup::new();
+    // Few may wait for the agent to close, so that the others are closed at once.
+    setup.set("ssh.max_channels", 16).set("http.upstream_idle_max", 0).with_figures();
+    setup.set("log.filter", "info,oneport::http=warn");
+    let gateway = setup.start();
+    let closed = || gateway.figure("oneport_ssh_channels_closed_first_total");
+    let visitor = H2::connect(&gateway, &host("web"), None);
+    let has_ended = |record: &&serde_json::Value| record["reason"] == "session-used-up";
+    let ends = || gateway.log().iter().filter(has_ended).count();
+    let mut peaks = Vec::new();
+    for (session, most) in [MANY, MAX].into_iter().enumerate() {
+        let agent = LibraryAgent::start(&gateway, "/web", endless);
+        let earlier = closed();
+        leave_until(&gateway, &visitor, earlier + 1000);
+        let before = gateway.memory();
+        leave_until(&gateway, &visitor, earlier + 2500);
+        let grown = gateway.memory().saturating_sub(before);
+        assert!(grown <= 1500 * LOST, "grown by {grown} octets over 1500 channels");
+        leave_until(&gateway, &visitor, earlier + MANY - 50);
+        assert_eq!(ends(), session, "the session ended too early");
+        // Somebody is being served during the second session.
+        let served = (session == 1).then(|| visitor.get("/"));
+        poll("the session's end", 2 * SOON, || {
+            drop(visitor.get_many("/", 8));
+            (ends() > session).then_some(())
+        });
+        drop(served);
+        let carried = closed() - earlier;
+        assert!((most..most + 64).contains(&carried), "{carried} were closed in session {session}");
+        peaks.push(gateway.memory());
+        drop(agent);
+    }
+    // The second session takes the space that the first has left.
+    assert!(peaks[1] <= peaks[0] + (MAX - MANY) * LOST + 2 * MIB, "{peaks:?}");
 }
 
 #[test]
 fn refused_and_closed_channels_hang_nobody_and_end_nothing() {
     let gateway = Gateway::start();
-    let agent = Library::start(&gateway, First::Odd);
+    let agent = LibraryAgent::start(&gateway, "/web", odd);
     let url = format!("https://{}/small", host("web"));
     let mut answered = 0;
     for _ in 0..30 {

@@ -3,108 +3,29 @@
 //! never would.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use russh::client::{self, ChannelOpenHandle, Handle, Msg, Session};
-use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
+use russh::client::Msg;
 use russh::{Channel, ChannelOpenFailure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
-use crate::support::agent::{host, vector_key};
+use crate::support::agent::{Agent, host};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::visitor::{Curl, Response, Tls, read_to_end, read_until, tls, tls_async};
+use crate::support::library_agent::{LibraryAgent, Visit};
+use crate::support::visitor::{Curl, Response, Tls, read_to_end, read_until, tls};
 use crate::support::{SOON, poll};
-
-/// What the agent does with the channel of each visit, by the visit's path.
-struct Script {
-    /// Visits before this one get no answer to their channel open until it has permits.
-    late: Arc<Semaphore>,
-    opened: Arc<AtomicUsize>,
-    closed: Arc<AtomicUsize>,
-    manner: Manner,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    /// Confirms the first channel only when it may; answers all others.
-    LateOnce,
-    /// Refuses the first channel; answers all others.
-    RefuseOnce,
-    /// Closes the first channel as soon as it is open; answers all others.
-    CloseOnce,
-    /// Switches protocols and sends back what comes.
-    Echo,
-    /// Answers with [`LONG`] octets and ends the session.
-    AnswerAndLeave,
-}
 
 /// More than what the sockets and the memory on the way hold.
 const LONG: usize = 24 << 20;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
 
-impl client::Handler for Script {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
-        Ok(true)
-    }
-
-    async fn server_channel_open_forwarded_streamlocal(
-        &mut self,
-        channel: Channel<Msg>,
-        _: &str,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        let first = self.opened.fetch_add(1, Ordering::Relaxed) == 0;
-        let (late, closed, manner) = (self.late.clone(), self.closed.clone(), self.manner);
-        tokio::spawn(async move {
-            match manner {
-                Manner::LateOnce if first => {
-                    late.acquire().await.expect("never closed").forget();
-                    reply.accept().await;
-                    // Nobody waits for it any more: it must be ended by the gateway.
-                    let mut rest = Vec::new();
-                    let _ = channel.into_stream().read_to_end(&mut rest).await;
-                }
-                Manner::RefuseOnce if first => reply.reject(ChannelOpenFailure::ConnectFailed).await,
-                Manner::CloseOnce if first => {
-                    reply.accept().await;
-                    let _ = channel.close().await;
-                }
-                Manner::Echo => {
-                    reply.accept().await;
-                    echo(channel).await;
-                }
-                Manner::AnswerAndLeave => {
-                    reply.accept().await;
-                    let mut stream = channel.into_stream();
-                    let mut asked = vec![0; 4096];
-                    let _ = stream.read(&mut asked).await;
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
-                    let _ = stream.write_all(head.as_bytes()).await;
-                    let _ = stream.write_all(&vec![b'x'; LONG]).await;
-                    late.add_permits(1);
-                    std::future::pending::<()>().await;
-                }
-                _ => {
-                    reply.accept().await;
-                    let mut stream = channel.into_stream();
-                    let mut head = vec![0; 4096];
-                    let _ = stream.read(&mut head).await;
-                    let _ = stream.write_all(ANSWER).await;
-                    let _ = stream.shutdown().await;
-                    let _ = stream.read_to_end(&mut head).await;
-                }
-            }
-            closed.fetch_add(1, Ordering::Relaxed);
-        });
-        Ok(())
-    }
+/// Switches protocols and sends back what comes.
+async fn echo_all(visit: Visit) {
+    visit.reply.accept().await;
+    echo(visit.channel).await;
 }
 
 async fn echo(channel: Channel<Msg>) {
@@ -124,48 +45,6 @@ async fn echo(channel: Channel<Msg>) {
     let (mut read, mut write) = tokio::io::split(stream);
     let _ = tokio::io::copy(&mut read, &mut write).await;
     let _ = write.shutdown().await;
-}
-
-struct Agent {
-    runtime: tokio::runtime::Runtime,
-    handle: Handle<Script>,
-    late: Arc<Semaphore>,
-    opened: Arc<AtomicUsize>,
-    closed: Arc<AtomicUsize>,
-}
-
-impl Agent {
-    fn start(gateway: &Gateway, manner: Manner) -> Self {
-        Self::start_as(gateway, manner, "/web")
-    }
-
-    fn start_as(gateway: &Gateway, manner: Manner, request: &'static str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let (late, opened, closed) = (Arc::new(Semaphore::new(0)), Arc::default(), Arc::default());
-        let script =
-            Script { late: late.clone(), opened: Arc::clone(&opened), closed: Arc::clone(&closed), manner };
-        let key = vector_key("ed25519a");
-        let key =
-            decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
-        let handle = runtime.block_on(log_in(gateway, key, script, request));
-        Self { runtime, handle, late, opened, closed }
-    }
-}
-
-/// A session of `me` that exposes what `request` says.
-async fn log_in(gateway: &Gateway, key: PrivateKey, script: Script, request: &str) -> Handle<Script> {
-    // A small queue would let this client dead-lock itself, whatever the gateway does.
-    let config = client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
-    let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
-    let mut handle = client::connect_stream(Arc::new(config), stream, script).await.expect("connects");
-    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-    assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
-    handle.streamlocal_forward(request).await.expect("forwards");
-    handle
 }
 
 fn gateway() -> Gateway {
@@ -191,33 +70,58 @@ fn assert_served(gateway: &Gateway) {
 #[test]
 fn a_late_answer_to_a_channel_open_ends_nothing() {
     let gateway = gateway();
-    let agent = Agent::start(&gateway, Manner::LateOnce);
+    let late = Arc::new(Semaphore::new(0));
+    let may = late.clone();
+    let agent = LibraryAgent::start(&gateway, "/web", move |visit| {
+        let may = may.clone();
+        async move {
+            if visit.number > 0 {
+                return visit.answer_and_end(ANSWER).await;
+            }
+            may.acquire().await.expect("never closed").forget();
+            visit.reply.accept().await;
+            // Nobody waits for it any more: it must be ended by the gateway.
+            let mut rest = Vec::new();
+            let _ = visit.channel.into_stream().read_to_end(&mut rest).await;
+        }
+    });
     let response = visit(&gateway);
     assert_eq!(response.status, 504, "{response:?}");
     assert_eq!(response.json()["reason"], "agent-not-answering");
     assert_served(&gateway);
-    agent.late.add_permits(1);
+    late.add_permits(1);
     // The channel that nobody waits for is ended, and the session goes on.
-    poll("both channels to end", SOON, || (agent.closed.load(Ordering::Relaxed) == 2).then_some(()));
+    poll("both channels to end", SOON, || (agent.ended() == 2).then_some(()));
     assert_served(&gateway);
 }
 
 #[test]
 fn a_refused_channel_is_a_502_with_its_reason() {
     let gateway = gateway();
-    let agent = Agent::start(&gateway, Manner::RefuseOnce);
+    let agent = LibraryAgent::start(&gateway, "/web", |visit| async move {
+        match visit.number {
+            0 => visit.reply.reject(ChannelOpenFailure::ConnectFailed).await,
+            _ => visit.answer_and_end(ANSWER).await,
+        }
+    });
     let response = visit(&gateway);
     assert_eq!(response.status, 502, "{response:?}");
     assert_eq!(response.json()["reason"], "service-unreachable");
     assert!(response.text().contains("could not reach its service"), "{response:?}");
     assert_served(&gateway);
-    assert_eq!(agent.opened.load(Ordering::Relaxed), 2);
+    assert_eq!(agent.opened(), 2);
 }
 
 #[test]
 fn a_channel_that_the_agent_closes_at_once_hangs_nobody() {
     let gateway = gateway();
-    let _agent = Agent::start(&gateway, Manner::CloseOnce);
+    let _agent = LibraryAgent::start(&gateway, "/web", |visit| async move {
+        if visit.number > 0 {
+            return visit.answer_and_end(ANSWER).await;
+        }
+        visit.reply.accept().await;
+        let _ = visit.channel.close().await;
+    });
     let before = Instant::now();
     // An upload that the agent takes nothing of.
     let body = gateway.path("upload");
@@ -234,9 +138,9 @@ fn a_channel_that_the_agent_closes_at_once_hangs_nobody() {
 #[test]
 fn bulk_both_ways_on_many_channels_never_dead_locks() {
     const STREAMS: usize = 16;
-    const OCTETS: usize = 2 << 20;
+    const OCTETS: usize = 8 << 20;
     let gateway = gateway();
-    let agent = Agent::start(&gateway, Manner::Echo);
+    let agent = LibraryAgent::start(&gateway, "/web", echo_all);
     std::thread::scope(|scope| {
         let streams: Vec<_> = (0..STREAMS)
             .map(|index| {
@@ -257,7 +161,7 @@ fn bulk_both_ways_on_many_channels_never_dead_locks() {
             stream.join().expect("all came back");
         }
     });
-    assert_eq!(agent.opened.load(Ordering::Relaxed), STREAMS);
+    assert_eq!(agent.opened(), STREAMS);
     drop(agent.runtime);
 }
 
@@ -296,13 +200,28 @@ fn both_ways(mut stream: Tls, byte: u8, octets: usize) {
 #[test]
 fn what_an_agent_sent_before_it_left_reaches_a_slow_visitor() {
     let gateway = gateway();
-    let agent = Agent::start(&gateway, Manner::AnswerAndLeave);
+    let sent_all = Arc::new(Semaphore::new(0));
+    let done = sent_all.clone();
+    let agent = LibraryAgent::start(&gateway, "/web", move |visit| {
+        let done = done.clone();
+        async move {
+            visit.reply.accept().await;
+            let mut stream = visit.channel.into_stream();
+            let mut asked = vec![0; 4096];
+            let _ = stream.read(&mut asked).await;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
+            let _ = stream.write_all(head.as_bytes()).await;
+            let _ = stream.write_all(&vec![b'x'; LONG]).await;
+            done.add_permits(1);
+            std::future::pending::<()>().await;
+        }
+    });
     let mut stream = tls(&gateway, Some(&host("web")), &["http/1.1"]).expect("connects");
     let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", host("web"));
     std::io::Write::write_all(&mut stream, request.as_bytes()).expect("open");
     let mut got = read_until(&mut stream, "\r\n\r\n").split_once("\r\n\r\n").expect("a head").1.len();
     agent.runtime.block_on(async {
-        let sent = tokio::time::timeout(SOON, agent.late.acquire()).await;
+        let sent = tokio::time::timeout(SOON, sent_all.acquire()).await;
         sent.unwrap_or_else(|_| panic!("the agent cannot send: {}", gateway.stderr()))
             .expect("never closed")
             .forget();
@@ -323,7 +242,7 @@ fn what_an_agent_sent_before_it_left_reaches_a_slow_visitor() {
 #[test]
 fn a_download_ends_when_its_agent_dies() {
     let (gateway, backend) = (Gateway::start(), Backend::start());
-    let mut agent = crate::support::agent::Agent::web(&gateway, backend.address());
+    let mut agent = Agent::web(&gateway, backend.address());
     let mut stream = tls(&gateway, Some(&host("web")), &["http/1.1"]).expect("connects");
     let request = format!("GET /gated HTTP/1.1\r\nHost: {}\r\n\r\n", host("web"));
     std::io::Write::write_all(&mut stream, request.as_bytes()).expect("open");
@@ -338,8 +257,8 @@ fn a_download_ends_when_its_agent_dies() {
 #[test]
 fn two_agents_that_ask_for_each_others_names_both_live_on() {
     let gateway = gateway();
-    let first = Agent::start(&gateway, Manner::Echo);
-    let second = Agent::start_as(&gateway, Manner::Echo, "/other");
+    let first = LibraryAgent::start(&gateway, "/web", echo_all);
+    let second = LibraryAgent::start(&gateway, "/other", echo_all);
     // Each waits within its own session for the other's sign of life.
     let (one, two) = first.runtime.block_on(async {
         tokio::join!(first.handle.streamlocal_forward("/other"), second.handle.streamlocal_forward("/web"))
@@ -354,7 +273,7 @@ fn two_agents_that_ask_for_each_others_names_both_live_on() {
 #[test]
 fn an_agent_may_ask_as_often_as_it_likes() {
     let gateway = gateway();
-    let agent = Agent::start(&gateway, Manner::Echo);
+    let agent = LibraryAgent::start(&gateway, "/web", echo_all);
     for number in 0..40 {
         let said = agent.runtime.block_on(async {
             let mut channel = agent.handle.channel_open_session().await.expect("a channel");
@@ -376,7 +295,7 @@ fn what_an_agent_writes_cannot_forge_the_log() {
     let mut setup = Setup::new();
     setup.set("log.format", "text");
     let gateway = setup.start();
-    let agent = Agent::start(&gateway, Manner::Echo);
+    let agent = LibraryAgent::start(&gateway, "/web", echo_all);
     for request in ["/q#bad\n2026-01-01T00:00:00Z ERROR forged \u{1b}[2J", "/r#meta=c2VjcmV0", "/web"] {
         assert!(agent.runtime.block_on(agent.handle.streamlocal_forward(request)).is_err(), "{request:?}");
     }

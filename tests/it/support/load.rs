@@ -249,11 +249,21 @@ impl H2 {
     /// Asks, and waits for the head of the answer only.
     #[track_caller]
     pub fn get(&self, path: &str) -> Incoming {
+        self.get_many(path, 1).remove(0)
+    }
+
+    /// Asks so many times at once.
+    #[track_caller]
+    pub fn get_many(&self, path: &str, count: usize) -> Vec<Incoming> {
         let url = format!("https://{}{path}", self.host);
-        let request = http::Request::get(url).body(Empty::new()).expect("a request");
-        let answer = self.sender.clone().send_request(request);
-        let answer = self.runtime.block_on(async { tokio::time::timeout(SOON, answer).await });
-        answer.expect("an answer in time").expect("an answer").into_body()
+        let ask = || {
+            let request = http::Request::get(&url).body(Empty::new()).expect("a request");
+            self.sender.clone().send_request(request)
+        };
+        let answers = futures_util::future::try_join_all((0..count).map(|_| ask()));
+        let answers = self.runtime.block_on(async { tokio::time::timeout(SOON, answers).await });
+        let answers = answers.expect("answers in time").expect("answers");
+        answers.into_iter().map(http::Response::into_body).collect()
     }
 
     /// Takes an answer to its end.

@@ -8,6 +8,7 @@ pub mod callgrind;
 pub mod crowd;
 pub mod front;
 pub mod gateway;
+pub mod library_agent;
 pub mod load;
 pub mod pebble;
 pub mod process;

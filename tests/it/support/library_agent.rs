@@ -1,0 +1,134 @@
+//! An agent made of the SSH library's own client, over TLS as our own agents come: it does with its
+//! channels what a test likes, and what OpenSSH never would.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use russh::Channel;
+use russh::client::{self, ChannelOpenHandle, Handle, Msg, Session};
+use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::agent::vector_key;
+use super::gateway::Gateway;
+use super::visitor::tls_async;
+
+type Treat = dyn Fn(Visit) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
+/// A session of `me` with the key `ed25519a`.
+pub struct LibraryAgent {
+    pub runtime: tokio::runtime::Runtime,
+    pub handle: Handle<Answers>,
+    opened: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
+}
+
+/// A channel that the gateway asks for.
+pub struct Visit {
+    /// How many came before it.
+    pub number: usize,
+    pub channel: Channel<Msg>,
+    /// Answers the open.
+    pub reply: ChannelOpenHandle,
+}
+
+/// What the library calls.
+pub struct Answers {
+    treat: Box<Treat>,
+    opened: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
+}
+
+impl client::Handler for Answers {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let treated = (self.treat)(Visit { number, channel, reply });
+        let ended = self.ended.clone();
+        tokio::spawn(async move {
+            treated.await;
+            ended.fetch_add(1, Ordering::Relaxed);
+        });
+        Ok(())
+    }
+}
+
+impl Visit {
+    /// Answers the first request with `answer`, ends what it sends, and waits for the gateway's end.
+    pub async fn answer_and_end(self, answer: &[u8]) {
+        self.reply.accept().await;
+        let mut stream = self.channel.into_stream();
+        let mut heard = vec![0; 4096];
+        let _ = stream.read(&mut heard).await;
+        let _ = stream.write_all(answer).await;
+        let _ = stream.shutdown().await;
+        while matches!(stream.read(&mut heard).await, Ok(1..)) {}
+    }
+}
+
+impl LibraryAgent {
+    /// Logs in, asks for `request`, and has each visit treated as `treat` says.
+    #[track_caller]
+    pub fn start<F>(
+        gateway: &Gateway,
+        request: &str,
+        treat: impl Fn(Visit) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let (opened, ended) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        let treat: Box<Treat> = Box::new(move |visit| Box::pin(treat(visit)));
+        let answers = Answers { treat, opened: opened.clone(), ended: ended.clone() };
+        let handle = runtime.block_on(log_in(gateway, request, answers));
+        Self { runtime, handle, opened, ended }
+    }
+
+    /// Channels that were asked for.
+    pub fn opened(&self) -> usize {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Channels that came and went.
+    pub fn ended(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Asks for one more name, and looks whether any session has ended.
+    #[track_caller]
+    pub fn assert_lives(&self, gateway: &Gateway) {
+        self.runtime.block_on(self.handle.streamlocal_forward("/again")).expect("the session lives on");
+        let ended = |record: &serde_json::Value| record["message"] == "session ended";
+        assert!(!gateway.log().iter().any(ended), "a session ended: {}", gateway.stderr());
+    }
+}
+
+async fn log_in(gateway: &Gateway, request: &str, answers: Answers) -> Handle<Answers> {
+    let key = vector_key("ed25519a");
+    let key = decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
+    // A small queue would let this client dead-lock itself, whatever the gateway does.
+    let config = client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
+    let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
+    let mut handle = client::connect_stream(Arc::new(config), stream, answers).await.expect("SSH");
+    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+    assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
+    handle.streamlocal_forward(request).await.expect("forwards");
+    handle
+}
