@@ -211,7 +211,7 @@ impl Answer {
     }
 
     /// Gives the body its request's record, to be written when the body ends. When the answer is
-    /// cut because the visitor takes too little of it, the record is written then; nothing else can
+    /// cut because too much of it is unread, the record is written then; nothing else can
     /// stop a parser that waits for the visitor to take something. Over HTTP/2 the stream ends, and
     /// what other answers have left on their way still goes out. Over HTTP/1.1 the connection is of
     /// no more use, and `over` is cancelled.
@@ -229,13 +229,13 @@ impl Answer {
         }
         if let Kind::Relayed(_, Some(exchange)) | Kind::Injected(_, Some(exchange)) = &self.kind {
             let (slot, over, stall) = (Arc::downgrade(&self.record), over.clone(), self.stall.clone());
-            exchange.on_cut(move || {
+            exchange.on_cut(move |why| {
                 if let Some(stall) = stall {
-                    return stall.end();
+                    return stall.end(why);
                 }
                 let record = slot.upgrade().and_then(|slot| slot.lock().take());
                 let Some(mut record) = record else { return };
-                record.reason = Reason::VisitorTooSlow;
+                record.reason = why;
                 drop(record);
                 over.cancel();
             });
@@ -342,12 +342,9 @@ impl Drop for Answer {
             exchange.finish();
         }
         if let Some(mut record) = self.record.lock().take() {
-            let is_over = self.stall.as_ref().is_some_and(|stall| stall.is_over());
-            record.reason = match complete {
-                _ if is_over => Reason::VisitorTooSlow,
-                true => self.outcome,
-                false => Reason::VisitorLeft,
-            };
+            let cut = self.stall.as_ref().and_then(|stall| stall.over());
+            let seen = if complete { self.outcome } else { Reason::VisitorLeft };
+            record.reason = cut.unwrap_or(seen);
         }
     }
 }

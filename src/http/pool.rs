@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Outgoing;
 use super::record::Upload;
 use crate::net::{ByteStream, Tasks};
-use crate::observe::Metrics;
+use crate::observe::{Metrics, Reason};
 use crate::registry::{Cut, Target, TargetId};
 
 /// Octets that one connection to a service may buffer, each way.
@@ -228,7 +228,7 @@ impl Exchange {
     }
 
     /// Has `act` run when the stream under it is cut because too much of the answer is unread.
-    pub(super) fn on_cut(&self, act: impl FnOnce() + Send + 'static) {
+    pub(super) fn on_cut(&self, act: impl FnOnce(Reason) + Send + 'static) {
         if let Some(link) = &self.link {
             link.cut.on_cut(act);
         }

@@ -5,8 +5,8 @@
 //! the time. It stands still while the service is what is waited for.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::patience::Unsent;
 use crate::net::Tasks;
+use crate::observe::Reason;
 
 /// Octets given out at once that get the whole time once more: the parser asks for more only when
 /// the visitor has made room for all of them.
@@ -38,7 +39,7 @@ pub(super) struct Stall {
     dry: AtomicBool,
     /// Octets given out since the stream last waited.
     given: AtomicU32,
-    over: AtomicBool,
+    over: OnceLock<Reason>,
     task: AtomicWaker,
 }
 
@@ -69,14 +70,14 @@ impl Stall {
 
     /// Has the stream end, because its visitor takes too little. What it holds is dropped by its
     /// task, as soon as that has its turn.
-    pub(super) fn end(&self) {
-        self.over.store(true, Ordering::Release);
+    pub(super) fn end(&self, why: Reason) {
+        let _ = self.over.set(why);
         self.task.wake();
     }
 
-    /// Whether the stream ends, or has ended, because its visitor takes too little.
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+    /// Why the stream ends, or has ended, because its visitor takes too little.
+    pub(super) fn over(&self) -> Option<Reason> {
+        self.over.get().copied()
     }
 }
 
@@ -139,7 +140,7 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
             return Poll::Pending;
         }
         self.stall.task.register(cx.waker());
-        if self.stall.is_over() {
+        if self.stall.over().is_some() {
             return Poll::Ready(());
         }
         let given = self.stall.given.load(Ordering::Relaxed);
@@ -180,7 +181,7 @@ impl<F> Watched<F> {
             } else if was_full && now < wait.since + limit * TURNS_MAX {
                 wait.look.as_mut().reset(now + limit);
             } else {
-                self.stall.end();
+                self.stall.end(Reason::VisitorTooSlow);
                 return Poll::Ready(());
             }
         }
@@ -272,7 +273,7 @@ mod tests {
             let outside = stall();
             Tasks::new().spawn("outside", async move {
                 tokio::time::sleep(LIMIT / 5).await;
-                outside.end();
+                outside.end(Reason::NoSpace);
             });
             poll_fn::<(), _>(|_| {
                 stall().note(None);

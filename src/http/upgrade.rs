@@ -109,7 +109,7 @@ impl Wish {
     ) {
         let over = CancellationToken::new();
         let is_cut = over.clone();
-        cut.on_cut(move || over.cancel());
+        cut.on_cut(move |_| over.cancel());
         let (visitor, service) = match tokio::try_join!(self.visitor, service) {
             Ok(both) => both,
             Err(error) => {
@@ -127,7 +127,7 @@ impl Wish {
                 tracing::debug!(request = %record.id, %error, "a switched stream broke");
                 reason_of(&error).unwrap_or(Reason::ConnectionLost)
             }
-            CopyEnd::Stopped => Reason::VisitorTooSlow,
+            CopyEnd::Stopped => cut.why().unwrap_or(Reason::VisitorTooSlow),
         };
     }
 }

@@ -4,39 +4,48 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-type Act = Box<dyn FnOnce() + Send>;
+use crate::observe::Reason;
 
-/// Tells the owner of a stream that the stream was cut because too much of it was unread. Its
-/// reads fail as well, but an owner whose own visitor takes nothing does not read. Clones share it.
+type Act = Box<dyn FnOnce(Reason) + Send>;
+
+/// Tells the owner of a stream that the stream was cut because too much of it was unread, or what
+/// was unread could not be kept. Its reads fail as well, but an owner whose own visitor takes
+/// nothing does not read. Clones share it.
 #[derive(Clone, Default)]
 pub struct Cut(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    is_cut: bool,
+    why: Option<Reason>,
     act: Option<Act>,
 }
 
 impl Cut {
-    /// The stream was cut.
-    pub fn tell(&self) {
+    /// The stream was cut for this reason. The first one stays.
+    pub fn tell(&self, why: Reason) {
         let act = {
             let mut state = self.0.lock();
-            state.is_cut = true;
+            state.why.get_or_insert(why);
             state.act.take()
         };
         if let Some(act) = act {
-            act();
+            act(why);
         }
+    }
+
+    /// Why the stream was cut, if it was.
+    #[must_use]
+    pub fn why(&self) -> Option<Reason> {
+        self.0.lock().why
     }
 
     /// Has `act` run when the stream is cut, instead of what was to run before; at once if it is
     /// cut already. `act` must not wait.
-    pub fn on_cut(&self, act: impl FnOnce() + Send + 'static) {
+    pub fn on_cut(&self, act: impl FnOnce(Reason) + Send + 'static) {
         let mut state = self.0.lock();
-        if state.is_cut {
+        if let Some(why) = state.why {
             drop(state);
-            return act();
+            return act(why);
         }
         state.act = Some(Box::new(act));
     }
@@ -50,7 +59,7 @@ impl Cut {
 
 impl std::fmt::Debug for Cut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Cut").field(&self.0.lock().is_cut).finish()
+        f.debug_tuple("Cut").field(&self.0.lock().why).finish()
     }
 }
 
@@ -65,7 +74,8 @@ mod tests {
         let (cut, ran) = (Cut::default(), Arc::new(AtomicU32::new(0)));
         let add = |amount| {
             let ran = ran.clone();
-            move || {
+            move |why| {
+                assert_eq!(why, Reason::NoSpace);
                 ran.fetch_add(amount, Ordering::Relaxed);
             }
         };
@@ -73,8 +83,10 @@ mod tests {
         cut.forget();
         cut.on_cut(add(10));
         cut.on_cut(add(1));
-        cut.tell();
-        cut.tell();
+        assert_eq!(cut.why(), None);
+        cut.tell(Reason::NoSpace);
+        cut.tell(Reason::VisitorTooSlow);
+        assert_eq!(cut.why(), Some(Reason::NoSpace));
         assert_eq!(ran.load(Ordering::Relaxed), 1);
         cut.on_cut(add(1000));
         assert_eq!(ran.load(Ordering::Relaxed), 1001);

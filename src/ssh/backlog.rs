@@ -160,13 +160,7 @@ impl Backlog {
         if !spill.is_empty() {
             self.spill = Some(spill);
         }
-        Event::Step(result.map_err(|error| match error {
-            SpillError::OverBudget => Failure::TooSlow,
-            SpillError::File { .. } => {
-                tracing::error!(%error, "an answer was cut");
-                Failure::NoSpace
-            }
-        }))
+        Event::Step(result.map_err(failure))
     }
 
     /// Forgets everything. A step that runs ends on its own.
@@ -178,9 +172,9 @@ impl Backlog {
         self.forget(all);
     }
 
-    /// Whether the stream was cut for another's sake.
-    pub(super) fn is_cut(&self) -> bool {
-        self.spill.as_ref().is_some_and(|spill| spill.is_cut())
+    /// Why the stream was cut for another's sake, if it was.
+    pub(super) fn cut(&self) -> Option<Failure> {
+        self.spill.as_ref().and_then(|spill| spill.cut()).map(failure)
     }
 
     /// Has less be read from the agent while too much waits.
@@ -204,6 +198,16 @@ impl Backlog {
     fn forget(&mut self, octets: usize) {
         self.length -= octets;
         self.link.backlog.fetch_sub(octets, Ordering::Relaxed);
+    }
+}
+
+fn failure(error: SpillError) -> Failure {
+    match error {
+        SpillError::OverBudget => Failure::TooSlow,
+        SpillError::Full { .. } | SpillError::File { .. } => {
+            tracing::error!(%error, "an answer was cut");
+            Failure::NoSpace
+        }
     }
 }
 

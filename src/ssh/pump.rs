@@ -76,7 +76,7 @@ impl Pump {
                 }
             };
             // The word of it may have come in the middle of a step on disk.
-            let kept = if self.backlog.is_cut() { Err(Failure::TooSlow) } else { kept };
+            let kept = self.backlog.cut().map_or(kept, Err);
             if let Err(failure) = kept.and_then(|()| self.go_on()) {
                 self.fail(failure);
             }
@@ -122,10 +122,13 @@ impl Pump {
         self.note(|inbox| {
             inbox.failed.get_or_insert(failure);
         });
-        if failure == Failure::TooSlow {
-            self.shared.budget.metrics.ssh.cut.one(Reason::VisitorTooSlow);
-            self.shared.cut.tell();
-        }
+        let reason = match failure {
+            Failure::SessionEnded => return,
+            Failure::TooSlow => Reason::VisitorTooSlow,
+            Failure::NoSpace => Reason::NoSpace,
+        };
+        self.shared.budget.metrics.ssh.cut.one(reason);
+        self.shared.cut.tell(reason);
     }
 
     fn keep(&mut self, data: Bytes) {

@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -61,14 +61,14 @@ struct State {
 
 impl State {
     /// Cuts whoever has taken nothing for longest, if anybody has a file.
-    fn cut_slowest(&mut self) -> bool {
+    fn cut_slowest(&mut self, sake: For) -> bool {
         let slowest = self
             .streams
             .values()
-            .filter(|usage| !usage.cut.load(Ordering::Acquire) && usage.bytes.load(Ordering::Relaxed) > 0)
+            .filter(|usage| !usage.is_cut() && usage.bytes.load(Ordering::Relaxed) > 0)
             .max_by_key(|usage| usage.blame());
         let Some(slowest) = slowest else { return false };
-        slowest.cut.store(true, Ordering::Release);
+        let _ = slowest.cut.set(sake);
         slowest.owner.notify_one();
         // Its file goes when its owner sees the mark, which is soon; count it as free now.
         self.used -= slowest.bytes.swap(0, Ordering::Relaxed);
@@ -76,17 +76,38 @@ impl State {
     }
 }
 
+/// For the sake of what a stream was cut.
+#[derive(Clone, Copy, Debug)]
+enum For {
+    /// The budgets.
+    Budget,
+    /// The disk has no space, although the budgets have.
+    Space,
+}
+
 /// What one stream with a file uses, and when its visitor last took something.
 #[derive(Debug)]
 struct Usage {
     bytes: AtomicU64,
     progress: Progress,
-    cut: AtomicBool,
+    cut: OnceLock<For>,
     /// Wakes the owner when it was cut for somebody else's sake.
     owner: Arc<Notify>,
 }
 
 impl Usage {
+    fn is_cut(&self) -> bool {
+        self.cut.get().is_some()
+    }
+
+    /// What its owner is told when it was cut.
+    fn why(&self, budget: &Budget) -> Option<SpillError> {
+        Some(match self.cut.get()? {
+            For::Budget => SpillError::OverBudget,
+            For::Space => SpillError::Full { folder: budget.folder.clone() },
+        })
+    }
+
     /// How much rather than others this stream is cut: by how long nothing was taken of it. What
     /// lies in the buffers on the way keeps a slow visitor busy between two looks, so one who has
     /// gone on after a pause is given time; who has stopped for good never did, however much went
@@ -151,6 +172,12 @@ pub enum SpillError {
     /// This stream was cut: it, or all together, reached the budget.
     #[error("the visitor took too little of the answer")]
     OverBudget,
+    /// This stream was cut: there was no space on the disk.
+    #[error("no space is left for temporary files in `{folder}`, and the visitor took too little")]
+    Full {
+        /// Where they lie.
+        folder: PathBuf,
+    },
     /// The temporary file failed.
     #[error("cannot use a temporary file in `{folder}`: {error}")]
     File {
@@ -218,7 +245,7 @@ impl Budget {
 
     fn enter(&self, owner: Arc<Notify>, progress: Progress) -> (u64, Arc<Usage>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (bytes, cut) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (bytes, cut) = (AtomicU64::new(0), OnceLock::new());
         let usage = Arc::new(Usage { bytes, progress, cut, owner });
         self.state.lock().streams.insert(id, usage.clone());
         (id, usage)
@@ -227,16 +254,16 @@ impl Budget {
     /// Takes space, cutting whoever has taken nothing for longest until there is enough.
     fn reserve(&self, own: &Usage, amount: u64) -> Result<(), SpillError> {
         if own.bytes.load(Ordering::Relaxed) + amount > self.disk_per_stream {
-            own.cut.store(true, Ordering::Release);
+            let _ = own.cut.set(For::Budget);
         }
         let mut state = self.state.lock();
-        while !own.cut.load(Ordering::Acquire) && state.used + amount > self.disk {
-            if !state.cut_slowest() {
-                own.cut.store(true, Ordering::Release);
+        while !own.is_cut() && state.used + amount > self.disk {
+            if !state.cut_slowest(For::Budget) {
+                let _ = own.cut.set(For::Budget);
             }
         }
-        if own.cut.load(Ordering::Acquire) {
-            return Err(SpillError::OverBudget);
+        if let Some(why) = own.why(self) {
+            return Err(why);
         }
         self.metrics.ssh.spilled.add(amount);
         own.bytes.fetch_add(amount, Ordering::Relaxed);
@@ -244,9 +271,12 @@ impl Budget {
         Ok(())
     }
 
-    /// Cuts whoever has taken nothing for longest. Whether that is another than `own`.
-    fn cut_slowest(&self, own: &Usage) -> bool {
-        self.state.lock().cut_slowest() && !own.cut.load(Ordering::Acquire)
+    /// Cuts whoever has taken nothing for longest, because there is no space for `own`.
+    fn make_space(&self, own: &Usage) -> Result<(), SpillError> {
+        if !self.state.lock().cut_slowest(For::Space) {
+            let _ = own.cut.set(For::Space);
+        }
+        own.why(self).map_or(Ok(()), Err)
     }
 
     /// Gives back what a stream has read. A stream that was cut has nothing left to give.
@@ -299,10 +329,10 @@ impl Spill {
         self.segments.is_empty()
     }
 
-    /// Whether the stream was cut, by itself or for somebody else's sake.
+    /// Why the stream was cut, by itself or for somebody else's sake, if it was.
     #[must_use]
-    pub fn is_cut(&self) -> bool {
-        self.usage.cut.load(Ordering::Acquire)
+    pub fn cut(&self) -> Option<SpillError> {
+        self.usage.why(&self.budget)
     }
 
     /// Appends.
@@ -317,9 +347,7 @@ impl Spill {
             if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::StorageFull) {
                 break;
             }
-            if !self.budget.cut_slowest(&self.usage) {
-                return Err(SpillError::OverBudget);
-            }
+            self.budget.make_space(&self.usage)?;
             let until = Instant::now() + GIVES_BACK;
             while result.is_err() && Instant::now() < until {
                 std::thread::sleep(GIVES_BACK / 50);
@@ -334,8 +362,8 @@ impl Spill {
     /// # Errors
     /// When the stream was cut, or a file fails.
     pub fn take(&mut self) -> Result<Bytes, SpillError> {
-        if self.is_cut() {
-            return Err(SpillError::OverBudget);
+        if let Some(why) = self.cut() {
+            return Err(why);
         }
         self.read().map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
     }
@@ -407,7 +435,7 @@ mod tests {
         let mut file = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
         file.append(b"abc").expect("space");
         assert!(matches!(file.append(b"de"), Err(SpillError::OverBudget)));
-        assert!(file.is_cut());
+        assert!(matches!(file.cut(), Some(SpillError::OverBudget)));
     }
 
     #[test]
@@ -419,7 +447,7 @@ mod tests {
         busy.append(b"1").expect("space");
         busy.usage.progress.last.store(u64::MAX, Ordering::Relaxed);
         busy.append(b"2345").expect("the idle one makes room");
-        assert!(idle.is_cut() && !busy.is_cut());
+        assert!(idle.cut().is_some() && busy.cut().is_none());
         assert!(idle.take().is_err());
         assert_eq!(budget.disk_used(), 5);
         drop(idle);
@@ -435,7 +463,7 @@ mod tests {
             let (started, progress) = (Instant::now() - 3 * second, Progress::new(&budget));
             progress.last.store(0, Ordering::Relaxed);
             progress.pause.store(pause, Ordering::Relaxed);
-            let (bytes, cut) = (AtomicU64::new(1), AtomicBool::new(false));
+            let (bytes, cut) = (AtomicU64::new(1), OnceLock::new());
             Usage { bytes, progress: Progress { started, ..progress }, cut, owner: Arc::default() }
         };
         let (stalled, slow) = (of(0), of(2000));

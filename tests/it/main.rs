@@ -13,6 +13,7 @@ mod dev;
 mod docs;
 mod drain;
 mod fair_share;
+mod full_disk;
 mod growth;
 mod hostile;
 mod http_visitors;

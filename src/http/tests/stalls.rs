@@ -151,9 +151,9 @@ async fn a_cut_stream_leaves_those_that_are_on_their_way() {
     gateway.ended(Reason::Answered, 1).await;
     let large = get(&mut client, "/large").await;
     for cut in cuts.lock().iter() {
-        cut.tell();
+        cut.tell(Reason::NoSpace);
     }
-    gateway.ended(Reason::VisitorTooSlow, 1).await;
+    gateway.ended(Reason::NoSpace, 1).await;
     assert!(large.into_body().collect().await.is_err(), "the answer was passed off as whole");
     let sized = sized.into_body().collect().await.expect("another's answer is not lost");
     assert_eq!(sized.to_bytes().len(), 5000);
@@ -183,9 +183,9 @@ async fn a_switched_stream_that_is_cut_ends_on_both_sides() {
         .await;
     assert!(visitor.head().await.starts_with("HTTP/1.1 101 "));
     for cut in cuts.lock().iter() {
-        cut.tell();
+        cut.tell(Reason::NoSpace);
     }
-    gateway.ended(Reason::VisitorTooSlow, 1).await;
+    gateway.ended(Reason::NoSpace, 1).await;
     tokio::time::timeout(LIMIT, has_left.recv()).await.expect("the service's side is still open");
     let mut sink = vec![0; 65_536];
     let end =

@@ -116,6 +116,23 @@ impl Setup {
         self.start_with(command)
     }
 
+    /// Starts the gateway with a disk of so many MiB for its state, which nobody else sees. Takes a
+    /// name space of its own; who is not root makes one of users as well.
+    #[track_caller]
+    pub fn start_on_small_disk(self, mib: usize) -> Gateway {
+        let (inner, state) = (self.command(), self.path("state"));
+        std::fs::create_dir(&state).expect("temporary folder");
+        let mut command = Command::new("unshare");
+        command.arg(if rustix::process::geteuid().is_root() { "-m" } else { "-Urm" });
+        let script = format!("mount -t tmpfs -o size={mib}m,mode=700 tmpfs \"$0\" && exec \"$@\"");
+        command.args(["sh", "-c", &script]).arg(state).arg(inner.get_program()).args(inner.get_args());
+        for (name, _) in inner.get_envs().filter(|(_, value)| value.is_none()) {
+            command.env_remove(name);
+        }
+        command.current_dir(self.dir.path());
+        self.start_with(command)
+    }
+
     /// Starts the gateway by a command of the test's own.
     #[track_caller]
     pub fn start_with(self, mut command: Command) -> Gateway {

@@ -19,6 +19,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pebble-challtestsrv", "pebble"),
     ("valgrind", "valgrind"),
     ("vgdb", "valgrind"),
+    ("unshare", "util-linux"),
 ];
 
 /// A running program.
