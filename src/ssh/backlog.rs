@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::channel::Failure;
-use super::spill::{Budget, Progress, Spill, SpillError};
+use super::progress::Progress;
+use super::spill::{Budget, Spill, SpillError};
 use super::transport::{Hold, Link};
 
 /// Octets in memory, of all channels of a session, past which nothing is read from its agent.

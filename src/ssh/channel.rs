@@ -24,8 +24,9 @@ use tokio::time::{Sleep, sleep};
 
 use super::ahead::Ahead;
 use super::backlog::Backlog;
+use super::progress::Progress;
 use super::pump::Pump;
-use super::spill::{Budget, Progress};
+use super::spill::Budget;
 use super::transport::Link;
 use crate::net::Tasks;
 use crate::observe::Reason;
@@ -160,7 +161,7 @@ pub fn stream(
         writer: AtomicWaker::new(),
         call: Arc::default(),
         ahead: Mutex::new(Ahead::new()),
-        progress: Progress::new(&budget),
+        progress: budget.progress(),
         budget: budget.clone(),
         cut,
     });

@@ -13,6 +13,7 @@ mod greeting;
 mod handler;
 pub mod host_key;
 mod opener;
+mod progress;
 mod pump;
 mod screen;
 mod server;

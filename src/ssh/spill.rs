@@ -18,6 +18,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::progress::Progress;
 use crate::config::Limits;
 use crate::observe::Metrics;
 
@@ -31,11 +32,6 @@ const GIVES_BACK: Duration = Duration::from_millis(500);
 const READ_BACK: usize = 128 * 1024;
 /// Size at which a file is followed by the next, in octets.
 const SEGMENT: u64 = 8 << 20;
-/// A visitor who takes nothing of what is there for so long, and then something, goes on reading.
-const PAUSE: Duration = Duration::from_millis(250);
-/// How long such a visitor may seem to take nothing, and yet not be cut for others.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// Space for unread answers, shared by all streams.
 #[derive(Debug)]
 pub struct Budget {
@@ -108,61 +104,11 @@ impl Usage {
         })
     }
 
-    /// How much rather than others this stream is cut: by how long nothing was taken of it. What
-    /// lies in the buffers on the way keeps a slow visitor busy between two looks, so one who has
-    /// gone on after a pause is given time; who has stopped for good never did, however much went
-    /// into those buffers at first.
+    /// How much rather than others this stream is cut: by how long nothing was taken of it, with
+    /// time for who goes on reading.
     fn blame(&self) -> (Duration, Duration) {
         let idle = self.progress.idle();
-        let grace = if self.progress.longest_pause() >= PAUSE { GRACE } else { Duration::ZERO };
-        (idle.saturating_sub(grace), idle)
-    }
-}
-
-/// When a stream's visitor last took something. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    started: Instant,
-    /// Milliseconds since then.
-    last: Arc<AtomicU64>,
-    /// The longest time, in milliseconds, that nothing was taken of what was there, and then
-    /// something was.
-    pause: Arc<AtomicU64>,
-}
-
-impl Progress {
-    /// Begins now.
-    #[must_use]
-    pub fn new(budget: &Budget) -> Self {
-        let progress = Self { started: budget.started, last: Arc::default(), pause: Arc::default() };
-        progress.note_offer();
-        progress
-    }
-
-    /// How long ago the visitor last took something.
-    #[must_use]
-    pub fn idle(&self) -> Duration {
-        self.started.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
-    }
-
-    fn longest_pause(&self) -> Duration {
-        Duration::from_millis(self.pause.load(Ordering::Relaxed))
-    }
-
-    /// There is something to take again, after there was nothing.
-    pub fn note_offer(&self) {
-        self.last.store(self.now(), Ordering::Relaxed);
-    }
-
-    /// The visitor has taken something.
-    pub fn note_taken(&self) {
-        let now = self.now();
-        let before = self.last.swap(now, Ordering::Relaxed);
-        self.pause.fetch_max(now.saturating_sub(before), Ordering::Relaxed);
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        (idle.saturating_sub(self.progress.grace()), idle)
     }
 }
 
@@ -229,6 +175,12 @@ impl Budget {
     /// A stream holds so many octets less in memory.
     pub fn forget_memory(&self, octets: usize) {
         self.memory_used.fetch_sub(octets, Ordering::Relaxed);
+    }
+
+    /// The progress of a stream that begins now.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.started)
     }
 
     /// How long nothing may be taken of a stream that something waits in.
@@ -417,7 +369,7 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out_in_order_and_frees_its_space() {
         let budget = budget(1000, 1000);
-        let mut file = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
+        let mut file = Spill::new(budget.clone(), Arc::default(), budget.progress());
         file.append(b"abc").expect("space");
         file.append(b"def").expect("space");
         assert_eq!(budget.disk_used(), 6);
@@ -432,7 +384,7 @@ mod tests {
     #[test]
     fn a_stream_over_its_own_budget_is_cut() {
         let budget = budget(4, 1000);
-        let mut file = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
+        let mut file = Spill::new(budget.clone(), Arc::default(), budget.progress());
         file.append(b"abc").expect("space");
         assert!(matches!(file.append(b"de"), Err(SpillError::OverBudget)));
         assert!(matches!(file.cut(), Some(SpillError::OverBudget)));
@@ -441,37 +393,16 @@ mod tests {
     #[test]
     fn the_one_who_took_nothing_for_longest_is_cut_for_the_others() {
         let budget = budget(100, 10);
-        let mut idle = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
+        let mut idle = Spill::new(budget.clone(), Arc::default(), budget.progress());
         idle.append(b"12345678").expect("space");
-        let mut busy = Spill::new(budget.clone(), Arc::default(), Progress::new(&budget));
+        let mut busy = Spill::new(budget.clone(), Arc::default(), budget.progress());
         busy.append(b"1").expect("space");
-        busy.usage.progress.last.store(u64::MAX, Ordering::Relaxed);
+        busy.usage.progress.set_last(u64::MAX);
         busy.append(b"2345").expect("the idle one makes room");
         assert!(idle.cut().is_some() && busy.cut().is_none());
         assert!(idle.take().is_err());
         assert_eq!(budget.disk_used(), 5);
         drop(idle);
         assert_eq!(budget.disk_used(), 5);
-    }
-
-    #[test]
-    fn one_that_goes_on_after_a_pause_is_given_time() {
-        let budget = budget(100, 10);
-        let second = Duration::from_secs(1);
-        // Both have taken nothing for three seconds; one had made a pause of two before.
-        let of = |pause: u64| {
-            let (started, progress) = (Instant::now() - 3 * second, Progress::new(&budget));
-            progress.last.store(0, Ordering::Relaxed);
-            progress.pause.store(pause, Ordering::Relaxed);
-            let (bytes, cut) = (AtomicU64::new(1), OnceLock::new());
-            Usage { bytes, progress: Progress { started, ..progress }, cut, owner: Arc::default() }
-        };
-        let (stalled, slow) = (of(0), of(2000));
-        assert!(slow.progress.idle() >= 3 * second);
-        assert!(stalled.blame().0 >= 3 * second && slow.blame().0 == Duration::ZERO);
-        slow.progress.note_taken();
-        assert!(slow.progress.longest_pause() >= 3 * second);
-        stalled.progress.note_offer();
-        assert_eq!(stalled.progress.longest_pause(), Duration::ZERO);
     }
 }
