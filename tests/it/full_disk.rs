@@ -47,8 +47,8 @@ fn a_full_disk_cuts_those_who_need_it_and_nobody_else() {
     assert!(first.take(16 << 20).is_err(), "a part was passed off as the whole");
     // Whoever needs no disk goes on, and so does who had found room.
     kept.latency(100);
-    let whole = visitors.clone().eager().download("/big?mb=16");
-    assert_eq!(whole.finish(None), big_sha256(16));
+    let whole = visitors.clone().eager().download("/big?mb=4");
+    assert_eq!(whole.finish(None), big_sha256(4));
     assert_eq!(second.finish(None), big_sha256(16));
     // Alone, one can still be too much.
     let _third = stall(3, 2 * DISK);

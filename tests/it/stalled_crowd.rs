@@ -12,6 +12,7 @@ use crate::support::agent::{OpenSsh, host, web};
 use crate::support::backend::big_sha256;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::load::{Download, Kept, Latency, MIB, Visitors, settled};
+use crate::support::machine::Machine;
 use crate::support::{SOON, poll};
 
 /// What everybody's answers may take on disk, in MiB.
@@ -62,12 +63,12 @@ fn take_little(mut download: Download, pause: Duration) -> (Sender<()>, JoinHand
 
 /// How long small requests take through two agents, one after the other, while `goes_on` holds.
 fn both_while(first: &mut Kept, second: &mut Kept, goes_on: impl Fn() -> bool) -> (Latency, Latency) {
-    let (mut of_first, mut of_second) = (Vec::new(), Vec::new());
+    let (mut of_first, mut of_second, machine) = (Vec::new(), Vec::new(), Machine::look());
     while goes_on() {
         of_first.push(first.small());
         of_second.push(second.small());
     }
-    (Latency::of(of_first), Latency::of(of_second))
+    (Latency::of(of_first, &machine), Latency::of(of_second, &machine))
 }
 
 fn many_stalled(waves: usize) {

@@ -18,6 +18,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
 use super::gateway::Gateway;
+use super::machine::Machine;
 use super::visitor::{Tls, read_until, tls, tls_async, tls_config};
 use super::{SOON, hex, poll};
 
@@ -66,6 +67,8 @@ pub struct Latency {
     pub count: usize,
     pub p50: Duration,
     pub p99: Duration,
+    /// The part of the machine that others took meanwhile, from 0 to 1.
+    pub others: f64,
 }
 
 impl Visitors {
@@ -304,35 +307,43 @@ impl Kept {
     /// What `count` requests took.
     #[track_caller]
     pub fn latency(&mut self, count: usize) -> Latency {
-        Latency::of((0..count).map(|_| self.small()).collect())
+        let machine = Machine::look();
+        Latency::of((0..count).map(|_| self.small()).collect(), &machine)
     }
 
     /// What requests took while `goes_on` held, of which there must be some hundreds for it to say
     /// anything.
     #[track_caller]
     pub fn latency_while(&mut self, goes_on: impl Fn() -> bool) -> Latency {
-        let mut took = Vec::new();
+        let (mut took, machine) = (Vec::new(), Machine::look());
         while goes_on() {
             took.push(self.small());
         }
-        Latency::of(took)
+        Latency::of(took, &machine)
     }
 }
 
 impl Latency {
-    /// Of these.
-    pub fn of(mut took: Vec<Duration>) -> Self {
+    /// Of these, since a look at the machine.
+    pub fn of(mut took: Vec<Duration>, since: &Machine) -> Self {
         took.sort_unstable();
         let count = took.len();
         assert!(count > 0, "nothing was measured");
-        Self { count, p50: took[count / 2], p99: took[(count * 99 / 100).min(count - 1)] }
+        Self {
+            count,
+            p50: took[count / 2],
+            p99: took[(count * 99 / 100).min(count - 1)],
+            others: since.others(),
+        }
     }
 
-    /// Small requests may take this much longer beside others' stalled downloads.
+    /// Small requests may take this much longer beside others' stalled downloads; and as many times
+    /// longer as the machine had less time for them.
     #[track_caller]
     pub fn assert_hardly_more_than(&self, before: &Self) {
         assert!(before.count >= 500 && self.count >= 500, "too few to tell: {before:?}, {self:?}");
-        let most = |before: Duration| before.mul_f64(1.5) + Duration::from_millis(20);
+        let most =
+            |before: Duration| (before.mul_f64(1.5) + Duration::from_millis(20)).div_f64(1.0 - self.others);
         let is_little = self.p99 <= most(before.p99) && self.p50 <= most(before.p50);
         assert!(is_little, "before {before:?}, now {self:?}");
     }

@@ -10,6 +10,7 @@ pub mod front;
 pub mod gateway;
 pub mod library_agent;
 pub mod load;
+pub mod machine;
 pub mod pebble;
 pub mod process;
 pub mod visitor;
