@@ -1,4 +1,5 @@
-//! SNI → certificate and key: files given by the operator, and the development CA.
+//! SNI → certificate and key: files given by the operator, and the development CA; and the records
+//! in the DNS that prove names ([`dns`]).
 //!
 //! Refuses to guess: a name that no certificate covers gets none, and the edge says so with a
 //! TLS alert.

@@ -1,7 +1,25 @@
 //! Records in the DNS that prove a name to a certificate authority (DNS-01: RFC 8555, section
-//! 8.4), behind one small trait.
+//! 8.4), set in one of four ways behind one small trait.
+//!
+//! Refuses to touch any other record: a provider only ever adds and removes single values of
+//! `_acme-challenge` names.
 
+mod ask;
+mod lookup;
+mod propagation;
+mod rfc2136;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::SecretSource;
 use crate::registry::BoxFuture;
+
+pub use ask::AskError;
+pub use rfc2136::UpdateError;
 
 /// What must stand in DNS while a name is being proved (RFC 8555 8.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,13 +32,16 @@ pub struct ChallengeRecord {
 
 /// Sets records, and removes them. Several values may stand at one name at once.
 pub trait DnsProvider: Send + Sync + std::fmt::Debug {
-    /// Sets a value, and returns when the zone's own servers all show it.
+    /// Sets a value, beside those that stand there, and returns when the zone's own servers all
+    /// show it. Has deadlines of its own. When it is not waited for, or fails, the value may stand
+    /// all the same: clean up.
     ///
     /// # Errors
     /// When it cannot be set, or is not seen in time.
     fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>>;
 
-    /// Removes one value, and leaves the others.
+    /// Removes one value, and leaves the others. Removing what is not there is no error. Has
+    /// deadlines of its own.
     ///
     /// # Errors
     /// When it cannot be removed.
@@ -29,5 +50,70 @@ pub trait DnsProvider: Send + Sync + std::fmt::Debug {
 
 /// Why a name cannot be proved by DNS, and what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct DnsError(pub String);
+pub enum DnsError {
+    /// Not a name.
+    #[error("`{0}` is not a name that the DNS can hold; write one such as `example.com`")]
+    Name(String),
+    /// No resolver answered.
+    #[error(
+        "no DNS resolver tells the {kind} records of `{name}` ({cause}); check /etc/resolv.conf and the domain's servers, or set `dns.resolver`"
+    )]
+    Resolver {
+        /// What was asked for.
+        name: String,
+        /// Which records.
+        kind: String,
+        /// What each said.
+        cause: String,
+    },
+    /// A CNAME leads to itself, or through too many others.
+    #[error("the CNAME records of `{0}` lead nowhere; let them lead to one name that has none")]
+    Circle(String),
+    /// No zone.
+    #[error("no zone holds `{0}`; check that its domain is registered and has name servers")]
+    NoZone(String),
+    /// A zone without servers.
+    #[error(
+        "the name servers of the zone `{0}` have no address; check its NS records, or name its servers in `dns.servers`"
+    )]
+    NoServers(String),
+    /// Set, but not seen.
+    #[error("the record `{name}` was set, but after {}s not all servers of its zone show it: {servers}; check that they take the zone over from its primary server, or make `dns.timeout` longer", .waited.as_secs())]
+    NotSeen {
+        /// The record's name.
+        name: String,
+        /// What each of those servers said.
+        servers: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// It took too long to set.
+    #[error("the record `{name}` could not be set or removed within {}s; see above for what is slow, or make `dns.timeout` longer", .limit.as_secs())]
+    TooSlow {
+        /// The record's name.
+        name: String,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// A server refused an update.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    /// A file with a secret.
+    #[error("the secret in `{path}` cannot be read: {error}; let this user read that file")]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// The secret, without the white space around it.
+fn reveal(source: &SecretSource) -> Result<String, DnsError> {
+    match source {
+        SecretSource::Inline(secret) => Ok(secret.reveal().trim().to_owned()),
+        SecretSource::File(path) => std::fs::read_to_string(path)
+            .map(|text| text.trim().to_owned())
+            .map_err(|error| DnsError::Secret { path: path.clone(), error }),
+    }
+}

@@ -1,0 +1,204 @@
+//! Where a record belongs: what its name is another name for, in which zone that lies, and which
+//! servers are that zone's own.
+//!
+//! Asks the system's resolvers, or those of the settings. Never asks them for the record itself:
+//! what they do not know, they remember not to know.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+
+use super::DnsError;
+use super::ask::ask;
+use crate::config::DnsSettings;
+
+/// Where the system says who its resolvers are.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How many of them are asked, as the system's own library does.
+const RESOLVERS_MAX: usize = 3;
+/// How many CNAME records are followed.
+const CNAMES_MAX: usize = 8;
+/// How many name servers of a zone are looked at, and addresses of each.
+const SERVERS_MAX: usize = 16;
+/// The port of the DNS.
+const PORT: u16 = 53;
+
+/// A server of a zone.
+#[derive(Clone, Debug)]
+pub(super) struct ZoneServer {
+    /// What the NS record calls it.
+    pub(super) name: String,
+    /// Where it is. Not empty.
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+/// Asks where things are.
+#[derive(Clone, Debug)]
+pub(super) struct Lookup {
+    resolvers: Vec<SocketAddr>,
+    servers: Vec<SocketAddr>,
+    /// Where a zone's servers listen.
+    port: u16,
+}
+
+impl Lookup {
+    pub(super) fn new(settings: &DnsSettings) -> Self {
+        Self { resolvers: settings.resolver.clone(), servers: settings.servers.clone(), port: PORT }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_port(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
+    /// The name that `name` leads to by CNAME records; itself where there is none.
+    pub(super) async fn target_of(&self, name: &Name) -> Result<Name, DnsError> {
+        let mut at = name.clone();
+        for _ in 0..=CNAMES_MAX {
+            let answer = self.resolve(&at, RecordType::CNAME).await?;
+            let next = answer.answers.iter().find_map(|record| match &record.data {
+                RData::CNAME(target) if record.name == at => Some(target.0.clone()),
+                _ => None,
+            });
+            match next {
+                Some(next) => at = next,
+                None => return Ok(at),
+            }
+        }
+        Err(DnsError::Circle(show(name)))
+    }
+
+    /// The zone that holds `name`.
+    pub(super) async fn zone_of(&self, name: &Name) -> Result<Name, DnsError> {
+        let mut at = name.clone();
+        while !at.is_root() {
+            let answer = self.resolve(&at, RecordType::SOA).await?;
+            if let Some(zone) = soa_above(&answer, name) {
+                return Ok(zone);
+            }
+            at = at.base_name();
+        }
+        Err(DnsError::NoZone(show(name)))
+    }
+
+    /// The servers to ask what stands in the zone.
+    pub(super) async fn servers_of(&self, zone: &Name) -> Result<Vec<ZoneServer>, DnsError> {
+        if !self.servers.is_empty() {
+            let given =
+                self.servers.iter().map(|at| ZoneServer { name: at.to_string(), addresses: vec![*at] });
+            return Ok(given.collect());
+        }
+        let mut servers = Vec::new();
+        for name in self.name_servers(zone).await?.into_iter().take(SERVERS_MAX) {
+            let addresses = self.addresses_of(&name).await?;
+            if !addresses.is_empty() {
+                let at = addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port));
+                servers.push(ZoneServer { name: show(&name), addresses: at.collect() });
+            }
+        }
+        if servers.is_empty() { Err(DnsError::NoServers(show(zone))) } else { Ok(servers) }
+    }
+
+    /// The names in the NS records of `name`.
+    pub(super) async fn name_servers(&self, name: &Name) -> Result<Vec<Name>, DnsError> {
+        let answer = self.resolve(name, RecordType::NS).await?;
+        let names = answer.answers.iter().filter_map(|record| match &record.data {
+            RData::NS(server) => Some(server.0.clone()),
+            _ => None,
+        });
+        Ok(names.collect())
+    }
+
+    /// The addresses of a host.
+    pub(super) async fn addresses_of(&self, name: &Name) -> Result<Vec<IpAddr>, DnsError> {
+        let mut addresses = Vec::new();
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let answer = self.resolve(name, kind).await?;
+            addresses.extend(answer.answers.iter().filter_map(|record| record.data.ip_addr()));
+        }
+        addresses.truncate(SERVERS_MAX);
+        Ok(addresses)
+    }
+
+    /// What the first resolver says that knows. That there is nothing is an answer.
+    pub(super) async fn resolve(&self, name: &Name, kind: RecordType) -> Result<Message, DnsError> {
+        let system;
+        let resolvers = if self.resolvers.is_empty() {
+            // Read anew each time: it changes with the network.
+            system = system_resolvers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+            &system
+        } else {
+            &self.resolvers
+        };
+        let mut causes = Vec::new();
+        for resolver in resolvers.iter().take(RESOLVERS_MAX) {
+            match ask(*resolver, name, kind, true).await {
+                Ok(answer) => match answer.metadata.response_code {
+                    ResponseCode::NoError | ResponseCode::NXDomain => return Ok(answer),
+                    code => causes.push(format!("{resolver}: {code}")),
+                },
+                Err(error) => causes.push(format!("{resolver}: {error}")),
+            }
+        }
+        let (name, kind) = (show(name), kind.to_string());
+        Err(DnsError::Resolver { name, kind, cause: causes.join(", ") })
+    }
+}
+
+/// The zone that an answer says it is about, if `name` lies in it.
+pub(super) fn soa_above(answer: &Message, name: &Name) -> Option<Name> {
+    let mut records = answer.answers.iter().chain(&answer.authorities);
+    let soa = records.find(|record| record.record_type() == RecordType::SOA && record.name.zone_of(name))?;
+    Some(soa.name.clone())
+}
+
+/// Reads a name, with or without its final dot.
+pub(super) fn parse(name: &str) -> Result<Name, DnsError> {
+    let mut parsed = Name::from_ascii(name).map_err(|_| DnsError::Name(name.to_owned()))?;
+    parsed.set_fqdn(true);
+    Ok(parsed)
+}
+
+/// A name without its final dot.
+pub(super) fn show(name: &Name) -> String {
+    let shown = name.to_ascii();
+    shown.strip_suffix('.').filter(|rest| !rest.is_empty()).map_or(shown.clone(), str::to_owned)
+}
+
+/// The resolvers in a `resolv.conf`; without any, this machine's (resolv.conf(5)).
+fn system_resolvers(text: &str) -> Vec<SocketAddr> {
+    let found: Vec<SocketAddr> = text
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            (words.next()? == "nameserver").then(|| words.next()?.parse().ok()).flatten()
+        })
+        .map(|ip: IpAddr| SocketAddr::new(ip, PORT))
+        .collect();
+    if found.is_empty() { vec![SocketAddr::from(([127, 0, 0, 1], PORT))] } else { found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_is_read() {
+        let text = "# nameserver 1.1.1.1\nsearch example.com\nnameserver 192.0.2.1\nnameserver 2001:db8::1 # x\nnameserver\nnameserver fe80::1%eth0\n";
+        let found: Vec<String> = system_resolvers(text).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["192.0.2.1:53", "[2001:db8::1]:53"]);
+        assert_eq!(system_resolvers("")[0].to_string(), "127.0.0.1:53");
+    }
+
+    #[test]
+    fn names_are_shown_without_their_dot() {
+        assert_eq!(
+            show(&parse("_acme-challenge.Example.com").expect("a name")),
+            "_acme-challenge.Example.com"
+        );
+        assert_eq!(show(&parse("example.com.").expect("a name")), "example.com");
+        assert!(parse("a..b").is_err() && parse(&"a".repeat(64)).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! Dynamic updates, taken by BIND and by Knot.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::servers::{KEY, dig, free_port, knotd, named, record, settings};
+use crate::certs::dns::rfc2136::Rfc2136;
+use crate::certs::dns::{ChallengeRecord, DnsProvider as _};
+use crate::config::{Rfc2136Settings, Secret, SecretSource, TsigHash};
+use crate::name::HostName;
+
+fn update_settings(server: SocketAddr) -> Rfc2136Settings {
+    Rfc2136Settings {
+        host: HostName::parse(&server.ip().to_string()).expect("an address"),
+        port: server.port(),
+        zone: None,
+        key_name: HostName::parse("oneport").expect("a name"),
+        key_secret: SecretSource::Inline(Secret::new(KEY)),
+        algorithm: TsigHash::Sha256,
+    }
+}
+
+fn provider(server: SocketAddr, change: impl FnOnce(&mut Rfc2136Settings)) -> Rfc2136 {
+    let mut update = update_settings(server);
+    change(&mut update);
+    Rfc2136::new(&update, &settings(server)).with_port(server.port())
+}
+
+async fn texts(server: SocketAddr, name: &str) -> Vec<String> {
+    let said = dig(server, &["+short", "+norecurse", name, "TXT"]).await;
+    let mut lines: Vec<String> = said.lines().map(|line| line.trim_matches('"').to_owned()).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn two_values_stand_side_by_side_at_bind_and_go_one_by_one() {
+    let server = named(free_port(&["127.0.0.1"]), "", "").await;
+    let by256 = provider(server.address, |_| {});
+    let by512 = provider(server.address, |update| {
+        update.key_name = HostName::parse("ONEPORT512").expect("a name");
+        update.algorithm = TsigHash::Sha512;
+        update.zone = Some(HostName::parse("preview.test").expect("a name"));
+    });
+    by256.present(&record("first")).await.expect("set");
+    by512.present(&record("second")).await.expect("set");
+    // Setting it again is no error.
+    by256.present(&record("first")).await.expect("set");
+    assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["first", "second"]);
+    by256.cleanup(&record("first")).await.expect("removed");
+    assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["second"]);
+    by512.cleanup(&record("second")).await.expect("removed");
+    by512.cleanup(&record("second")).await.expect("removed already");
+    assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_cname_is_followed() {
+    let records = "_acme-challenge.app CNAME elsewhere.challenges\nelsewhere.challenges CNAME there\n";
+    let server = named(free_port(&["127.0.0.1"]), records, "").await;
+    let provider = provider(server.address, |_| {});
+    let app = ChallengeRecord { name: "_acme-challenge.app.preview.test".into(), value: "value".into() };
+    provider.present(&app).await.expect("set");
+    assert_eq!(texts(server.address, "there.preview.test").await, ["value"]);
+    provider.cleanup(&app).await.expect("removed");
+    assert_eq!(texts(server.address, "there.preview.test").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn knot_takes_updates_too() {
+    let server = knotd(free_port(&["127.0.0.1"])).await;
+    let mut settings = settings(server.address);
+    settings.servers = vec![server.address];
+    // It resolves nothing itself, but knows its own zone.
+    let provider = Rfc2136::new(&update_settings(server.address), &settings);
+    provider.present(&record("first")).await.expect("set");
+    provider.present(&record("second")).await.expect("set");
+    assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["first", "second"]);
+    provider.cleanup(&record("second")).await.expect("removed");
+    assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["first"]);
+}
+
+#[tokio::test]
+async fn every_refusal_says_what_to_do() {
+    let server = named(free_port(&["127.0.0.1"]), "", "").await;
+    let said = |change: fn(&mut Rfc2136Settings), name: &'static str| {
+        let provider = provider(server.address, change);
+        async move {
+            let record = ChallengeRecord { name: name.to_owned(), value: "value".to_owned() };
+            provider.present(&record).await.expect_err("refused").to_string()
+        }
+    };
+    let name = "_acme-challenge.preview.test";
+    let unknown = said(|update| update.key_name = HostName::parse("nobody").expect("a name"), name).await;
+    assert!(unknown.contains("does not know the key `nobody` with `hmac-sha256` (BADKEY)"), "{unknown}");
+    let algorithm = said(|update| update.algorithm = TsigHash::Sha512, name).await;
+    assert!(algorithm.contains("`hmac-sha512` (BADKEY)"), "{algorithm}");
+    let secret = said(|update| update.key_secret = SecretSource::Inline(Secret::new("d3Jvbmc=")), name).await;
+    assert!(secret.contains("another secret for the key `oneport` (BADSIG)"), "{secret}");
+    assert!(!secret.contains("d3Jvbmc"), "{secret}");
+    let refused = said(|update| update.key_name = HostName::parse("other").expect("a name"), name).await;
+    assert!(
+        refused.contains("does not let the key `other` change") && refused.contains("REFUSED"),
+        "{refused}"
+    );
+    let zone = said(
+        |update| update.zone = Some(HostName::parse("_acme-challenge.preview.test").expect("a name")),
+        name,
+    )
+    .await;
+    assert!(zone.contains("NOTAUTH"), "{zone}");
+    let outside =
+        said(|update| update.zone = Some(HostName::parse("example.com").expect("a name")), name).await;
+    assert!(outside.contains("does not lie in the zone `example.com`"), "{outside}");
+    let port = free_port(&["127.0.0.1"]);
+    let silent = provider(server.address, |update| update.port = port);
+    let silent = silent.present(&record("x")).await.expect_err("nobody there").to_string();
+    assert!(silent.contains("cannot be asked: no answer; check `dns.rfc2136.server`"), "{silent}");
+    let absent =
+        provider(server.address, |update| update.key_secret = SecretSource::File("/absent/key".into()));
+    let absent = absent.present(&record("x")).await.expect_err("no file").to_string();
+    assert!(absent.contains("`/absent/key` cannot be read"), "{absent}");
+}
+
+/// A secondary that does not take the zone over.
+#[tokio::test]
+async fn a_record_that_a_server_does_not_show_is_waited_for_and_then_told_of() {
+    let port = free_port(&["127.0.0.1", "127.0.0.2"]);
+    let server = named(port, "@ NS ns2\nns2 A 127.0.0.2\n", "").await;
+    let mut settings = settings(server.address);
+    settings.timeout = Duration::from_secs(1);
+    let provider = Rfc2136::new(&update_settings(server.address), &settings).with_port(port);
+    let said = provider.present(&record("value")).await.expect_err("not seen").to_string();
+    assert!(said.contains("`ns2.preview.test` (127.0.0.2): no answer"), "{said}");
+    assert!(!said.contains("`ns1.preview.test`"), "{said}");
+}

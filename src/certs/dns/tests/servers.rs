@@ -1,0 +1,166 @@
+//! Real DNS servers on ports of their own, and `dig`.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::certs::dns::ChallengeRecord;
+use crate::config::DnsSettings;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// The key that servers take updates by.
+pub(super) const KEY: &str = "c2VjcmV0LW9mLXRoZS10ZXN0cy1rZXktMzItb2N0ZXRz";
+
+/// A running server; ends when dropped.
+pub(super) struct DnsServer {
+    pub(super) address: SocketAddr,
+    pub(super) dir: TempDir,
+    _child: Child,
+}
+
+/// A port that is free, over UDP and TCP, on each of these addresses.
+pub(super) fn free_port(ips: &[&str]) -> u16 {
+    for _ in 0..100 {
+        let first = TcpListener::bind((ips[0], 0)).expect("a free port");
+        let port = first.local_addr().expect("bound").port();
+        let held: Vec<_> = ips[1..].iter().map(|ip| TcpListener::bind((*ip, port))).collect();
+        let udp: Vec<_> = ips.iter().map(|ip| UdpSocket::bind((*ip, port))).collect();
+        if held.iter().all(Result::is_ok) && udp.iter().all(Result::is_ok) {
+            return port;
+        }
+    }
+    panic!("no port is free");
+}
+
+/// BIND, holding `preview.test` with these records, and taking updates signed with the key
+/// `oneport` for anything and with `other` for nothing. `more` is further configuration.
+pub(super) async fn named(port: u16, records: &str, more: &str) -> DnsServer {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let folder = dir.path().display();
+    let zone =
+        format!("$TTL 60\n@ IN SOA ns1 hostmaster 1 60 60 600 1\n@ NS ns1\nns1 A 127.0.0.1\n{records}\n");
+    std::fs::write(dir.path().join("preview.test.zone"), zone).expect("writable");
+    let config = format!(
+        r#"
+options {{
+  directory "{folder}"; pid-file none; managed-keys-directory "{folder}"; session-keyfile "{folder}/session.key";
+  port {port}; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+  recursion yes; allow-query {{ any; }}; dnssec-validation no; empty-zones-enable no;
+}};
+controls {{ }};
+key "oneport" {{ algorithm hmac-sha256; secret "{KEY}"; }};
+key "oneport512" {{ algorithm hmac-sha512; secret "{KEY}"; }};
+key "other" {{ algorithm hmac-sha256; secret "{KEY}"; }};
+zone "preview.test" {{
+  type primary; file "preview.test.zone";
+  update-policy {{ grant oneport subdomain preview.test. TXT; grant oneport512 subdomain preview.test. TXT; }};
+}};
+zone "." {{ type primary; file "root.zone"; }};
+{more}
+"#
+    );
+    let root = "$TTL 60\n. IN SOA ns1.preview.test. hostmaster.preview.test. 1 60 60 600 1\n. NS ns1.preview.test.\npreview.test. NS ns1.preview.test.\nns1.preview.test. A 127.0.0.1\n";
+    std::fs::write(dir.path().join("root.zone"), root).expect("writable");
+    std::fs::write(dir.path().join("named.conf"), config).expect("writable");
+    let mut command = Command::new("named");
+    command.arg("-g").arg("-c").arg(dir.path().join("named.conf"));
+    let child = start(command, |line| line.ends_with(" running"), "bind9").await;
+    DnsServer { address: ([127, 0, 0, 1], port).into(), dir, _child: child }
+}
+
+/// Knot, holding `preview.test`, taking updates signed with the key `oneport`.
+pub(super) async fn knotd(port: u16) -> DnsServer {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let folder = dir.path().display();
+    let zone = "$TTL 60\n@ IN SOA ns1 hostmaster 1 60 60 600 1\n@ NS ns1\nns1 A 127.0.0.1\n";
+    std::fs::write(dir.path().join("preview.test.zone"), zone).expect("writable");
+    let config = format!(
+        r#"
+server:
+    listen: 127.0.0.1@{port}
+    rundir: "{folder}"
+database:
+    storage: "{folder}"
+log:
+  - target: stderr
+    any: info
+key:
+  - id: oneport
+    algorithm: hmac-sha256
+    secret: {KEY}
+acl:
+  - id: updates
+    key: oneport
+    action: update
+zone:
+  - domain: preview.test
+    storage: "{folder}"
+    file: preview.test.zone
+    acl: updates
+"#
+    );
+    std::fs::write(dir.path().join("knot.conf"), config).expect("writable");
+    let mut command = Command::new("knotd");
+    command.arg("-c").arg(dir.path().join("knot.conf"));
+    let child = start(command, |line| line.contains("server started"), "knot").await;
+    DnsServer { address: ([127, 0, 0, 1], port).into(), dir, _child: child }
+}
+
+async fn start(mut command: Command, is_ready: fn(&str) -> bool, package: &str) -> Child {
+    let name = command.as_std().get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start `{name}`: {error}; install {package}, or run ./test"));
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut said = String::new();
+    let heard = tokio::time::timeout(SOON, async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            said.push_str(&line);
+            said.push('\n');
+            if is_ready(line.trim_end()) {
+                return true;
+            }
+        }
+        false
+    });
+    assert_eq!(heard.await, Ok(true), "`{name}` is not ready:\n{said}");
+    // Read on, or it would stop at a full pipe.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    child
+}
+
+/// What `dig` says, as short as these arguments ask for.
+pub(super) async fn dig(server: SocketAddr, arguments: &[&str]) -> String {
+    let mut command = Command::new("dig");
+    command.arg(format!("@{}", server.ip())).args(["-p", &server.port().to_string()]);
+    command.args(["+tries=1", "+time=5"]).args(arguments).kill_on_drop(true);
+    let output = tokio::time::timeout(SOON, command.output())
+        .await
+        .expect("dig ends")
+        .expect("dig is installed: install bind9-dnsutils, or run ./test");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Settings that ask this server, whoever sets records.
+pub(super) fn settings(resolver: SocketAddr) -> DnsSettings {
+    DnsSettings { way: None, resolver: vec![resolver], servers: vec![], timeout: Duration::from_secs(10) }
+}
+
+pub(super) fn record(value: &str) -> ChallengeRecord {
+    ChallengeRecord { name: "_acme-challenge.preview.test".to_owned(), value: value.to_owned() }
+}
+
+/// Writes a program that `sh` runs.
+#[allow(dead_code)]
+pub(super) fn script(path: &Path, body: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, format!("#!/bin/sh\n{body}\n")).expect("writable");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("ours");
+}
