@@ -1,4 +1,4 @@
-//! Binding listeners, with errors that say what to do; and what every connection is set to.
+//! Binding listeners and sockets, with errors that say what to do; and what every connection is set to.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -51,8 +51,29 @@ pub enum BindError {
 /// # Errors
 /// When the operating system refuses. Must be called within a tokio runtime.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    open(address).map_err(|error| explain(address, error))
+}
+
+/// Binds a UDP socket, with the same understanding of IPv6.
+///
+/// # Errors
+/// When the operating system refuses. Must be called within a tokio runtime.
+pub fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        UdpSocket::from_std(socket.into())
+    };
+    open().map_err(|error| explain(address, error))
+}
+
+fn explain(address: SocketAddr, error: io::Error) -> BindError {
     let general_v6 = address.is_ipv6() && (address.ip().is_unspecified() || address.ip().is_loopback());
-    open(address).map_err(|error| match error.kind() {
+    match error.kind() {
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported if general_v6 => {
             BindError::NoIpv6(address)
         }
@@ -62,7 +83,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
         io::ErrorKind::PermissionDenied => BindError::Privileged(address),
         io::ErrorKind::AddrNotAvailable => BindError::NoSuchAddress(address),
         _ => BindError::Other(address, error),
-    })
+    }
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use accept::accept_loop;
-pub use bind::{BindError, bind, prepare_socket};
+pub use bind::{BindError, bind, bind_udp, prepare_socket};
 pub use fetch::{Fetch, FetchError, FetchOptions};
 pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Held, Replay, copy_both, copy_both_until};
 pub use slots::{Slot, Slots, SlotsFull};

@@ -7,15 +7,21 @@
 mod ask;
 mod lookup;
 mod propagation;
+mod responder;
 mod rfc2136;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::SecretSource;
+use self::responder::Responder;
+use self::rfc2136::Rfc2136;
+use crate::config::{DnsWay, SecretSource, Settings};
+use crate::net::BindError;
 use crate::registry::BoxFuture;
 
 pub use ask::AskError;
@@ -95,6 +101,14 @@ pub enum DnsError {
         /// How long it had.
         limit: Duration,
     },
+    /// The port of the DNS cannot be listened on.
+    #[error(
+        "the DNS responder {0} (on port 53 of a loopback address there is often the system's own resolver: then write this machine's public address into `dns.responder` instead of `0.0.0.0`)"
+    )]
+    Bind(#[from] BindError),
+    /// A socket failed.
+    #[error("the DNS responder cannot listen: {0}")]
+    Socket(io::Error),
     /// A server refused an update.
     #[error(transparent)]
     Update(#[from] UpdateError),
@@ -106,6 +120,22 @@ pub enum DnsError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+/// Who sets records, as the settings say; `None` where they say nobody. The gateway's own responder
+/// listens from then on, until it is dropped. Must be called within a tokio runtime.
+///
+/// # Errors
+/// When the responder cannot listen.
+pub fn provider(settings: &Settings) -> Result<Option<Arc<dyn DnsProvider>>, DnsError> {
+    let dns = &settings.dns;
+    let provider: Arc<dyn DnsProvider> = match &dns.way {
+        None => return Ok(None),
+        Some(DnsWay::Responder(responder)) => Arc::new(Responder::start(responder, settings)?.0),
+        Some(DnsWay::Rfc2136(update)) => Arc::new(Rfc2136::new(update, dns)),
+        Some(DnsWay::Exec(_) | DnsWay::Cloudflare(_)) => return Ok(None),
+    };
+    Ok(Some(provider))
 }
 
 /// The secret, without the white space around it.

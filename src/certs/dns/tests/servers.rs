@@ -20,7 +20,7 @@ pub(super) const KEY: &str = "c2VjcmV0LW9mLXRoZS10ZXN0cy1rZXktMzItb2N0ZXRz";
 /// A running server; ends when dropped.
 pub(super) struct DnsServer {
     pub(super) address: SocketAddr,
-    pub(super) dir: TempDir,
+    _dir: TempDir,
     _child: Child,
 }
 
@@ -71,7 +71,7 @@ zone "." {{ type primary; file "root.zone"; }};
     let mut command = Command::new("named");
     command.arg("-g").arg("-c").arg(dir.path().join("named.conf"));
     let child = start(command, |line| line.ends_with(" running"), "bind9").await;
-    DnsServer { address: ([127, 0, 0, 1], port).into(), dir, _child: child }
+    DnsServer { address: ([127, 0, 0, 1], port).into(), _dir: dir, _child: child }
 }
 
 /// Knot, holding `preview.test`, taking updates signed with the key `oneport`.
@@ -109,7 +109,7 @@ zone:
     let mut command = Command::new("knotd");
     command.arg("-c").arg(dir.path().join("knot.conf"));
     let child = start(command, |line| line.contains("server started"), "knot").await;
-    DnsServer { address: ([127, 0, 0, 1], port).into(), dir, _child: child }
+    DnsServer { address: ([127, 0, 0, 1], port).into(), _dir: dir, _child: child }
 }
 
 async fn start(mut command: Command, is_ready: fn(&str) -> bool, package: &str) -> Child {
