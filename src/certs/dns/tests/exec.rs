@@ -1,0 +1,130 @@
+//! Programs: shell scripts that set the records at BIND with its own `nsupdate`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::servers::{DnsServer, KEY, dig, free_port, named, record, script, settings};
+use crate::certs::dns::exec::Exec;
+use crate::certs::dns::{DnsError, DnsProvider as _, ExecError};
+use crate::config::{ExecSettings, ExecStyle};
+
+async fn server() -> DnsServer {
+    named(free_port(&["127.0.0.1"]), "", "").await
+}
+
+fn exec(server: &DnsServer, program: &Path, style: ExecStyle, cleanup: Option<&Path>) -> Exec {
+    let mut dns = settings(server.address);
+    dns.servers = vec![server.address];
+    let settings = ExecSettings { program: program.to_owned(), cleanup: cleanup.map(Path::to_owned), style };
+    Exec::new(&settings, &dns)
+}
+
+/// A shell function that updates: `change add NAME VALUE`.
+fn updating(server: &DnsServer) -> String {
+    let port = server.address.port();
+    format!(
+        "change() {{ printf 'server 127.0.0.1 {port}\\nupdate %s %s 60 TXT %s\\nsend\\n' \"$1\" \"$2\" \"$3\" | nsupdate -y hmac-sha256:oneport:{KEY}; }}"
+    )
+}
+
+async fn shown(server: &DnsServer) -> String {
+    dig(server.address, &["+short", "_acme-challenge.preview.test", "TXT"]).await
+}
+
+#[tokio::test]
+async fn a_program_is_called_as_lego_calls_it() {
+    let (server, dir) = (server().await, tempfile::tempdir().expect("temporary folder"));
+    let program = dir.path().join("hook");
+    let body = "[ $# = 3 ] || exit 9\ncase $1 in present) change add $2 $3;; cleanup) change delete $2 $3;; *) exit 8;; esac";
+    script(&program, &format!("{}\n{body}", updating(&server)));
+    let exec = exec(&server, &program, ExecStyle::Lego, None);
+    let (one, other) = (record("first"), record("second"));
+    let (one_set, other_set) = tokio::join!(exec.present(&one), exec.present(&other));
+    one_set.expect("set");
+    other_set.expect("set");
+    assert_eq!(shown(&server).await.lines().count(), 2);
+    exec.cleanup(&one).await.expect("removed");
+    assert_eq!(shown(&server).await, "\"second\"\n");
+}
+
+#[tokio::test]
+async fn hooks_are_called_as_certbot_calls_them() {
+    let (server, dir) = (server().await, tempfile::tempdir().expect("temporary folder"));
+    let (auth, cleanup) = (dir.path().join("auth"), dir.path().join("cleanup"));
+    let name = "_acme-challenge.$CERTBOT_DOMAIN.";
+    script(&auth, &format!("{}\nchange add {name} $CERTBOT_VALIDATION && echo id-7", updating(&server)));
+    script(
+        &cleanup,
+        &format!(
+            "{}\n[ \"$CERTBOT_AUTH_OUTPUT\" = id-7 ] && [ -z \"$CARGO_MANIFEST_DIR$ONEPORT_SECRET\" ] && [ -n \"$PATH\" ] || exit 7\nchange delete {name} $CERTBOT_VALIDATION",
+            updating(&server)
+        ),
+    );
+    let with = exec(&server, &auth, ExecStyle::Certbot, Some(&cleanup));
+    with.present(&record("value")).await.expect("set");
+    assert_eq!(shown(&server).await, "\"value\"\n");
+    with.cleanup(&record("value")).await.expect("removed");
+    assert_eq!(shown(&server).await, "");
+    let without = exec(&server, &auth, ExecStyle::Certbot, None);
+    without.present(&record("value")).await.expect("set");
+    without.cleanup(&record("value")).await.expect("nothing to do");
+    assert_eq!(shown(&server).await, "\"value\"\n");
+}
+
+#[tokio::test]
+async fn a_failing_program_is_told_of_with_what_it_said() {
+    let (server, dir) = (server().await, tempfile::tempdir().expect("temporary folder"));
+    let program = dir.path().join("hook");
+    script(&program, "echo out; printf 'no such \\033[31mzone\\n' >&2; head -c 300000 /dev/zero >&2; exit 3");
+    let exec_with = |program: &Path| exec(&server, program, ExecStyle::Lego, None);
+    let said = exec_with(&program).present(&record("value")).await.expect_err("failed").to_string();
+    assert!(said.contains("failed to present the record (exit status 3): `"), "{said}");
+    assert!(said.len() < 1000 && !said.contains('\x1b'), "{said}");
+    script(&program, "printf 'no such zone\\nin your account\\n' >&2; exit 1");
+    let said = exec_with(&program).cleanup(&record("value")).await.expect_err("failed").to_string();
+    assert!(
+        said.contains("failed to cleanup the record (exit status 1): `no such zone in your account`"),
+        "{said}"
+    );
+    let said = exec_with(&dir.path().join("absent")).present(&record("value")).await;
+    assert!(said.expect_err("absent").to_string().contains("cannot be run: No such file"));
+}
+
+/// All that it started ends with it, in time.
+#[tokio::test]
+async fn a_slow_program_is_ended_with_all_that_it_started() {
+    let (server, dir) = (server().await, tempfile::tempdir().expect("temporary folder"));
+    let (program, pid) = (dir.path().join("hook"), dir.path().join("pid"));
+    script(&program, &format!("sleep 600 & echo $! > {}\necho waiting >&2\nwait", pid.display()));
+    let mut exec = exec(&server, &program, ExecStyle::Lego, None);
+    exec.shorten(Duration::from_millis(500));
+    let start = Instant::now();
+    let error = exec.present(&record("value")).await.expect_err("too slow");
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(
+        matches!(&error, DnsError::Exec(ExecError::TooSlow { said, .. }) if said == "`waiting`"),
+        "{error}"
+    );
+    let pid = std::fs::read_to_string(pid).expect("written");
+    let alive = || {
+        // A zombie that nobody waits for is dead, too.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    let end = Instant::now() + Duration::from_secs(5);
+    while alive() {
+        assert!(Instant::now() < end, "`sleep` goes on");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A program that leaves something in the background, which holds its outputs, is done all the same.
+#[tokio::test]
+async fn what_is_left_in_the_background_holds_nothing_up() {
+    let (server, dir) = (server().await, tempfile::tempdir().expect("temporary folder"));
+    let program = dir.path().join("hook");
+    script(&program, &format!("{}\nsleep 600 &\nchange add $2 $3", updating(&server)));
+    let exec = exec(&server, &program, ExecStyle::Lego, None);
+    exec.present(&record("value")).await.expect("set");
+    assert_eq!(shown(&server).await, "\"value\"\n");
+}
