@@ -17,7 +17,7 @@
 //! | [`config`] | what was written → what it means |
 //! | [`access`] | the only decision: who may do what |
 //! | [`registry`] | who offers which name now |
-//! | [`certs`] | SNI → certificate and key |
+//! | [`certs`] | SNI → certificate and key; records that prove names |
 //! | [`agent`] | the client side: `oneport connect` |
 //! | [`ssh`] | agents' sessions on the gateway |
 //! | [`http`] | visitors' requests |

@@ -1,4 +1,4 @@
-//! The command line: `dev`, `serve`, `connect`, `token`.
+//! The command line: `dev`, `serve`, `check`, `connect`, `token`.
 
 mod cli;
 
@@ -50,6 +50,14 @@ enum Command {
         #[arg(long)]
         profile: bool,
     },
+    /// Say which DNS record is needed, and whether names can be proved by DNS; exit code 1 if not.
+    ///
+    /// Where another server holds the records, a value is set at `_acme-challenge.HOST` and removed.
+    Check {
+        /// Configuration file (TOML). Environment variables win over it.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Be OpenSSH's ProxyCommand: TLS to HOST:PORT, then standard input and output.
     Connect {
         /// Where to; in a ProxyCommand write `%h:%p`.
@@ -72,6 +80,7 @@ fn main() -> ExitCode {
         Command::Dev { port, state_dir } => cli::dev(port, &state_dir).map(|()| ExitCode::SUCCESS),
         Command::Serve { config, check } => cli::serve(config, check),
         Command::Token { key, ttl, profile } => cli::token(key.as_deref(), ttl, profile),
+        Command::Check { config } => cli::check(config),
         Command::Connect { target, ca, insecure, servername } => {
             cli::connect(&target, ConnectOptions { ca, insecure, server_name: servername })
         }

@@ -1,5 +1,6 @@
 //! What the commands do. Nothing else in the project writes to the standard streams.
 
+mod check;
 mod dev;
 mod token;
 
@@ -11,6 +12,7 @@ use oneport::agent::{self, ConnectOptions, Stdio};
 use oneport::app::Bound;
 use oneport::config::Settings;
 
+pub use check::run as check;
 pub use dev::run as dev;
 pub use token::run as token;
 
@@ -19,6 +21,17 @@ const EXIT_INVALID: u8 = 2;
 
 /// Runs the gateway, or only looks at its configuration.
 pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
+    let Some(settings) = settings(config) else { return Ok(ExitCode::from(EXIT_INVALID)) };
+    if check {
+        print("the configuration is valid\n");
+        return Ok(ExitCode::SUCCESS);
+    }
+    run_gateway(settings, |_| {})?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The settings, with the log set up by them; otherwise everything that is wrong has been said.
+fn settings(config: Option<PathBuf>) -> Option<Settings> {
     // Not `env::vars`, which panics on a variable that is not UTF-8, be it ours or not.
     let env = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
@@ -28,19 +41,13 @@ pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
             faults.0.extend(more.err().into_iter().flat_map(|more| more.0));
         }
     }
-    let settings = match settings {
-        Some(settings) if faults.0.is_empty() => settings,
+    match settings {
+        Some(settings) if faults.0.is_empty() => Some(settings),
         _ => {
             say(&faults.to_string());
-            return Ok(ExitCode::from(EXIT_INVALID));
+            None
         }
-    };
-    if check {
-        print("the configuration is valid\n");
-        return Ok(ExitCode::SUCCESS);
     }
-    run_gateway(settings, |_| {})?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs until a signal ends it.

@@ -203,7 +203,7 @@ fn a_host_key_is_made_once_and_kept() {
 fn help_and_version() {
     let help = oneport(&["--help"]);
     assert!(help.status.success());
-    for command in ["dev", "serve", "connect"] {
+    for command in ["dev", "serve", "check", "connect"] {
         assert!(help.stdout.contains(command), "`{command}` is not in the help: {}", help.stdout);
     }
     assert!(oneport(&["--version"]).stdout.contains(env!("CARGO_PKG_VERSION")));

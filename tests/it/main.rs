@@ -6,6 +6,7 @@ mod acme_trouble;
 mod admin;
 mod certificate_files;
 mod channels;
+mod check;
 mod classify;
 mod config;
 mod connect;

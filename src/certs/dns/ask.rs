@@ -51,24 +51,51 @@ pub(super) async fn ask(
     kind: RecordType,
     recurse: bool,
 ) -> Result<Message, AskError> {
+    Ok(exchange(server, &question(name, kind, recurse)?).await?.message)
+}
+
+/// What a question goes over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Over {
+    Udp,
+    Tcp,
+}
+
+/// Asks over one of the two only, and not others. Cancel safe.
+pub(super) async fn ask_over(
+    server: SocketAddr,
+    name: &Name,
+    kind: RecordType,
+    over: Over,
+) -> Result<Answer, AskError> {
+    let request = question(name, kind, false)?;
+    match over {
+        Over::Udp => over_udp(server, &request).await,
+        Over::Tcp => over_tcp_in_time(server, &request).await,
+    }
+}
+
+fn question(name: &Name, kind: RecordType, recurse: bool) -> Result<Vec<u8>, AskError> {
     let mut message = Message::query();
     message.metadata.recursion_desired = recurse;
     message.add_query(Query::query(name.clone(), kind));
     let mut edns = Edns::new();
     edns.set_max_payload(UDP_MAX);
     message.set_edns(edns);
-    let bytes = message.to_vec().map_err(|_| AskError::Malformed)?;
-    Ok(exchange(server, &bytes).await?.message)
+    message.to_vec().map_err(|_| AskError::Malformed)
 }
 
 /// Sends a whole message, and waits for the answer to it. Cancel safe.
 pub(super) async fn exchange(server: SocketAddr, request: &[u8]) -> Result<Answer, AskError> {
     match over_udp(server, request).await {
+        Ok(answer) if !answer.message.metadata.truncation => Ok(answer),
+        Err(error @ AskError::Unreachable(_)) => Err(error),
         // It may be that only TCP gets through.
-        Ok(answer) if !answer.message.metadata.truncation => return Ok(answer),
-        Err(error @ AskError::Unreachable(_)) => return Err(error),
-        Ok(_) | Err(_) => {}
+        Ok(_) | Err(_) => over_tcp_in_time(server, request).await,
     }
+}
+
+async fn over_tcp_in_time(server: SocketAddr, request: &[u8]) -> Result<Answer, AskError> {
     match tokio::time::timeout(TCP_WAIT, over_tcp(server, request)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) if is_unreachable(&error) => Err(AskError::Unreachable(error)),

@@ -53,6 +53,11 @@ impl Lookup {
         Self { port, ..self }
     }
 
+    /// Where a zone's servers listen.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The name that `name` leads to by CNAME records; itself where there is none.
     pub(super) async fn target_of(&self, name: &Name) -> Result<Name, DnsError> {
         let mut at = name.clone();

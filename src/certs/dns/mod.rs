@@ -5,6 +5,9 @@
 //! `_acme-challenge` names.
 
 mod ask;
+mod check;
+mod cloudflare;
+mod exec;
 mod lookup;
 mod propagation;
 mod responder;
@@ -18,6 +21,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::cloudflare::Cloudflare;
+use self::exec::Exec;
 use self::responder::Responder;
 use self::rfc2136::Rfc2136;
 use crate::config::{DnsWay, SecretSource, Settings};
@@ -25,6 +30,9 @@ use crate::net::BindError;
 use crate::registry::BoxFuture;
 
 pub use ask::AskError;
+pub use check::{Finding, check, records_to_add};
+pub use cloudflare::CloudflareError;
+pub use exec::ExecError;
 pub use rfc2136::UpdateError;
 
 /// What must stand in DNS while a name is being proved (RFC 8555 8.4).
@@ -112,6 +120,12 @@ pub enum DnsError {
     /// A server refused an update.
     #[error(transparent)]
     Update(#[from] UpdateError),
+    /// A program failed.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// Cloudflare refused.
+    #[error(transparent)]
+    Cloudflare(#[from] CloudflareError),
     /// A file with a secret.
     #[error("the secret in `{path}` cannot be read: {error}; let this user read that file")]
     Secret {
@@ -126,14 +140,15 @@ pub enum DnsError {
 /// listens from then on, until it is dropped. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// When the responder cannot listen.
+/// When the responder cannot listen, or no certificate authority is known by which to ask an API.
 pub fn provider(settings: &Settings) -> Result<Option<Arc<dyn DnsProvider>>, DnsError> {
     let dns = &settings.dns;
     let provider: Arc<dyn DnsProvider> = match &dns.way {
         None => return Ok(None),
         Some(DnsWay::Responder(responder)) => Arc::new(Responder::start(responder, settings)?.0),
         Some(DnsWay::Rfc2136(update)) => Arc::new(Rfc2136::new(update, dns)),
-        Some(DnsWay::Exec(_) | DnsWay::Cloudflare(_)) => return Ok(None),
+        Some(DnsWay::Exec(exec)) => Arc::new(Exec::new(exec, dns)),
+        Some(DnsWay::Cloudflare(cloudflare)) => Arc::new(Cloudflare::new(cloudflare, dns)?),
     };
     Ok(Some(provider))
 }

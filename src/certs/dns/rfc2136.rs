@@ -166,14 +166,14 @@ enum Update {
 
 impl DnsProvider for Rfc2136 {
     fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
-        Box::pin(async {
+        Box::pin(async move {
             let name = self.update_in_time(record, Update::Add).await?;
             propagation::wait(&self.lookup, &name, &record.value, self.timeout).await
         })
     }
 
     fn cleanup<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
-        Box::pin(async { self.update_in_time(record, Update::Remove).await.map(|_| ()) })
+        Box::pin(async move { self.update_in_time(record, Update::Remove).await.map(|_| ()) })
     }
 }
 

@@ -158,7 +158,6 @@ pub(super) fn record(value: &str) -> ChallengeRecord {
 }
 
 /// Writes a program that `sh` runs.
-#[allow(dead_code)]
 pub(super) fn script(path: &Path, body: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::write(path, format!("#!/bin/sh\n{body}\n")).expect("writable");

@@ -1,0 +1,236 @@
+//! Whether names can be proved by DNS, tried from the outside in: what `oneport check` tells.
+//!
+//! For the gateway's own responder: the record in the zone above, the address that it leads to, the
+//! answers there, and what resolvers make of it. For the others: a value is set, seen and removed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use futures_util::future::join_all;
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Name, RData, RecordType};
+
+use super::ask::{Answer, AskError, Over, ask, ask_over};
+use super::lookup::{Lookup, ZoneServer, parse, show};
+use super::responder::Responder;
+use super::{ChallengeRecord, DnsError, provider};
+use crate::config::{DnsWay, ResponderSettings, Settings};
+use crate::net::BindError;
+
+/// What is set and removed for a try. No authority's value: those are 43 characters long.
+const TRIED: &str = "oneport-check";
+
+/// Something that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether it is as it should be.
+    pub is_good: bool,
+    /// One sentence; what to do, where it is not.
+    pub what: String,
+}
+
+impl Finding {
+    fn good(what: impl Into<String>) -> Self {
+        Self { is_good: true, what: what.into() }
+    }
+
+    fn bad(what: impl Into<String>) -> Self {
+        Self { is_good: false, what: what.into() }
+    }
+}
+
+/// The records that the operator must write, once, for the wildcard: each as in a zone file. Empty
+/// where none is needed.
+#[must_use]
+pub fn records_to_add(settings: &Settings) -> Vec<String> {
+    match &settings.dns.way {
+        Some(DnsWay::Responder(responder)) => {
+            vec![format!("_acme-challenge.{}. NS {}.", settings.base.host, responder.host)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Looks at everything. Takes as long as the settings let a record take. Sets a value at
+/// `_acme-challenge.BASE` and removes it, where somebody else's server holds it. Must be called within
+/// a tokio runtime.
+pub async fn check(settings: &Settings) -> Vec<Finding> {
+    check_with(settings, &Lookup::new(&settings.dns)).await
+}
+
+pub(super) async fn check_with(settings: &Settings, lookup: &Lookup) -> Vec<Finding> {
+    match &settings.dns.way {
+        None => vec![Finding::good(format!(
+            "nobody is there to set DNS records, so `*.{}` cannot be proved; docs/dns.md has four ways",
+            settings.base.host
+        ))],
+        Some(DnsWay::Responder(responder)) => {
+            // Answers while the gateway does not run; while it does, the port is held by it.
+            let own = Responder::start(responder, settings);
+            let mut found = match &own {
+                Ok(_) | Err(DnsError::Bind(BindError::InUse(_))) => Vec::new(),
+                Err(error) => vec![Finding::bad(error.to_string())],
+            };
+            found.extend(check_responder(settings, responder, lookup).await);
+            found
+        }
+        Some(_) => vec![try_it(settings).await],
+    }
+}
+
+/// Sets a value, and removes it.
+async fn try_it(settings: &Settings) -> Finding {
+    let record =
+        ChallengeRecord { name: format!("_acme-challenge.{}", settings.base.host), value: TRIED.to_owned() };
+    let tried = async {
+        let Some(provider) = provider(settings)? else { return Ok(()) };
+        let set = provider.present(&record).await;
+        // Also after a failure, since it may stand there all the same.
+        let removed = provider.cleanup(&record).await;
+        set.and(removed)
+    };
+    match tried.await {
+        Ok(()) => Finding::good(format!(
+            "a value at `{}` was set, seen at the zone's own servers, and removed",
+            record.name
+        )),
+        Err(error) => Finding::bad(error.to_string()),
+    }
+}
+
+async fn check_responder(
+    settings: &Settings,
+    responder: &ResponderSettings,
+    lookup: &Lookup,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let names = parse(&format!("_acme-challenge.{}", settings.base.host))
+        .and_then(|apex| Ok((apex, parse(responder.host.as_str())?, parse(settings.base.host.as_str())?)));
+    let (apex, host, base) = match names {
+        Ok(names) => names,
+        Err(error) => return vec![Finding::bad(error.to_string())],
+    };
+    match check_delegation(lookup, &apex, &host, &base).await {
+        Ok(findings) => found.extend(findings),
+        Err(error) => found.push(Finding::bad(error.to_string())),
+    }
+    match lookup.addresses_of(&host).await {
+        Ok(addresses) if addresses.is_empty() => found.push(Finding::bad(format!(
+            "`{}` has no address; add its A or AAAA record with this machine's public address, or correct `dns.responder_name`",
+            show(&host)
+        ))),
+        Ok(addresses) => {
+            let tried = addresses.iter().map(|ip| check_address(*ip, lookup.port(), &apex, &host));
+            found.extend(join_all(tried).await.into_iter().flatten());
+        }
+        Err(error) => found.push(Finding::bad(error.to_string())),
+    }
+    if found.iter().all(|finding| finding.is_good) {
+        found.push(check_resolver(lookup, &apex, &host).await);
+    }
+    found
+}
+
+/// Whether the servers of the zone above lead to this host.
+async fn check_delegation(
+    lookup: &Lookup,
+    apex: &Name,
+    host: &Name,
+    base: &Name,
+) -> Result<Vec<Finding>, DnsError> {
+    let zone = lookup.zone_of(base).await?;
+    let servers = lookup.servers_of(&zone).await?;
+    let asked = servers.iter().map(|server| check_parent(server, apex, host, &zone));
+    Ok(join_all(asked).await)
+}
+
+async fn check_parent(server: &ZoneServer, apex: &Name, host: &Name, zone: &Name) -> Finding {
+    let wanted = format!("{} NS {}", apex.to_ascii(), host.to_ascii());
+    let who = format!("the name server `{}` of `{}`", server.name, show(zone));
+    let mut last = AskError::Silent;
+    for address in &server.addresses {
+        match ask(*address, apex, RecordType::NS, false).await {
+            Ok(answer) => return judge_parent(&answer, apex, host, &who, &wanted),
+            Err(error) => last = error,
+        }
+    }
+    Finding::bad(format!("{who} cannot be asked ({last}); try again, or correct the zone's NS records"))
+}
+
+fn judge_parent(answer: &Message, apex: &Name, host: &Name, who: &str, wanted: &str) -> Finding {
+    let records = || answer.answers.iter().chain(&answer.authorities).filter(|record| record.name == *apex);
+    let alias = records().find_map(|record| match &record.data {
+        RData::CNAME(target) => Some(target.0.clone()),
+        _ => None,
+    });
+    if let Some(target) = alias {
+        return Finding::good(format!(
+            "{who} leads `{}` on to `{}`, which must be delegated to `{}`",
+            show(apex),
+            show(&target),
+            show(host)
+        ));
+    }
+    let names: Vec<&Name> = records()
+        .filter_map(|record| match &record.data {
+            RData::NS(server) => Some(&server.0),
+            _ => None,
+        })
+        .collect();
+    if names.is_empty() {
+        return Finding::bad(format!("{who} does not lead here; add the record `{wanted}` there"));
+    }
+    match names.iter().find(|name| **name != host) {
+        None => Finding::good(format!("{who} has the record `{wanted}`")),
+        Some(other) => Finding::bad(format!(
+            "{who} leads `{}` to `{}`; let its only NS record be `{wanted}`",
+            show(apex),
+            show(other)
+        )),
+    }
+}
+
+/// Whether the responder answers at an address, over UDP and TCP.
+async fn check_address(ip: IpAddr, port: u16, apex: &Name, host: &Name) -> Vec<Finding> {
+    let at = SocketAddr::new(ip, port);
+    let tried = [(Over::Udp, "UDP"), (Over::Tcp, "TCP")].map(|(over, word)| async move {
+        let answer = ask_over(at, apex, RecordType::SOA, over).await;
+        judge_answer(answer, host, &format!("`{at}` over {word}"))
+    });
+    join_all(tried).await
+}
+
+fn judge_answer(answer: Result<Answer, AskError>, host: &Name, place: &str) -> Finding {
+    match answer {
+        Ok(answer) if is_ours(&answer.message, host) => {
+            Finding::good(format!("the responder answers at {place}"))
+        }
+        Ok(_) => Finding::bad(format!(
+            "another DNS server answers at {place}; stop it, or let the NS record lead to this machine"
+        )),
+        Err(AskError::Unreachable(error)) => Finding::good(format!(
+            "{place} cannot be tried from this machine ({error}); try it from elsewhere"
+        )),
+        Err(error) => Finding::bad(format!(
+            "{error} at {place}; let it through the firewall to this machine, and see that `dns.responder` listens there (where a machine cannot reach its own public address, try from elsewhere)"
+        )),
+    }
+}
+
+/// Whether the answer is the responder's: it has its zone, and its name.
+fn is_ours(answer: &Message, host: &Name) -> bool {
+    answer.answers.iter().any(|record| matches!(&record.data, RData::SOA(soa) if soa.mname == *host))
+}
+
+/// Whether a resolver finds its way here, as an authority's will.
+async fn check_resolver(lookup: &Lookup, apex: &Name, host: &Name) -> Finding {
+    match lookup.resolve(apex, RecordType::SOA).await {
+        Ok(answer) if is_ours(&answer, host) => {
+            Finding::good(format!("resolvers get the answers for `{}` from here", show(apex)))
+        }
+        Ok(_) => Finding::bad(format!(
+            "resolvers do not get the answers for `{}` from here; where the record is new, wait until they have forgotten that there was none",
+            show(apex)
+        )),
+        Err(error) => Finding::bad(error.to_string()),
+    }
+}
