@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -24,14 +25,17 @@ pub(super) struct DnsServer {
     _child: Child,
 }
 
-/// A port that is free, over UDP and TCP, on each of these addresses.
+/// A port that is free, over UDP and TCP, on each of these addresses. None that the system gives to
+/// outgoing connections, and another one for each process, since it is free only until it is bound.
 pub(super) fn free_port(ips: &[&str]) -> u16 {
-    for _ in 0..100 {
-        let first = TcpListener::bind((ips[0], 0)).expect("a free port");
-        let port = first.local_addr().expect("bound").port();
-        let held: Vec<_> = ips[1..].iter().map(|ip| TcpListener::bind((*ip, port))).collect();
-        let udp: Vec<_> = ips.iter().map(|ip| UdpSocket::bind((*ip, port))).collect();
-        if held.iter().all(Result::is_ok) && udp.iter().all(Result::is_ok) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1000 {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let offset = std::process::id().wrapping_mul(97).wrapping_add(step) % 12_000;
+        let port = 20_000 + u16::try_from(offset).expect("small");
+        let is_free =
+            |ip: &&str| TcpListener::bind((*ip, port)).is_ok() && UdpSocket::bind((*ip, port)).is_ok();
+        if ips.iter().all(is_free) {
             return port;
         }
     }
