@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::access::{AgentKeys, Issuers};
-use crate::certs::{acme, examine};
+use crate::certs::{acme, dns, examine};
 use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
 use crate::ssh::host_key;
@@ -25,6 +25,7 @@ pub fn validate(settings: &Settings) -> Result<(), Faults> {
         faults.push(Fault::new("access.issuer", error.to_string()));
     }
     check_admin(settings, &mut faults);
+    faults.extend(dns::check_files(&settings.dns));
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
 }
 

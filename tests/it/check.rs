@@ -44,3 +44,15 @@ fn a_program_is_tried_and_what_it_said_is_told() {
         "FAIL  the program `/bin/false` failed to present the record (exit status 1): it said nothing;";
     assert!(output.stdout.starts_with(wanted), "{output:?}");
 }
+
+#[test]
+fn files_that_cannot_be_used_are_faults_of_the_configuration() {
+    let mut setup = Setup::new();
+    let hook = setup.path("hook");
+    std::fs::write(&hook, "").expect("writable");
+    setup.set("dns.exec", hook.to_str().expect("UTF-8"));
+    let output = Process::run(setup.command().arg("--check"), SOON);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let wanted = format!("dns.exec: `{}` may not be executed; make it executable", hook.display());
+    assert!(output.stderr.starts_with(&wanted), "{output:?}");
+}

@@ -180,6 +180,20 @@ impl Exec {
     }
 }
 
+/// Why a file is no program that can be run.
+pub(super) fn fault_of(program: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let shown = program.display();
+    match std::fs::metadata(program) {
+        Err(error) => Some(format!("`{shown}` cannot be looked at ({error}); check the path")),
+        Ok(facts) if !facts.is_file() => Some(format!("`{shown}` is not a file; name a program")),
+        Ok(facts) if facts.permissions().mode() & 0o111 == 0 => {
+            Some(format!("`{shown}` may not be executed; make it executable with `chmod +x`"))
+        }
+        Ok(_) => None,
+    }
+}
+
 /// A program with all that it started: a process group of its own. Dropped before its end, all of it
 /// is killed.
 struct Group {

@@ -25,7 +25,7 @@ use self::cloudflare::Cloudflare;
 use self::exec::Exec;
 use self::responder::Responder;
 use self::rfc2136::Rfc2136;
-use crate::config::{DnsWay, SecretSource, Settings};
+use crate::config::{DnsSettings, DnsWay, Fault, SecretSource, Settings};
 use crate::net::BindError;
 use crate::registry::BoxFuture;
 
@@ -102,7 +102,7 @@ pub enum DnsError {
         waited: Duration,
     },
     /// It took too long to set.
-    #[error("the record `{name}` could not be set or removed within {}s; see above for what is slow, or make `dns.timeout` longer", .limit.as_secs())]
+    #[error("the record `{name}` could not be set or removed within {}s; the servers that were asked are slow: try again later, or make `dns.timeout` longer", .limit.as_secs())]
     TooSlow {
         /// The record's name.
         name: String,
@@ -151,6 +151,32 @@ pub fn provider(settings: &Settings) -> Result<Option<Arc<dyn DnsProvider>>, Dns
         Some(DnsWay::Cloudflare(cloudflare)) => Arc::new(Cloudflare::new(cloudflare, dns)?),
     };
     Ok(Some(provider))
+}
+
+/// What is wrong with the files that the settings name: secrets and programs. Reads files: not for a
+/// busy task.
+#[must_use]
+pub fn check_files(dns: &DnsSettings) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut check = |place: &str, secret: &SecretSource| match reveal(secret) {
+        Err(error) => faults.push(Fault::new(place, error.to_string())),
+        Ok(secret) if secret.is_empty() => {
+            faults.push(Fault::new(place, "there is no secret in it; write it into that file"));
+        }
+        Ok(_) => {}
+    };
+    match &dns.way {
+        Some(DnsWay::Rfc2136(update)) => check("dns.rfc2136.key_secret_file", &update.key_secret),
+        Some(DnsWay::Cloudflare(cloudflare)) => check("dns.cloudflare.token_file", &cloudflare.token),
+        Some(DnsWay::Exec(programs)) => {
+            let cleanup = programs.cleanup.iter().map(|path| ("dns.exec_cleanup", path));
+            for (place, path) in [("dns.exec", &programs.program)].into_iter().chain(cleanup) {
+                faults.extend(exec::fault_of(path).map(|what| Fault::new(place, what)));
+            }
+        }
+        Some(DnsWay::Responder(_)) | None => {}
+    }
+    faults
 }
 
 /// The secret, without the white space around it.

@@ -317,3 +317,19 @@ fn apart(signature: Option<&TSIG>, now: u64) -> String {
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the server says of its own clock is told.
+    #[test]
+    fn clocks_that_differ_are_compared() {
+        let tsig = |other: Vec<u8>| {
+            TSIG::new(TsigAlgorithm::HmacSha256, 1000, 300, Vec::new(), 1, Some(TsigError::BadTime), other)
+        };
+        assert_eq!(apart(Some(&tsig(vec![0, 0, 0, 0, 0x10, 0])), 1000), "3096s");
+        assert_eq!(apart(Some(&tsig(Vec::new())), 1000), "more than 300s");
+        assert_eq!(apart(None, 1000), "more than 300s");
+    }
+}

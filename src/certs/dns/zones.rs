@@ -265,6 +265,34 @@ mod tests {
         }
     }
 
+    /// Requests with anything in their additional records, and with any octets changed.
+    #[test]
+    fn no_request_leads_to_a_panic_or_a_long_answer() {
+        let zones = zones();
+        zones.add(&record("preview.test", "value")).expect("added");
+        let mut good = query("_acme-challenge.preview.test", RecordType::TXT).to_vec().expect("written");
+        good[11] = 1;
+        good.extend([
+            0, 0, 41, 16, 0, 0, 0, 0x80, 0, 0, 16, 0, 10, 0, 12, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+        ]);
+        assert_eq!(zones.answer(&good, Transport::Udp).expect("an answer")[3] & 0xf, 0);
+        let mut seed = 1_u64;
+        let mut random = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(seed >> 33).expect("fits")
+        };
+        for _ in 0..20_000 {
+            let mut bad = good.clone();
+            for _ in 0..=random() % 4 {
+                let at = random() % bad.len();
+                bad[at] = u8::try_from(random() & 0xff).expect("an octet");
+            }
+            bad.truncate(HEADER + random() % (2 * bad.len()));
+            let answer = zones.answer(&bad, Transport::Udp);
+            assert!(answer.is_none_or(|answer| answer.len() <= usize::from(UDP_MAX)));
+        }
+    }
+
     #[test]
     fn many_values_are_truncated_over_udp_and_whole_over_tcp() {
         let zones = zones();
