@@ -10,8 +10,9 @@ use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
 
-use super::lookup::{Lookup, parse, show};
-use super::{ChallengeRecord, DnsError, DnsProvider, propagation, reveal};
+use super::lookup::{parse, show};
+use super::propagation::Watch;
+use super::{ChallengeRecord, DnsError, DnsProvider, reveal};
 use crate::config::{CloudflareSettings, DnsSettings};
 use crate::net::{Fetch, FetchError, FetchOptions};
 use crate::registry::BoxFuture;
@@ -65,8 +66,7 @@ pub enum CloudflareError {
 #[derive(Debug)]
 pub(super) struct Cloudflare {
     settings: CloudflareSettings,
-    lookup: Lookup,
-    timeout: Duration,
+    watch: Watch,
     fetch: Fetch,
 }
 
@@ -104,12 +104,16 @@ impl DnsProvider for Cloudflare {
     fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
         Box::pin(async move {
             let name = self.in_time(record, self.add(record)).await?;
-            propagation::wait(&self.lookup, &name, &record.value, self.timeout).await
+            self.watch.seen(&name, &record.value).await
         })
     }
 
     fn cleanup<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
-        Box::pin(self.in_time(record, self.remove(record)))
+        Box::pin(async move {
+            let removed = self.in_time(record, self.remove(record)).await;
+            self.watch.gone(&record.value);
+            removed
+        })
     }
 }
 
@@ -117,7 +121,7 @@ impl Cloudflare {
     pub(super) fn new(settings: &CloudflareSettings, dns: &DnsSettings) -> Result<Self, DnsError> {
         let options = FetchOptions { deadline: REQUEST_WAIT.min(dns.timeout), ..FetchOptions::default() };
         let fetch = Fetch::new(options).map_err(CloudflareError::Fetch)?;
-        Ok(Self { settings: settings.clone(), lookup: Lookup::new(dns), timeout: dns.timeout, fetch })
+        Ok(Self { settings: settings.clone(), watch: Watch::new(dns), fetch })
     }
 
     async fn in_time<T>(
@@ -125,13 +129,13 @@ impl Cloudflare {
         record: &ChallengeRecord,
         work: impl Future<Output = Result<T, DnsError>>,
     ) -> Result<T, DnsError> {
-        let late = |_| DnsError::TooSlow { name: record.name.clone(), limit: self.timeout };
-        tokio::time::timeout(self.timeout, work).await.map_err(late)?
+        let late = |_| DnsError::TooSlow { name: record.name.clone(), limit: self.watch.limit };
+        tokio::time::timeout(self.watch.limit, work).await.map_err(late)?
     }
 
     /// Sets the record, and gives the name that it was set at.
     async fn add(&self, record: &ChallengeRecord) -> Result<hickory_proto::rr::Name, DnsError> {
-        let name = self.lookup.target_of(&parse(&record.name)?).await?;
+        let name = self.watch.lookup.target_of(&parse(&record.name)?).await?;
         let shown = show(&name);
         let zone = self.zone_of(&shown).await?;
         let content = format!("\"{}\"", record.value);
@@ -143,7 +147,7 @@ impl Cloudflare {
     }
 
     async fn remove(&self, record: &ChallengeRecord) -> Result<(), DnsError> {
-        let shown = show(&self.lookup.target_of(&parse(&record.name)?).await?);
+        let shown = show(&self.watch.lookup.target_of(&parse(&record.name)?).await?);
         let zone = self.zone_of(&shown).await?;
         let path = format!("/zones/{zone}/dns_records?type=TXT&per_page=100&name={shown}");
         let there: Vec<ZoneRecord> = self.result(&path, "list the records").await?;

@@ -16,8 +16,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::lookup::{Lookup, parse};
-use super::{ChallengeRecord, DnsError, DnsProvider, propagation};
+use super::lookup::parse;
+use super::propagation::Watch;
+use super::{ChallengeRecord, DnsError, DnsProvider};
 use crate::config::{DnsSettings, ExecSettings, ExecStyle};
 use crate::registry::BoxFuture;
 
@@ -77,8 +78,7 @@ pub enum ExecError {
 #[derive(Debug)]
 pub(super) struct Exec {
     settings: ExecSettings,
-    lookup: Lookup,
-    timeout: Duration,
+    watch: Watch,
     turn: Semaphore,
     /// What certbot's hook said when it set a record: the other hook gets it.
     said: Mutex<Vec<(ChallengeRecord, String)>>,
@@ -95,8 +95,8 @@ impl DnsProvider for Exec {
                 }
                 all.push((record.clone(), said));
             }
-            let name = self.lookup.target_of(&parse(&record.name)?).await?;
-            propagation::wait(&self.lookup, &name, &record.value, self.timeout).await
+            let name = self.watch.lookup.target_of(&parse(&record.name)?).await?;
+            self.watch.seen(&name, &record.value).await
         })
     }
 
@@ -111,8 +111,9 @@ impl DnsProvider for Exec {
                 let mut all = self.said.lock();
                 all.iter().position(|(of, _)| of == record).map(|at| all.remove(at).1)
             };
-            self.run(program, "cleanup", record, said.as_deref()).await?;
-            Ok(())
+            let removed = self.run(program, "cleanup", record, said.as_deref()).await;
+            self.watch.gone(&record.value);
+            Ok(removed.map(|_| ())?)
         })
     }
 }
@@ -121,8 +122,7 @@ impl Exec {
     pub(super) fn new(settings: &ExecSettings, dns: &DnsSettings) -> Self {
         Self {
             settings: settings.clone(),
-            lookup: Lookup::new(dns),
-            timeout: dns.timeout,
+            watch: Watch::new(dns),
             turn: Semaphore::new(1),
             said: Mutex::default(),
         }
@@ -130,7 +130,7 @@ impl Exec {
 
     #[cfg(test)]
     pub(super) fn shorten(&mut self, timeout: Duration) {
-        self.timeout = timeout;
+        self.watch.limit = timeout;
     }
 
     /// Runs a program to its end, and gives what it wrote to its standard output. Cancel safe: one that
@@ -160,7 +160,7 @@ impl Exec {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let ended = timeout(self.timeout, async {
+        let ended = timeout(self.watch.limit, async {
             let _turn = self.turn.acquire().await;
             let child =
                 command.spawn().map_err(|error| ExecError::Start { program: program.to_owned(), error })?;
@@ -175,7 +175,7 @@ impl Exec {
             }
             Ok(Ok(Err(error))) => Err(ExecError::Start { program, error }),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(ExecError::TooSlow { program, action, limit: self.timeout, said }),
+            Err(_) => Err(ExecError::TooSlow { program, action, limit: self.watch.limit, said }),
         }
     }
 }

@@ -49,8 +49,14 @@ impl Lookup {
     }
 
     #[cfg(test)]
-    pub(super) fn with_port(self, port: u16) -> Self {
-        Self { port, ..self }
+    pub(super) fn with_port(mut self, port: u16) -> Self {
+        self.set_port(port);
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_port(&mut self, port: u16) {
+        self.port = port;
     }
 
     /// Where a zone's servers listen.

@@ -47,7 +47,7 @@ pub struct ChallengeRecord {
 /// Sets records, and removes them. Several values may stand at one name at once.
 pub trait DnsProvider: Send + Sync + std::fmt::Debug {
     /// Sets a value, beside those that stand there, and returns when the zone's own servers all
-    /// show it. Has deadlines of its own. When it is not waited for, or fails, the value may stand
+    /// show it, and nobody can remember another value without it. Has deadlines of its own. When it is not waited for, or fails, the value may stand
     /// all the same: clean up.
     ///
     /// # Errors

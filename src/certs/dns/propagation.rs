@@ -1,16 +1,19 @@
 //! Waits until the servers of a record's zone all show it: a certificate authority asks any of them,
-//! and remembers a no.
+//! and remembers a no. It remembers the values that it saw, too: where another one stood at the same
+//! name just before, as for `HOST` and `*.HOST`, that must be forgotten first.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::DnsError;
 use super::ask::{AskError, ask};
 use super::lookup::{Lookup, ZoneServer, show};
+use crate::config::DnsSettings;
 
 /// Pause after the first round of questions; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -18,10 +21,80 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Rounds in which an address may be silent before its server is judged by its other addresses.
 const SILENT_ROUNDS: u32 = 3;
+/// How long authorities remember a record, whatever its time to live.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Values that are kept in mind at most.
+const STOOD_MAX: usize = 1000;
 
-/// Waits until the servers of the zone of `name`, which is no other name's alias, all show `value`.
-/// Cancel safe.
-pub(super) async fn wait(lookup: &Lookup, name: &Name, value: &str, limit: Duration) -> Result<(), DnsError> {
+/// Waits for records, and keeps in mind which stood lately.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) lookup: Lookup,
+    pub(super) limit: Duration,
+    stood: Mutex<Vec<Stood>>,
+}
+
+#[derive(Debug)]
+struct Stood {
+    name: Name,
+    value: String,
+    /// When it was removed; `None` while it stands.
+    gone: Option<Instant>,
+}
+
+impl Watch {
+    pub(super) fn new(dns: &DnsSettings) -> Self {
+        Self { lookup: Lookup::new(dns), limit: dns.timeout, stood: Mutex::default() }
+    }
+
+    /// Waits until every resolver gets to see `value`, which was just set at `name`. That is no other
+    /// name's alias. Cancel safe.
+    pub(super) async fn seen(&self, name: &Name, value: &str) -> Result<(), DnsError> {
+        self.note(name, value);
+        let lifetime = wait(&self.lookup, name, value, self.limit).await?.min(REMEMBERED);
+        if self.has_other(name, value, lifetime) {
+            tracing::debug!(name = %show(name), ?lifetime, "waiting until another value is forgotten");
+            tokio::time::sleep(lifetime).await;
+        }
+        Ok(())
+    }
+
+    /// Says that a value was removed.
+    pub(super) fn gone(&self, value: &str) {
+        let mut stood = self.stood.lock();
+        for entry in stood.iter_mut().filter(|entry| entry.value == value) {
+            entry.gone = Some(Instant::now());
+        }
+    }
+
+    fn note(&self, name: &Name, value: &str) {
+        let mut stood = self.stood.lock();
+        stood.retain(|entry| {
+            let is_same = entry.name == *name && entry.value == value;
+            !is_same && entry.gone.is_none_or(|gone| gone.elapsed() < REMEMBERED)
+        });
+        if stood.len() >= STOOD_MAX {
+            stood.remove(0);
+        }
+        stood.push(Stood { name: name.clone(), value: value.to_owned(), gone: None });
+    }
+
+    /// Whether somebody may remember records of this name without the value.
+    fn has_other(&self, name: &Name, value: &str, lifetime: Duration) -> bool {
+        let is_other = |entry: &Stood| entry.name == *name && entry.value != value;
+        let is_recent = |entry: &Stood| entry.gone.is_none_or(|gone| gone.elapsed() < lifetime);
+        self.stood.lock().iter().any(|entry| is_other(entry) && is_recent(entry))
+    }
+}
+
+/// Waits until the servers of the zone of `name` all show `value`; gives how long it may be
+/// remembered. Cancel safe.
+pub(super) async fn wait(
+    lookup: &Lookup,
+    name: &Name,
+    value: &str,
+    limit: Duration,
+) -> Result<Duration, DnsError> {
     let start = Instant::now();
     let late = |servers: String| DnsError::NotSeen { name: show(name), servers, waited: start.elapsed() };
     let found = tokio::time::timeout(limit, async {
@@ -31,10 +104,11 @@ pub(super) async fn wait(lookup: &Lookup, name: &Name, value: &str, limit: Durat
     let servers = found.await.map_err(|_| late("they could not be found in that time".to_owned()))??;
     let (mut round, mut pause) = (1, FIRST_PAUSE);
     loop {
-        let missing = missing(&servers, name, value, round).await.join(", ");
+        let (missing, lifetime) = ask_all(&servers, name, value, round).await;
+        let missing = missing.join(", ");
         if missing.is_empty() {
             tracing::debug!(name = %show(name), round, "the record is seen");
-            return Ok(());
+            return Ok(Duration::from_secs(lifetime.into()));
         }
         if start.elapsed() + pause > limit {
             return Err(late(missing));
@@ -45,8 +119,9 @@ pub(super) async fn wait(lookup: &Lookup, name: &Name, value: &str, limit: Durat
     }
 }
 
-/// What those servers say that do not show the value.
-async fn missing(servers: &[ZoneServer], name: &Name, value: &str, round: u32) -> Vec<String> {
+/// What those servers say that do not show the value; and for how many seconds the others let it be
+/// remembered.
+async fn ask_all(servers: &[ZoneServer], name: &Name, value: &str, round: u32) -> (Vec<String>, u32) {
     let asked = servers.iter().map(|server| async move {
         let answers = server.addresses.iter().map(|address| async move {
             (address.ip(), seen(ask(*address, name, RecordType::TXT, false).await, value))
@@ -54,12 +129,18 @@ async fn missing(servers: &[ZoneServer], name: &Name, value: &str, round: u32) -
         (server, join_all(answers).await)
     });
     let mut missing = Vec::new();
-    let mut shown = 0;
+    let (mut shown, mut lifetime) = (0, 0);
     let mut out_of_reach = Vec::new();
     for (server, answers) in join_all(asked).await {
-        let is_shown = answers.iter().any(|(_, seen)| *seen == Seen::Yes);
+        let times = answers.iter().filter_map(|(_, seen)| match seen {
+            Seen::Yes(seconds) => Some(*seconds),
+            _ => None,
+        });
+        let longest = times.max();
+        lifetime = lifetime.max(longest.unwrap_or_default());
+        let is_shown = longest.is_some();
         let excused = |seen: &Seen| match seen {
-            Seen::Yes | Seen::OutOfReach(_) => true,
+            Seen::Yes(_) | Seen::OutOfReach(_) => true,
             Seen::Silent => is_shown && round >= SILENT_ROUNDS,
             Seen::Not(_) => false,
         };
@@ -73,13 +154,14 @@ async fn missing(servers: &[ZoneServer], name: &Name, value: &str, round: u32) -
     }
     // What this machine has no way to, such as IPv6 servers from where there is none, counts only
     // when there is nobody else to tell.
-    if shown == 0 && missing.is_empty() { out_of_reach } else { missing }
+    (if shown == 0 && missing.is_empty() { out_of_reach } else { missing }, lifetime)
 }
 
 /// What a server showed.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
-    Yes,
+    /// With its time to live, in seconds.
+    Yes(u32),
     Not(String),
     Silent,
     OutOfReach(String),
@@ -88,7 +170,7 @@ enum Seen {
 impl Seen {
     fn words(&self) -> &str {
         match self {
-            Self::Yes => "it is there",
+            Self::Yes(_) => "it is there",
             Self::Silent => "no answer",
             Self::Not(what) | Self::OutOfReach(what) => what,
         }
@@ -102,9 +184,12 @@ fn seen(answer: Result<Message, AskError>, value: &str) -> Seen {
         Err(AskError::Unreachable(error)) => return Seen::OutOfReach(error.to_string()),
         Err(error @ AskError::Malformed) => return Seen::Not(error.to_string()),
     };
-    let texts: Vec<Vec<u8>> = answer.answers.iter().filter_map(|record| text_of(&record.data)).collect();
+    let texts: Vec<(Vec<u8>, u32)> =
+        answer.answers.iter().filter_map(|record| Some((text_of(&record.data)?, record.ttl))).collect();
+    if let Some((_, seconds)) = texts.iter().find(|(text, _)| text == value.as_bytes()) {
+        return Seen::Yes(*seconds);
+    }
     match answer.metadata.response_code {
-        _ if texts.iter().any(|text| text == value.as_bytes()) => Seen::Yes,
         ResponseCode::NoError | ResponseCode::NXDomain if texts.is_empty() => {
             Seen::Not("no TXT record".to_owned())
         }
@@ -114,7 +199,7 @@ fn seen(answer: Result<Message, AskError>, value: &str) -> Seen {
 }
 
 /// The text of a TXT record: its parts joined (RFC 7208, section 3.3, and as authorities do).
-pub(super) fn text_of(data: &RData) -> Option<Vec<u8>> {
+fn text_of(data: &RData) -> Option<Vec<u8>> {
     match data {
         RData::TXT(text) => Some(text.txt_data.concat()),
         _ => None,

@@ -4,7 +4,7 @@
 //! Refuses a success that is not signed by the same key.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,13 +15,14 @@ use hickory_proto::rr::rdata::tsig::{TSIG, TsigAlgorithm, TsigError};
 use hickory_proto::rr::{Name, RData, Record, RecordSet, RecordType, TSigner};
 
 use super::ask::{AskError, ask, exchange};
-use super::lookup::{Lookup, parse, show, soa_above};
-use super::{ChallengeRecord, DnsError, DnsProvider, propagation, reveal};
+use super::lookup::{parse, show, soa_above};
+use super::propagation::Watch;
+use super::{ChallengeRecord, DnsError, DnsProvider, reveal};
 use crate::config::{DnsSettings, Rfc2136Settings, TsigHash};
 use crate::registry::BoxFuture;
 
-/// How long others may remember the record, in seconds.
-const TTL: u32 = 60;
+/// How long others may remember the record, in seconds. Short, since another value may follow.
+const TTL: u32 = 1;
 /// How far the two clocks may be apart, in seconds (RFC 8945, section 10).
 const FUDGE: u16 = 300;
 
@@ -153,8 +154,7 @@ pub enum UpdateError {
 #[derive(Debug)]
 pub(super) struct Rfc2136 {
     settings: Rfc2136Settings,
-    lookup: Lookup,
-    timeout: Duration,
+    watch: Watch,
 }
 
 /// What an update does.
@@ -168,34 +168,38 @@ impl DnsProvider for Rfc2136 {
     fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
         Box::pin(async move {
             let name = self.update_in_time(record, Update::Add).await?;
-            propagation::wait(&self.lookup, &name, &record.value, self.timeout).await
+            self.watch.seen(&name, &record.value).await
         })
     }
 
     fn cleanup<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
-        Box::pin(async move { self.update_in_time(record, Update::Remove).await.map(|_| ()) })
+        Box::pin(async move {
+            let removed = self.update_in_time(record, Update::Remove).await;
+            self.watch.gone(&record.value);
+            removed.map(|_| ())
+        })
     }
 }
 
 impl Rfc2136 {
     pub(super) fn new(settings: &Rfc2136Settings, dns: &DnsSettings) -> Self {
-        Self { settings: settings.clone(), lookup: Lookup::new(dns), timeout: dns.timeout }
+        Self { settings: settings.clone(), watch: Watch::new(dns) }
     }
 
     #[cfg(test)]
     pub(super) fn with_port(mut self, port: u16) -> Self {
-        self.lookup = self.lookup.with_port(port);
+        self.watch.lookup.set_port(port);
         self
     }
 
     /// Updates, and gives the name that was: the record's, or what it is another name for.
     async fn update_in_time(&self, record: &ChallengeRecord, update: Update) -> Result<Name, DnsError> {
-        let outcome = tokio::time::timeout(self.timeout, self.update(record, update)).await;
-        outcome.map_err(|_| DnsError::TooSlow { name: record.name.clone(), limit: self.timeout })?
+        let outcome = tokio::time::timeout(self.watch.limit, self.update(record, update)).await;
+        outcome.map_err(|_| DnsError::TooSlow { name: record.name.clone(), limit: self.watch.limit })?
     }
 
     async fn update(&self, record: &ChallengeRecord, update: Update) -> Result<Name, DnsError> {
-        let name = self.lookup.target_of(&parse(&record.name)?).await?;
+        let name = self.watch.lookup.target_of(&parse(&record.name)?).await?;
         let server = self.address().await?;
         let zone = self.zone(server, &name).await?;
         let signer = self.signer()?;

@@ -15,9 +15,9 @@ use super::lookup::parse;
 use super::{ChallengeRecord, DnsError};
 use crate::name::HostName;
 
-/// How long others may remember a value, or that there is none, in seconds. Not 0, which some
-/// resolvers do not believe.
-const TTL: u32 = 1;
+/// How long others may remember a value, or that there is none, in seconds: not at all, or `*.HOST`
+/// could not be proved right after `HOST`, at the same name.
+const TTL: u32 = 0;
 /// How long they may remember who answers for a zone, in seconds.
 const TTL_NS: u32 = 300;
 /// Values that are kept at most; past it the oldest go.

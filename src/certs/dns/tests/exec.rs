@@ -23,7 +23,7 @@ fn exec(server: &DnsServer, program: &Path, style: ExecStyle, cleanup: Option<&P
 fn updating(server: &DnsServer) -> String {
     let port = server.address.port();
     format!(
-        "change() {{ printf 'server 127.0.0.1 {port}\\nupdate %s %s 60 TXT %s\\nsend\\n' \"$1\" \"$2\" \"$3\" | nsupdate -y hmac-sha256:oneport:{KEY}; }}"
+        "change() {{ printf 'server 127.0.0.1 {port}\\nupdate %s %s 1 TXT %s\\nsend\\n' \"$1\" \"$2\" \"$3\" | nsupdate -y hmac-sha256:oneport:{KEY}; }}"
     )
 }
 

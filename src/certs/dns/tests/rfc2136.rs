@@ -1,7 +1,7 @@
 //! Dynamic updates, taken by BIND and by Knot.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::servers::{KEY, dig, free_port, knotd, named, record, settings};
 use crate::certs::dns::rfc2136::Rfc2136;
@@ -52,6 +52,24 @@ async fn two_values_stand_side_by_side_at_bind_and_go_one_by_one() {
     by512.cleanup(&record("second")).await.expect("removed");
     by512.cleanup(&record("second")).await.expect("removed already");
     assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, [""; 0]);
+}
+
+/// A resolver that saw the first value alone must have forgotten it when the second is to be looked at.
+#[tokio::test]
+async fn what_resolvers_remember_is_waited_for() {
+    let server = named(free_port(&["127.0.0.1"]), "", "").await;
+    let provider = provider(server.address, |_| {});
+    let timed = async |value| {
+        let start = Instant::now();
+        provider.present(&record(value)).await.expect("set");
+        start.elapsed()
+    };
+    let second = Duration::from_secs(1);
+    assert!(timed("first").await < second);
+    assert!(timed("second").await >= second);
+    provider.cleanup(&record("first")).await.expect("removed");
+    provider.cleanup(&record("second")).await.expect("removed");
+    assert!(timed("third").await >= second);
 }
 
 #[tokio::test]
