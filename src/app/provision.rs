@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::access::{AgentKeys, IssuerError, Issuers, KeysError};
 use crate::admin::AdminError;
 use crate::certs::acme::{Acme, VaultError};
-use crate::certs::{CertError, CertStore, Challenges};
+use crate::certs::{CertError, CertStore, Challenges, dns};
 use crate::config::Settings;
 use crate::edge::Edge;
 use crate::http::Http;
@@ -24,6 +24,9 @@ pub enum AppError {
     /// Where ordered certificates are kept.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// What sets records in the DNS.
+    #[error(transparent)]
+    Dns(#[from] dns::DnsError),
     /// The agents' keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -87,7 +90,8 @@ pub fn provision(
     let registry = Registry::new();
     let issuers = Issuers::open(&settings.access)?;
     let challenges = Challenges::default();
-    let acme = Acme::open(settings, &certs, &challenges, None, orders)?;
+    let dns = dns::provider(settings)?;
+    let acme = Acme::open(settings, &certs, &challenges, dns, orders)?;
     let http = Http::new(
         settings.clone(),
         registry.clone(),

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod library_agent;
 pub mod load;
 pub mod machine;
+pub mod named;
 pub mod pebble;
 pub mod process;
 pub mod visitor;

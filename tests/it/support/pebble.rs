@@ -52,6 +52,23 @@ impl Names {
     }
 }
 
+/// Whom pebble asks for names.
+pub trait Resolver {
+    fn port(&self) -> u16;
+}
+
+impl Resolver for Names {
+    fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Resolver for super::named::Named {
+    fn port(&self) -> u16 {
+        self.port
+    }
+}
+
 /// Pebble in the making.
 pub struct PebbleSetup {
     config: serde_json::Value,
@@ -69,11 +86,11 @@ pub struct Pebble {
 
 impl PebbleSetup {
     /// Looks at `tls` for TLS-ALPN-01 and at `http` for HTTP-01, without a pause before.
-    pub fn new(names: &Names, tls: u16, http: u16) -> Self {
+    pub fn new(names: &impl Resolver, tls: u16, http: u16) -> Self {
         Self {
             config: json!({ "tlsPort": tls, "httpPort": http }),
             env: vec![("PEBBLE_VA_NOSLEEP", "1".to_owned())],
-            dns: names.port,
+            dns: names.port(),
         }
     }
 
