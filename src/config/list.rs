@@ -210,6 +210,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("ssh.login_timeout", "duration", "20s", "Time in which an agent must authenticate."),
     setting("ssh.open_timeout", "duration", "10s", "Time in which an agent must answer a channel open."),
     setting("ssh.max_forwards", "number", "64", "Tunnels that one session may offer."),
+    setting(
+        "ssh.rekey_after",
+        "size",
+        "32GiB",
+        "How much may be sent in one direction of a session before it gets new keys; clients may have bounds of their own.",
+    ),
     setting("ssh.max_channels", "number", "512", "Channels that are open on one session at most."),
     setting(
         "access.issuer",

@@ -162,6 +162,7 @@ impl Resolver {
             open_timeout: self.duration("ssh.open_timeout", SECOND, HOUR),
             max_forwards: self.count("ssh.max_forwards", 1, 10_000),
             max_channels: self.count("ssh.max_channels", 1, 10_000),
+            rekey_after: self.size("ssh.rekey_after", 4 << 20, 32 << 30),
         }
     }
 

@@ -215,6 +215,8 @@ pub struct SshSettings {
     pub max_forwards: usize,
     /// How many channels the gateway keeps open on one session at most.
     pub max_channels: usize,
+    /// Octets in one direction after which a session gets new keys.
+    pub rekey_after: u64,
 }
 
 /// Visitors.

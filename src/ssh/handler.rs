@@ -17,7 +17,7 @@ use super::forward::{self, ForwardError};
 use super::opener::ChannelOpener;
 use super::session::{Claim, ForwardKey, Session};
 use super::terminal::{self, Ask};
-use super::window::Window;
+use super::window::{Rekey, Window};
 use crate::access::{AccessLevel, Identity};
 use crate::observe::Reason;
 
@@ -38,13 +38,16 @@ pub struct Callbacks {
     refusal: Option<String>,
     authenticated_at: Option<Instant>,
     window: Window,
+    rekey: Rekey,
 }
 
 impl Callbacks {
     /// Callbacks for one session.
     pub fn new(session: Arc<Session>) -> Self {
+        let rekey = Rekey::new(session.shared.settings.ssh.rekey_after);
         Self {
             session,
+            rekey,
             terminals: HashMap::new(),
             terminals_opened: 0,
             refusal: None,
@@ -275,9 +278,14 @@ impl Handler for Callbacks {
 
     fn adjust_window(&mut self, channel: ChannelId, _: u32) -> u32 {
         let link = &self.session.link;
-        let (received, _) = link.counts();
         let asked = link.asked.load(Ordering::Relaxed);
-        self.window.next(channel, received, asked, &self.session.round_trip)
+        self.window.next(channel, link.counts(), asked, &self.session.round_trip, &self.rekey)
+    }
+
+    // The channel's own reader takes the data itself.
+    async fn data(&mut self, _: ChannelId, data: &[u8], _: &mut Library) -> Done {
+        self.rekey.count(data.len());
+        Ok(())
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Library) -> Done {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use russh::keys::PrivateKey;
 use russh::server::{Config, RunningSession};
-use russh::{MethodKind, MethodSet, Preferred, SshId};
+use russh::{Limits, MethodKind, MethodSet, Preferred, SshId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,8 @@ const EVENTS: usize = 16;
 const KEEPALIVES: usize = 3;
 /// Authentication attempts that a client has.
 const ATTEMPTS: usize = 6;
+/// When keys are changed for the time alone: never, as in OpenSSH.
+const REKEY_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How often a session's key is checked anew; a removed key is noticed at once, an expired one
 /// within this.
 const KEY_CHECK: Duration = Duration::from_secs(20);
@@ -189,6 +191,7 @@ fn library_config(settings: &Settings, host_key: PrivateKey, preferred: Preferre
         channel_buffer_size: CHANNEL_MESSAGES,
         event_buffer_size: EVENTS,
         preferred,
+        limits: limits(settings.ssh.rekey_after),
         max_auth_attempts: ATTEMPTS,
         inactivity_timeout: None,
         keepalive_interval: Some(settings.ssh.keepalive_interval),
@@ -196,6 +199,14 @@ fn library_config(settings: &Settings, host_key: PrivateKey, preferred: Preferre
         nodelay: true,
         ..Config::default()
     }
+}
+
+/// New keys after so many octets in one direction, and not for the time alone. Not made by the
+/// library's own function, whose bound is that for ciphers of 64-bit blocks (RFC 4344, section
+/// 3.2); of ours, AES is good for 64 GiB, and ChaCha20 for as many packets as 32 GiB can be.
+fn limits(rekey_after: u64) -> Limits {
+    let octets = usize::try_from(rekey_after).unwrap_or(usize::MAX);
+    Limits { rekey_write_limit: octets, rekey_read_limit: octets, rekey_time_limit: REKEY_TIME }
 }
 
 /// Watches over a session: its login, its key, what it has used up, and the gateway's end.

@@ -18,6 +18,14 @@ pub const FIRST: u32 = 256 * 1024;
 const LEAST: u64 = 64 * 1024;
 /// The most for one channel: what OpenSSH itself gives.
 const MOST: u64 = 2 * 1024 * 1024;
+/// What all busy channels share while the library may be about to change keys: it ends a session
+/// that has more than twice [`FIRST`] on its way when it asks for new keys first.
+const NEAR_REKEY: u64 = 3 * FIRST as u64 / 2;
+/// The least for one channel then: the largest packet.
+const LEAST_NEAR_REKEY: u64 = 32 * 1024;
+/// Octets before that in which windows shrink, so that those given before are used up; or a quarter
+/// of the way, if that is less.
+const REKEY_ZONE: u64 = 64 * 1024 * 1024;
 /// Time over which throughput is measured, and channels count as busy.
 const SPAN: Duration = Duration::from_millis(100);
 
@@ -49,6 +57,37 @@ impl RoundTrip {
     }
 }
 
+/// How far a session is from new keys.
+#[derive(Debug)]
+pub struct Rekey {
+    after: u64,
+    /// Octets received since the last ones, as the library counts them.
+    received: u64,
+}
+
+impl Rekey {
+    /// New keys come after so many octets in one direction.
+    pub fn new(after: u64) -> Self {
+        Self { after, received: 0 }
+    }
+
+    /// Counts a packet of channel data.
+    pub fn count(&mut self, data: usize) {
+        // The head of such a packet (RFC 4254, section 5.2).
+        self.received += data as u64 + 9;
+        // Twice the bound on what may be on its way meanwhile: by then the keys are new.
+        if self.received > self.after + 4 * u64::from(FIRST) {
+            self.received = 0;
+        }
+    }
+
+    /// Whether they may come soon. `sent` counts the octets of the whole session so far.
+    fn is_near(&self, sent: u64) -> bool {
+        let zone = REKEY_ZONE.min(self.after / 4);
+        self.received + zone > self.after || sent % self.after + zone > self.after
+    }
+}
+
 /// The window of one session's channels.
 #[derive(Debug)]
 pub struct Window {
@@ -68,10 +107,25 @@ impl Window {
         Self { since: Instant::now(), received: 0, asked: 0, alone: 0, busy: HashSet::new(), size: FIRST }
     }
 
-    /// The window from now on, when `channel` has used up much of its own. `received` counts the
-    /// octets of the whole session so far, and `asked` how often visitors have sent something.
-    pub fn next(&mut self, channel: ChannelId, received: u64, asked: u64, round_trip: &RoundTrip) -> u32 {
+    /// The window from now on, when `channel` has used up much of its own. `counts` are the octets
+    /// of the whole session so far, received and sent, and `asked` how often visitors have sent
+    /// something.
+    pub fn next(
+        &mut self,
+        channel: ChannelId,
+        counts: (u64, u64),
+        asked: u64,
+        round_trip: &RoundTrip,
+        rekey: &Rekey,
+    ) -> u32 {
+        let (received, sent) = counts;
         self.busy.insert(channel);
+        if rekey.is_near(sent) {
+            // Those that were busy in the last span as well; the next one begins when this is over.
+            let each = (NEAR_REKEY / self.busy.len().max(1) as u64).max(LEAST_NEAR_REKEY);
+            self.alone = 0;
+            return u32::try_from(each).unwrap_or(FIRST);
+        }
         if asked != self.asked {
             // From the first request on, whoever asks has to wait for what is on its way already.
             if self.alone >= ALONE {
@@ -122,6 +176,20 @@ mod tests {
         assert_eq!(size(10_000_000, SECOND, Duration::from_millis(50), 1), 1_000_000);
         assert_eq!(size(1_000_000_000, SECOND, SECOND, 1), 2 << 20);
         assert_eq!(size(0, Duration::ZERO, Duration::ZERO, 0), FIRST);
+    }
+
+    #[test]
+    fn new_keys_are_near_before_they_come_and_for_a_while_after() {
+        let mut rekey = Rekey::new(1 << 30);
+        let mut receive = |mib: u64| {
+            (0..mib * 32).for_each(|_| rekey.count(32 * 1024 - 9));
+            (rekey.is_near(0), rekey.is_near((1 << 30) - 1), rekey.is_near(1 << 30))
+        };
+        assert_eq!(receive(0), (false, true, false));
+        assert_eq!(receive(960), (false, true, false));
+        assert_eq!(receive(1), (true, true, true));
+        assert_eq!(receive(64), (true, true, true));
+        assert_eq!(receive(1), (false, true, false));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::support::backend::{Backend, raw};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::library_agent::{LibraryAgent, Visit};
 use crate::support::load::{H2, Kept, MIB, Visitors};
+use crate::support::process::Process;
 use crate::support::visitor::Curl;
 use crate::support::{SOON, poll};
 
@@ -36,6 +37,35 @@ async fn gateway_first(visit: Visit) {
     let _ = stream.read(&mut heard).await;
     let _ = stream.write_all(ONE).await;
     while matches!(stream.read(&mut heard).await, Ok(1..)) {}
+}
+
+/// The library ends a session that has more on its way than it likes when it asks for new keys.
+#[test]
+fn new_keys_in_the_midst_of_bulk_downloads_harm_nobody() {
+    let mut setup = Setup::new();
+    // No channel opens while new keys are near: what it may send at once is not shared with others.
+    setup.set("ssh.rekey_after", "24MiB");
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let agent = OpenSsh::new(&gateway).forward("/web", backend.address()).args(&["-v"]).start();
+    // One that is alone has the largest window; then many at once.
+    for count in [1, 8] {
+        let url = format!("https://{}/big?mb=32", host("web"));
+        let calls: Vec<_> = (0..count)
+            .map(|_| {
+                let mut curl = Curl::new(&gateway).http1().build(&url);
+                Process::start(curl.args(["-o", "/dev/null", "-w", "%{http_code} %{size_download}"]))
+            })
+            .collect();
+        for mut call in calls {
+            assert_eq!(
+                call.finish(Duration::from_secs(60)).stdout,
+                format!("200 {}", 32 * MIB),
+                "{count} at once"
+            );
+        }
+    }
+    let changes = agent.process.err.to_string().matches("SSH2_MSG_NEWKEYS received").count();
+    assert!((10..40).contains(&changes), "{changes} changes of keys");
 }
 
 /// Refuses every third channel, closes every third one unanswered, and writes after its own close.

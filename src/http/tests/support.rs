@@ -65,6 +65,7 @@ pub fn settings() -> Settings {
             open_timeout: LIMIT,
             max_forwards: 8,
             max_channels: 8,
+            rekey_after: 32 << 30,
         },
         http: HttpSettings {
             trusted_proxies: vec![],
