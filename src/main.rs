@@ -1,4 +1,4 @@
-//! The command line: `dev`, `serve`, `check`, `connect`, `token`.
+//! The command line: `dev`, `serve`, `check`, `certs`, `connect`, `token`.
 
 mod cli;
 
@@ -36,6 +36,15 @@ enum Command {
         /// Only say whether the configuration is valid; exit code 2 if not.
         #[arg(long)]
         check: bool,
+    },
+    /// List certificates: for which names, from whom, until when, how proved, when renewed, and what
+    /// went wrong last.
+    Certs {
+        #[command(subcommand)]
+        action: Option<CertsAction>,
+        /// Configuration file (TOML). Environment variables win over it.
+        #[arg(long, value_name = "FILE", global = true)]
+        config: Option<PathBuf>,
     },
     /// Print a token that opens the private tunnels of an agent's key.
     Token {
@@ -75,10 +84,23 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum CertsAction {
+    /// Have the running gateway renew a certificate now, and wait for it.
+    Renew {
+        /// What the certificate is for: `example.com` or `*.example.com`.
+        name: String,
+    },
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev { port, state_dir } => cli::dev(port, &state_dir).map(|()| ExitCode::SUCCESS),
         Command::Serve { config, check } => cli::serve(config, check),
+        Command::Certs { action: None, config } => cli::certs(config),
+        Command::Certs { action: Some(CertsAction::Renew { name }), config } => {
+            cli::renew_certificate(config, &name)
+        }
         Command::Token { key, ttl, profile } => cli::token(key.as_deref(), ttl, profile),
         Command::Check { config } => cli::check(config),
         Command::Connect { target, ca, insecure, servername } => {

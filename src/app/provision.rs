@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::access::{AgentKeys, IssuerError, Issuers, KeysError};
 use crate::admin::AdminError;
-use crate::certs::acme::{Acme, VaultError};
+use crate::certs::acme::{Acme, OnDemand, VaultError};
 use crate::certs::{CertError, CertStore, Challenges, dns};
 use crate::config::Settings;
-use crate::edge::Edge;
+use crate::edge::{Certificates, Edge};
 use crate::http::Http;
 use crate::net::{BindError, Tasks};
 use crate::observe::Metrics;
@@ -110,10 +110,10 @@ pub fn provision(
         closing,
         metrics.clone(),
     );
+    let on_demand = acme.as_ref().map(|acme| OnDemand::new(acme, settings, &registry));
     let edge = Edge::new(
         settings.clone(),
-        certs.clone(),
-        challenges,
+        Certificates { store: certs.clone(), challenges, on_demand },
         http,
         ssh.clone(),
         visitors.clone(),

@@ -51,6 +51,7 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
     }
     let base = &settings.base.host;
     let tunnels = format!("*.{base}");
+    let is_on_demand = settings.acme.as_ref().is_some_and(|acme| acme.on_demand.is_some());
     let has_base = covers(base);
     let has_tunnels = names.contains(&tunnels);
     if !has_base && !has_tunnels {
@@ -60,7 +61,7 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
         );
         let place = if settings.acme.is_some() { "acme.names" } else { "tls.certificates" };
         faults.push(Fault::new(place, what));
-    } else if !has_tunnels {
+    } else if !has_tunnels && !is_on_demand {
         tracing::warn!(
             "no certificate covers `{tunnels}`; only previews with their own name in one can be visited"
         );

@@ -118,15 +118,21 @@ impl CertStore {
 
     /// The certificate to show. The operator's come before those that were ordered, and in both
     /// an exact name before a wildcard. Without SNI it is the operator's first, or that of the
-    /// gateway's own name. `None` when no certificate covers the name.
+    /// gateway's own name. `None` when no certificate covers the name: see
+    /// [`CertStore::stand_in`].
     #[must_use]
     pub fn select(&self, sni: Option<&HostName>) -> Option<Arc<Served>> {
         let inner = &*self.0;
-        let chosen = match sni {
+        match sni {
             Some(host) => inner.covering(host),
             None => inner.files.load().all.first().cloned().or_else(|| inner.covering(inner.base.as_ref()?)),
-        };
-        chosen.or_else(|| inner.covering(inner.default.as_ref()?))
+        }
+    }
+
+    /// What is shown where no certificate covers the name, if the operator named one for that.
+    #[must_use]
+    pub fn stand_in(&self) -> Option<Arc<Served>> {
+        self.0.covering(self.0.default.as_ref()?)
     }
 
     /// Every certificate: the operator's in their order, then those that were ordered.
@@ -277,10 +283,11 @@ mod tests {
         settings.tls.certificates = vec![pair(&["a.test"]).into()];
         settings.tls.default = Some(HostName::parse("b.test").expect("valid"));
         let store = CertStore::from_settings(&settings).expect("valid pairs");
-        assert!(shown(&store, "c.test").is_none(), "it is not there yet");
+        assert!(store.stand_in().is_none(), "it is not there yet");
         store.put(served(&["b.test"]));
         store.put(served(&["gw.test"]));
-        assert_eq!(shown(&store, "c.test").expect("the default").names[0], "b.test");
+        assert!(shown(&store, "c.test").is_none());
+        assert_eq!(store.stand_in().expect("the default").names[0], "b.test");
         assert_eq!(store.select(None).expect("the first").names[0], "a.test");
         store.replace_files(Vec::new());
         assert_eq!(store.select(None).expect("that of the base").names[0], "gw.test");

@@ -1,5 +1,6 @@
 //! What the commands do. Nothing else in the project writes to the standard streams.
 
+mod certs;
 mod check;
 mod dev;
 mod token;
@@ -12,6 +13,7 @@ use oneport::agent::{self, ConnectOptions, Stdio};
 use oneport::app::Bound;
 use oneport::config::Settings;
 
+pub use certs::{list as certs, renew as renew_certificate};
 pub use check::run as check;
 pub use dev::run as dev;
 pub use token::run as token;

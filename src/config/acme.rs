@@ -21,6 +21,18 @@ pub struct AcmeSettings {
     pub profile: Option<String>,
     /// Kind of the certificates' keys.
     pub key_type: KeyType,
+    /// How many are ordered for hosts that no name covers, when somebody first asks for one.
+    /// `None`: none are.
+    pub on_demand: Option<OnDemandSettings>,
+}
+
+/// How many certificates are ordered on demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDemandSettings {
+    /// At most in one minute; at least one.
+    pub per_minute: usize,
+    /// At most in one week; at least one.
+    pub per_week: usize,
 }
 
 /// A certificate authority that speaks ACME.

@@ -175,6 +175,24 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "Which of the authority's kinds of certificate to order, such as `shortlived`. Default: its usual one.",
     ),
+    setting(
+        "acme.on_demand",
+        "true or false",
+        "true",
+        "Whether a certificate is ordered for a host that no other covers, when it is first asked for and a tunnel or a route is there: previews without a wildcard.",
+    ),
+    setting(
+        "acme.on_demand_per_minute",
+        "number",
+        "5",
+        "How many are ordered in this way in a minute at most.",
+    ),
+    setting(
+        "acme.on_demand_per_week",
+        "number",
+        "40",
+        "How many are ordered in this way in a week at most. Let's Encrypt allows 50 a week for one registered domain.",
+    ),
     setting("acme.key_type", "`p256` or `rsa2048`", "p256", "Kind of the certificates' keys."),
     setting(
         "ssh.hostnames",

@@ -21,7 +21,7 @@ mod written;
 
 use std::path::Path;
 
-pub use acme::{AcmeSettings, ChallengeWay, DirectorySettings, EabSettings, KeyType};
+pub use acme::{AcmeSettings, ChallengeWay, DirectorySettings, EabSettings, KeyType, OnDemandSettings};
 pub use dns::{
     CloudflareSettings, DnsSettings, DnsWay, ExecSettings, ExecStyle, ResponderSettings, Rfc2136Settings,
     SecretSource, TsigHash,

@@ -13,4 +13,4 @@ mod port;
 mod tls;
 
 pub use classify::{Opening, TlsClass, by_alpn, by_first_bytes};
-pub use port::Edge;
+pub use port::{Certificates, Edge};

@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use super::classify::{Opening, TlsClass, by_alpn};
 use super::hello;
 use super::tls::Tls;
+use crate::certs::acme::OnDemand;
 use crate::certs::{CertStore, Challenges, Served};
 use crate::config::Settings;
 use crate::http::{Connection, Http, TlsFacts};
@@ -23,11 +24,24 @@ use crate::net::{ConnId, Duplex, PeerAddr, Replay, Slot, Tasks};
 use crate::observe::{Metrics, Reason};
 use crate::ssh::{AgentConnection, Ssh};
 
+/// What is left of a connection's time when a certificate is no longer waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Where certificates come from.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    /// Those that are there.
+    pub store: CertStore,
+    /// Answers to a certificate authority's probes.
+    pub challenges: Challenges,
+    /// Those that can be had. `None`: none are ordered.
+    pub on_demand: Option<OnDemand>,
+}
+
 /// The gateway's listeners, and where what they accept goes.
 pub struct Edge {
     settings: Arc<Settings>,
-    certs: CertStore,
-    challenges: Challenges,
+    certs: Certificates,
     tls: Tls,
     http: Arc<Http>,
     ssh: Arc<Ssh>,
@@ -73,12 +87,9 @@ impl Edge {
     ///
     /// # Errors
     /// When the TLS library cannot make session tickets: the system has no randomness.
-    // Eight rooms meet here, and only here.
-    #[allow(clippy::too_many_arguments)]
     pub fn new(
         settings: Arc<Settings>,
-        certs: CertStore,
-        challenges: Challenges,
+        certs: Certificates,
         http: Arc<Http>,
         ssh: Arc<Ssh>,
         visitors: Tasks,
@@ -86,7 +97,7 @@ impl Edge {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, rustls::Error> {
         let tls = Tls::new()?;
-        Ok(Arc::new(Self { settings, certs, challenges, tls, http, ssh, visitors, agents, metrics }))
+        Ok(Arc::new(Self { settings, certs, tls, http, ssh, visitors, agents, metrics }))
     }
 
     /// Serves a connection to the single port, in tasks of its own.
@@ -225,10 +236,15 @@ impl Edge {
             }
             TlsClass::Ssh | TlsClass::Http | TlsClass::Unsaid => {}
         }
-        let Some(served) = self.certs.select(sni.as_ref()) else {
-            hello::refuse_name(&mut stream).await;
-            let detail = "no certificate here covers the name asked for";
-            return Err(refuse(Reason::TlsFailed, Some(detail.to_owned())));
+        let (served, missing) = match self.certificate(sni.as_ref(), accept.deadline).await {
+            Ok(served) => (served, None),
+            Err(what) => match self.certs.store.stand_in() {
+                Some(served) => (served, Some(what.into())),
+                None => {
+                    hello::refuse_name(&mut stream).await;
+                    return Err(refuse(Reason::NoCertificate, Some(what)));
+                }
+            },
         };
         let stream = self
             .handshake(accepted, stream, &served)
@@ -238,12 +254,33 @@ impl Edge {
             Some(rustls::ProtocolVersion::TLSv1_2) => self.metrics.edge.tls12.one(),
             _ => self.metrics.edge.tls13.one(),
         }
-        let facts =
-            TlsFacts { names: served.names.clone(), h2: stream.get_ref().1.alpn_protocol() == Some(b"h2") };
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let facts = TlsFacts { names: served.names.clone(), h2, missing };
         match class {
             TlsClass::Ssh => Ok(agent(stream, accept)),
             TlsClass::Http => Ok(visitor(stream, accept, facts)),
             _ => self.identify_within_tls(stream, sni.as_ref(), accept, facts).await,
+        }
+    }
+
+    /// The certificate to show. Where there is none yet and one can be had, it is waited for, as
+    /// long as the connection has time.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    async fn certificate(&self, sni: Option<&HostName>, deadline: Instant) -> Result<Arc<Served>, String> {
+        if let Some(served) = self.certs.store.select(sni) {
+            return Ok(served);
+        }
+        let (Some(host), Some(on_demand)) = (sni, &self.certs.on_demand) else {
+            return Err("no certificate here covers the name asked for".to_owned());
+        };
+        match tokio::time::timeout_at(deadline - LAST_WORDS, on_demand.obtain(host)).await {
+            Ok(obtained) => obtained.map_err(|not_now| not_now.to_string()),
+            Err(_) => {
+                Err("a certificate for the name asked for is being ordered; connect again in a moment"
+                    .to_owned())
+            }
         }
     }
 
@@ -265,7 +302,8 @@ impl Edge {
         mut stream: TcpStream,
         name: Option<&HostName>,
     ) -> Result<Handed, (Reason, Option<String>)> {
-        let Some((name, key)) = name.and_then(|name| Some((name, self.challenges.certificate(name)?))) else {
+        let Some((name, key)) = name.and_then(|name| Some((name, self.certs.challenges.certificate(name)?)))
+        else {
             hello::refuse_protocol(&mut stream).await;
             return Err((Reason::NoSuchChallenge, None));
         };

@@ -22,6 +22,8 @@ pub(super) struct Addressee {
     pub(super) text: Option<HeaderValue>,
     /// Whether the certificate of this connection covers it.
     covered: bool,
+    /// Why there is none that does, if that is so.
+    missing: Option<Arc<str>>,
 }
 
 /// Whom the last request of a connection was for. The next is mostly for the same, and then need
@@ -50,12 +52,15 @@ impl LastAddressee {
 
 impl Addressee {
     fn read(text: Option<HeaderValue>, tls: Option<&TlsFacts>) -> Result<Self, Failure> {
-        let Some(text) = text else { return Ok(Self { host: None, port: None, text: None, covered: true }) };
+        let Some(text) = text else {
+            return Ok(Self { host: None, port: None, text: None, covered: true, missing: None });
+        };
         let readable = text.to_str().map_err(|_| Failure::bad_request("the `Host` header is not text"))?;
         let (host, port) =
             HostName::parse_authority(readable).map_err(|error| Failure::bad_request(error.to_string()))?;
         let covered = tls.is_none_or(|tls| tls.names.iter().any(|name| host.is_covered_by(name)));
-        Ok(Self { host: Some(host), port, text: Some(text), covered })
+        let missing = tls.and_then(|tls| tls.missing.clone());
+        Ok(Self { host: Some(host), port, text: Some(text), covered, missing })
     }
 
     /// Browsers share one HTTP/2 connection among the hosts of a certificate, but no others.
@@ -64,6 +69,15 @@ impl Addressee {
     /// When the certificate of the connection does not cover the host.
     pub(super) fn check_certificate(&self) -> Result<(), Failure> {
         let Some(host) = self.host.as_ref().filter(|_| !self.covered) else { return Ok(()) };
+        if let Some(missing) = &self.missing {
+            let failure = Failure::new(
+                Reason::NoCertificate,
+                StatusCode::SERVICE_UNAVAILABLE,
+                missing.to_string(),
+                "try again in a moment; the gateway's log says more",
+            );
+            return Err(failure.with(header::RETRY_AFTER, HeaderValue::from_static("10")));
+        }
         Err(Failure::new(
             Reason::WrongHost,
             StatusCode::MISDIRECTED_REQUEST,

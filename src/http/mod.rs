@@ -54,6 +54,8 @@ pub struct TlsFacts {
     pub names: Arc<[String]>,
     /// Whether ALPN chose `h2`.
     pub h2: bool,
+    /// Why another certificate was shown than the one asked for, which there is not.
+    pub missing: Option<Arc<str>>,
 }
 
 /// Serves visitors.

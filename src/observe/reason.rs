@@ -63,6 +63,8 @@ reasons! {
     TlsFailed "tls-failed" Visitor
     /// The client's ALPN list has nothing that the gateway speaks.
     NoCommonProtocol "no-common-protocol" Visitor
+    /// There is no certificate for the name asked for, or not yet.
+    NoCertificate "no-certificate" Visitor
     /// A certificate authority's probe, while no certificate is being ordered.
     NoSuchChallenge "no-such-challenge" Visitor
     /// Plain HTTP where only HTTPS is served.

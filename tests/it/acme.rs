@@ -123,16 +123,29 @@ fn one_name_that_always_fails_holds_up_no_other() {
     assert_eq!(orders, 0, "{}", gateway.stderr());
 }
 
-#[test]
-fn a_name_without_a_certificate_is_an_alert_until_it_has_one() {
+/// A configuration whose authority takes so many seconds to look.
+fn slow(seconds: &str) -> (Setup, Pebble, Names) {
     let (names, port) = (Names::start(), free_port());
-    let pebble = PebbleSetup::new(&names, port, 1)
-        .without("PEBBLE_VA_NOSLEEP")
-        .env("PEBBLE_VA_SLEEPTIME", "2")
-        .start();
-    let gateway = one(port, &pebble, "gw.test").start();
+    let pebble = PebbleSetup::new(&names, port, 1).without("PEBBLE_VA_NOSLEEP");
+    let pebble = pebble.env("PEBBLE_VA_SLEEPTIME", seconds).start();
+    (one(port, &pebble, "gw.test"), pebble, names)
+}
+
+#[test]
+fn a_connection_waits_for_its_certificate() {
+    let (setup, pebble, _names) = slow("2");
+    assert_eq!(visit(&setup.start(), &pebble, "gw.test"), 200);
+}
+
+#[test]
+fn a_connection_waits_for_its_certificate_no_longer_than_it_may() {
+    let (mut setup, pebble, _names) = slow("4");
+    setup.set("limits.handshake_timeout", "1500ms");
+    let gateway = setup.start();
     let early = Curl::new(&gateway).call("https://gw.test/");
     assert!(early.exit != 0 && early.stderr.contains("unrecognized name"), "{early:?}");
+    let said = gateway.wait_reason("no-certificate");
+    assert!(said["detail"].as_str().expect("words").contains("is being ordered"), "{said}");
     wait_issued(&gateway, "gw.test");
     assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
 }

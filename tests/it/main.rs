@@ -1,6 +1,7 @@
 //! The promises, each shown with real programs against the real binary.
 
 mod acme;
+mod acme_demand;
 mod acme_dns;
 mod acme_life;
 mod acme_trouble;

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::attempt::identifier;
 use super::client::Asker;
-use super::fault::Fault;
+use super::fault::{Fault, FaultKind};
 use super::vault::{FaultNote, Kept, Status, Window};
 use super::{Inner, account, off_thread, times};
 use crate::certs::Served;
@@ -40,11 +40,33 @@ pub(super) struct Line {
     pub(super) state: watch::Sender<LineState>,
     wake: Notify,
     at_once: AtomicBool,
+    /// Whether anybody wants the certificate; `None`: the configuration does.
+    wanted: Option<Wanted>,
+}
+
+/// Asks whether anybody wants a certificate.
+pub(super) struct Wanted(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl Wanted {
+    pub(super) fn new(ask: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Box::new(ask))
+    }
+}
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wanted")
+    }
 }
 
 impl Line {
-    pub(super) fn new(name: CertName) -> Self {
-        Self { name, state: watch::Sender::default(), wake: Notify::new(), at_once: AtomicBool::new(false) }
+    pub(super) fn new(name: CertName, wanted: Option<Wanted>) -> Self {
+        let (state, wake) = (watch::Sender::default(), Notify::new());
+        Self { name, state, wake, at_once: AtomicBool::new(false), wanted }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted.0())
     }
 
     /// Has it renewed now.
@@ -55,11 +77,12 @@ impl Line {
 }
 
 impl Inner {
-    /// Keeps a name's certificate until the task is cut.
+    /// Keeps a name's certificate until the task is cut, or nobody wants it any more.
     pub(super) async fn keep(&self, line: &Line) {
         loop {
             let next = match Box::pin(self.step(line)).await {
-                Ok(next) => next,
+                Ok(Some(next)) => next,
+                Ok(None) => return self.give_up(line),
                 Err(fault) => {
                     tracing::error!(name = %line.name, fault = fault.kind.word(), "{}", fault.text);
                     self.tell(line, &fault);
@@ -74,12 +97,21 @@ impl Inner {
         }
     }
 
-    /// Does what is due, and says when to look again.
-    async fn step(&self, line: &Line) -> Result<OffsetDateTime, Fault> {
+    /// Forgets a name. What is on disk stays, for when somebody asks again.
+    fn give_up(&self, line: &Line) {
+        tracing::info!(name = %line.name, "nothing is offered under the name any more; its certificate is not renewed");
+        self.lines.lock().remove(&line.name);
+        self.store.remove(&[line.name.to_string()]);
+        let text = "nothing is offered under this name any more";
+        self.tell(line, &Fault::new(FaultKind::Local, text));
+    }
+
+    /// Does what is due, and says when to look again; `None` when there is no more to do.
+    async fn step(&self, line: &Line) -> Result<Option<OffsetDateTime>, Fault> {
         let name = &line.name;
         let now = OffsetDateTime::now_utc();
         if self.store.files_cover(&name.to_string()) {
-            return Ok(now + NAP_MAX);
+            return Ok(Some(now + NAP_MAX));
         }
         let (kept, mut status) = self.look(name).await?;
         if let Some(kept) = &kept {
@@ -97,25 +129,28 @@ impl Inner {
                 line.state.send_modify(|state| state.fault = Some(fault));
             }
             let window = status.ask_at.filter(|_| kept.is_some()).unwrap_or(due);
-            return Ok(due.max(retry).min(window.max(retry)));
+            return Ok(Some(due.max(retry).min(window.max(retry))));
         }
-        let Ok(_slot) = self.slots.acquire().await else { return Ok(now + NAP_MAX) };
+        if !line.is_wanted() {
+            return Ok(None);
+        }
+        let Ok(_slot) = self.slots.acquire().await else { return Ok(Some(now + NAP_MAX)) };
         let (vault, locked) = (self.vault.clone(), name.clone());
         let Some(_lock) = off_thread(move || vault.lock(&locked)).await?? else {
             // Not waited for here, where others wait for the slot.
             tracing::debug!(%name, "another process is ordering it");
-            return Ok(now + NAP_LOCKED);
+            return Ok(Some(now + NAP_LOCKED));
         };
         // Another process may have been quicker.
         let (newer, newest_status) = self.look(name).await?;
         let is_newer = |newer: &Kept| kept.as_ref().is_none_or(|kept| !is_same(&kept.served, &newer.served));
         if newer.as_ref().is_some_and(is_newer) {
-            return Ok(now);
+            return Ok(Some(now));
         }
         if !line.at_once.swap(false, Ordering::Relaxed) {
             status.limited = newest_status.limited;
         }
-        self.renew(line, kept.as_ref(), status).await
+        self.renew(line, kept.as_ref(), status).await.map(Some)
     }
 
     /// Makes an attempt, and writes down how it went.

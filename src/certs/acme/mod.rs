@@ -24,7 +24,9 @@ mod attempt;
 mod client;
 mod fault;
 mod keeper;
+mod on_demand;
 mod order;
+mod requests;
 mod times;
 mod vault;
 
@@ -37,6 +39,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use fault::{Fault, FaultKind};
+pub use on_demand::{NotNow, OnDemand};
 pub use vault::{About, FaultNote, Kept, Status, Vault, VaultError, Window};
 
 use super::dns::DnsProvider;
@@ -44,7 +47,7 @@ use super::{CertStore, Challenges, Served};
 use crate::config::{AcmeSettings, Settings};
 use crate::name::CertName;
 use crate::net::{Fetch, Tasks};
-use keeper::Line;
+use keeper::{Line, Wanted};
 use order::Answers;
 use vault::Lock;
 
@@ -115,17 +118,38 @@ impl Acme {
         }))))
     }
 
-    /// Begins to keep certificates for the configured names, until the tasks are cut.
+    /// Begins to keep certificates for the configured names, and to do what is requested, until the tasks are cut.
     pub fn start(&self) {
         for name in &self.0.acme.names {
             self.keep(name);
         }
+        self.spawn("requests to renew", self.clone().follow_requests());
     }
 
     /// Begins to keep a certificate for a name, unless that is done already. One that was ordered
     /// before is shown as soon as it is read.
     pub fn keep(&self, name: &CertName) {
-        self.line(name);
+        self.line(name, None);
+    }
+
+    /// Does as [`Acme::keep`], and gives up when nobody wants the certificate any more at the time
+    /// that it would be ordered or renewed.
+    fn keep_while(&self, name: &CertName, wanted: Wanted) {
+        self.line(name, Some(wanted));
+    }
+
+    /// Whether a certificate for a name is being kept.
+    fn keeps(&self, name: &CertName) -> bool {
+        self.0.lines.lock().contains_key(name)
+    }
+
+    /// What is to be ordered, and how.
+    fn settings(&self) -> &AcmeSettings {
+        &self.0.acme
+    }
+
+    fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.tasks.spawn(what, task);
     }
 
     /// A certificate for a name: the one that is there, or else the one that is then ordered.
@@ -135,6 +159,10 @@ impl Acme {
     /// # Errors
     /// Why the attempt failed, or the last one did, when no other is due yet.
     pub async fn obtain(&self, name: &CertName) -> Result<Arc<Served>, FaultNote> {
+        self.obtain_while(name, None).await
+    }
+
+    async fn obtain_while(&self, name: &CertName, wanted: Option<Wanted>) -> Result<Arc<Served>, FaultNote> {
         // One that only stands in for names without a certificate is none.
         let covers = |served: &Arc<Served>| served.names.iter().any(|shown| name.host().is_covered_by(shown));
         if !name.is_wildcard()
@@ -142,7 +170,7 @@ impl Acme {
         {
             return Ok(served);
         }
-        let mut state = self.line(name).state.subscribe();
+        let mut state = self.line(name, wanted).state.subscribe();
         let known = state.wait_for(|state| state.served.is_some() || state.fault.is_some()).await;
         // The line lives as long as this.
         let state = known.map(|state| state.clone()).unwrap_or_default();
@@ -157,7 +185,7 @@ impl Acme {
 
     /// Renews the certificate of a name now, whatever its age, and whatever failed before.
     pub fn renew(&self, name: &CertName) {
-        self.line(name).renew();
+        self.line(name, None).renew();
     }
 
     /// What is kept on disk.
@@ -166,12 +194,12 @@ impl Acme {
         &self.0.vault
     }
 
-    fn line(&self, name: &CertName) -> Arc<Line> {
+    fn line(&self, name: &CertName, wanted: Option<Wanted>) -> Arc<Line> {
         let mut lines = self.0.lines.lock();
         if let Some(line) = lines.get(name) {
             return line.clone();
         }
-        let line = Arc::new(Line::new(name.clone()));
+        let line = Arc::new(Line::new(name.clone(), wanted));
         lines.insert(name.clone(), line.clone());
         let (inner, kept) = (self.0.clone(), line.clone());
         self.0.tasks.spawn("certificate", async move { inner.keep(&kept).await });

@@ -10,6 +10,8 @@
 //! names/NAME/order.json            an order that is not finished, with the key that it is for
 //! names/NAME/status.json           when it is renewed; the last fault, and when it is tried again
 //! names/NAME/lock                  held while it is ordered
+//! requests/NAME                    whose certificate is to be renewed now
+//! on-demand.json                   when orders on demand were begun, in the last week
 //! ```
 //!
 //! A certificate, its key and what is known of it come as one folder, which gets its number when it
@@ -28,6 +30,7 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 
 use super::super::{CertError, Served, files, load_pair};
+use crate::config::watch::{Places, Stamp, stamp};
 use crate::config::{PemPair, PemSource};
 use crate::name::CertName;
 
@@ -35,6 +38,8 @@ const CHAIN: &str = "fullchain.pem";
 const KEY: &str = "privkey.pem";
 const ABOUT: &str = "certificate.json";
 const CURRENT: &str = "current";
+const REQUESTS: &str = "requests";
+const BEGUN: &str = "on-demand.json";
 /// What a wildcard's folder begins with; no host name can.
 const WILDCARD: &str = "wildcard+";
 
@@ -163,7 +168,7 @@ impl Vault {
     /// When it cannot be made.
     pub fn open(state_dir: &Path) -> Result<Self, VaultError> {
         let dir = state_dir.join("acme");
-        for folder in ["accounts", "names"] {
+        for folder in ["accounts", "names", REQUESTS] {
             let path = dir.join(folder);
             files::private_folder(&path).map_err(|error| disk(&path, error))?;
         }
@@ -240,6 +245,70 @@ impl Vault {
         Ok(kept)
     }
 
+    /// Whether a certificate for a name is there.
+    #[must_use]
+    pub fn has(&self, name: &CertName) -> bool {
+        self.folder(name).join(CURRENT).exists()
+    }
+
+    /// When orders on demand were begun.
+    pub(super) fn begun(&self) -> Vec<OffsetDateTime> {
+        let seconds: Vec<i64> = read(&self.0.join(BEGUN)).unwrap_or_default();
+        seconds.into_iter().filter_map(|at| OffsetDateTime::from_unix_timestamp(at).ok()).collect()
+    }
+
+    pub(super) fn set_begun(&self, begun: &[OffsetDateTime]) -> Result<(), VaultError> {
+        let seconds: Vec<i64> = begun.iter().map(|at| at.unix_timestamp()).collect();
+        write(&self.0.join(BEGUN), &seconds)
+    }
+
+    /// Requests that a name's certificate be renewed now, of the gateway that runs.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn request(&self, name: &CertName) -> Result<(), VaultError> {
+        write(&self.request_path(name), &name.to_string())
+    }
+
+    /// Whether a request has not been taken up yet.
+    #[must_use]
+    pub fn is_requested(&self, name: &CertName) -> bool {
+        self.request_path(name).exists()
+    }
+
+    /// Takes a request back.
+    ///
+    /// # Errors
+    /// When the disk does not let it go.
+    pub fn withdraw(&self, name: &CertName) -> Result<(), VaultError> {
+        let path = self.request_path(name);
+        files::remove(&path).map_err(|error| disk(&path, error))
+    }
+
+    /// Takes up all requests.
+    pub(super) fn take_requests(&self) -> Vec<CertName> {
+        let taken = |path: PathBuf| {
+            let name = name_of_folder(path.file_name()?.to_str()?)?;
+            files::remove(&path).ok()?;
+            Some(name)
+        };
+        self.requests().into_iter().filter_map(taken).collect()
+    }
+
+    /// Where requests come, and the stamp of those that are there.
+    pub(super) fn look_for_requests(&self) -> (Places, Stamp) {
+        (Places::of(&self.0.join(REQUESTS)), stamp(self.requests()))
+    }
+
+    fn requests(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.0.join(REQUESTS)).into_iter().flatten();
+        entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+    }
+
+    fn request_path(&self, name: &CertName) -> PathBuf {
+        self.0.join(REQUESTS).join(folder_of_name(name))
+    }
+
     /// How it stands with a name; as new when nothing is known.
     #[must_use]
     pub fn status(&self, name: &CertName) -> Status {
@@ -286,8 +355,7 @@ impl Vault {
     }
 
     fn folder(&self, name: &CertName) -> PathBuf {
-        let prefix = if name.is_wildcard() { WILDCARD } else { "" };
-        self.0.join("names").join(format!("{prefix}{}", name.host()))
+        self.0.join("names").join(folder_of_name(name))
     }
 
     fn private(&self, name: &CertName) -> Result<PathBuf, VaultError> {
@@ -305,6 +373,10 @@ impl Vault {
         let hash = super::short_hash(directory.as_bytes());
         self.0.join("accounts").join(format!("{safe}-{hash}.json"))
     }
+}
+
+fn folder_of_name(name: &CertName) -> String {
+    format!("{}{}", if name.is_wildcard() { WILDCARD } else { "" }, name.host())
 }
 
 fn name_of_folder(folder: &str) -> Option<CertName> {

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::{Resolver, place};
-use crate::config::value::{list, text};
+use crate::config::value::{self, list, text};
 use crate::config::written::Value;
 use crate::config::{
-    AcmeSettings, BaseUrl, ChallengeWay, DirectorySettings, EabSettings, KeyType, RouteSettings, Secret,
+    AcmeSettings, BaseUrl, ChallengeWay, DirectorySettings, EabSettings, KeyType, OnDemandSettings,
+    RouteSettings, Secret,
 };
 use crate::name::{CertName, HostName};
 
@@ -56,11 +57,15 @@ impl Resolver {
             Ok(other) => Err(format!("`{other}` is not a kind of key; write `p256` or `rsa2048`")),
             Err(other) => Err(format!("`{other}` is not a kind of key; write `p256` or `rsa2048`")),
         });
+        let per_minute = self.count("acme.on_demand_per_minute", 1, 10_000);
+        let per_week = self.count("acme.on_demand_per_week", 1, 1_000_000);
+        let is_on_demand = self.required("acme.on_demand", value::switch);
+        let on_demand = is_on_demand.then_some(OnDemandSettings { per_minute, per_week });
         let lonely =
             ["acme.names", "acme.directories", "acme.profile"].into_iter().find(|path| self.is_given(path));
         match (email, lonely) {
             (Some(email), _) => {
-                Some(AcmeSettings { email, names, directories, challenges, profile, key_type })
+                Some(AcmeSettings { email, names, directories, challenges, profile, key_type, on_demand })
             }
             (None, Some(path)) => {
                 self.require(

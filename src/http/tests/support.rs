@@ -119,8 +119,11 @@ impl Gateway {
         tasks.spawn("accept", async move {
             while let Ok((stream, peer)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
-                let tls = matches!(port, Port::H1 | Port::H2)
-                    .then(|| TlsFacts { names: names.clone(), h2: port == Port::H2 });
+                let tls = matches!(port, Port::H1 | Port::H2).then(|| TlsFacts {
+                    names: names.clone(),
+                    h2: port == Port::H2,
+                    missing: None,
+                });
                 let conn =
                     Connection { id: ConnId::next(), peer: PeerAddr(peer), local_port: addr.port(), tls };
                 let (http, ended) = (http.clone(), ended.clone());

@@ -63,7 +63,7 @@ impl Crowd {
             id: ConnId::next(),
             peer: PeerAddr(([127, 0, 0, 1], 1).into()),
             local_port: 443,
-            tls: Some(TlsFacts { names: Arc::new(["*.localhost".to_owned()]), h2: false }),
+            tls: Some(TlsFacts { names: Arc::new(["*.localhost".to_owned()]), h2: false, missing: None }),
         };
         runtime.block_on(async {
             tasks.spawn("visitor", async move {
