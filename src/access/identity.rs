@@ -1,9 +1,10 @@
 //! What a public key says of its owner.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use russh::keys::{HashAlg, PublicKey, PublicKeyBase64 as _};
 
+use super::token::VerifyingKey;
 use crate::name::{ClientId, Thumbprint};
 
 /// An agent's key, in every form that the contract asks for.
@@ -17,6 +18,8 @@ pub struct Identity {
     pub thumbprint: Option<Thumbprint>,
     /// `SHA256:…`, as OpenSSH prints it.
     pub fingerprint: Arc<str>,
+    /// What its tokens are checked with; made when first needed.
+    verifying: Arc<OnceLock<Option<VerifyingKey>>>,
 }
 
 impl Identity {
@@ -28,7 +31,16 @@ impl Identity {
             thumbprint: canonical_jwk(key).map(|jwk| Thumbprint::of_canonical_jwk(&jwk)),
             fingerprint: key.fingerprint(HashAlg::Sha256).to_string().into(),
             key: Arc::new(key.clone()),
+            verifying: Arc::default(),
         }
+    }
+}
+
+impl Identity {
+    /// What this key's tokens are checked with. `None` for one that cannot sign any, or is too short
+    /// to be believed.
+    pub(super) fn verifying_key(&self) -> Option<&VerifyingKey> {
+        self.verifying.get_or_init(|| VerifyingKey::of_agent(&self.key)).as_ref()
     }
 }
 

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 use super::Identity;
-use super::token::{Claims, Terms, TokenFault, Unverified, VerifyingKey};
+use super::token::{Claims, Terms, TokenFault, Unverified, VerifyingKey, brief};
 use crate::config::{AccessSettings, IssuerKeys, IssuerSettings, PemSource};
 use crate::name::Thumbprint;
 
@@ -16,6 +16,8 @@ use crate::name::Thumbprint;
 const KEY_ISSUER: &str = "preevy://";
 /// The claim of a key's own token that would name profiles: it needs none.
 const NO_CLAIM: &str = "";
+/// Most of an issuer's keys that are tried for a token that names none.
+const KEYS_MAX: usize = 8;
 /// Most keys that a warning of a token without end is remembered for.
 const WARNED_MAX: usize = 10_000;
 
@@ -84,11 +86,19 @@ impl Issuers {
         self.judge_at(token, owner, OffsetDateTime::now_utc())
     }
 
-    /// Whether a token says that it was made for this gateway: its issuer is an agent's key, which
-    /// means something nowhere else. Believes the token, so it is for keeping it secret only.
+    /// Whether a token says that it was made for gateways: its issuer is an agent's key, which means
+    /// something nowhere else, or one that is configured, and then with the right audience if one
+    /// is. Believes the token, so it is for keeping it secret only.
     #[must_use]
-    pub fn is_of_a_key(token: &str) -> bool {
-        Unverified::read(token).is_ok_and(|token| token.issuer.starts_with(KEY_ISSUER))
+    pub fn are_meant(&self, token: &str) -> bool {
+        let Ok(unverified) = Unverified::read(token) else { return false };
+        let mut configured = self.0.configured.iter();
+        unverified.issuer.starts_with(KEY_ISSUER)
+            || configured.any(|issuer| {
+                let audience = issuer.settings.audience.as_ref();
+                issuer.settings.name == unverified.issuer
+                    && audience.is_none_or(|audience| unverified.audiences.contains(audience))
+            })
     }
 
     fn judge_at(&self, token: &str, owner: &Identity, now: OffsetDateTime) -> Result<Claims, Refused> {
@@ -97,7 +107,7 @@ impl Issuers {
             return Ok(self.of_key(token, thumbprint, owner, now)?);
         }
         let issuer = self.0.configured.iter().find(|issuer| issuer.settings.name == unverified.issuer);
-        let issuer = issuer.ok_or(TokenFault::UnknownIssuer(unverified.issuer))?;
+        let issuer = issuer.ok_or_else(|| TokenFault::UnknownIssuer(brief(&unverified.issuer)))?;
         let claims = issuer.verify(token, unverified.key_id.as_deref(), now)?;
         let own = owner.thumbprint.as_ref();
         if own.is_some_and(|own| claims.profiles.iter().any(|profile| profile == own.as_str())) {
@@ -117,7 +127,7 @@ impl Issuers {
         if own.as_str() != thumbprint {
             return Err(TokenFault::OtherKey);
         }
-        let key = VerifyingKey::of_agent(&owner.key).ok_or(TokenFault::UnusableKey)?;
+        let key = owner.verifying_key().ok_or(TokenFault::UnusableKey)?;
         let terms =
             Terms { audience: None, profiles_claim: NO_CLAIM, allow_unexpiring: self.0.allow_unexpiring };
         let claims = key.verify(token, terms, now)?;
@@ -163,8 +173,8 @@ impl Issuer {
             profiles_claim: &self.settings.profiles_claim,
             allow_unexpiring: false,
         };
-        let mut last = TokenFault::UnknownKey(key_id.unwrap_or_default().to_owned());
-        for key in self.keys.iter().filter(|key| key.is_called(key_id)) {
+        let mut last = TokenFault::UnknownKey(brief(key_id.unwrap_or_default()));
+        for key in self.keys.iter().filter(|key| key.is_called(key_id)).take(KEYS_MAX) {
             match key.verify(token, terms, now) {
                 // Without a name in the token, it may be another of the keys.
                 Err(fault @ (TokenFault::BadSignature | TokenFault::WrongAlgorithm(_))) => last = fault,
@@ -175,6 +185,14 @@ impl Issuer {
     }
 }
 
+/// Whether a key is for signatures (RFC 7517, sections 4.2 and 4.3).
+fn may_verify(key: &serde_json::Value) -> bool {
+    let usage = key.get("use").and_then(serde_json::Value::as_str);
+    let operations = key.get("key_ops").and_then(serde_json::Value::as_array);
+    usage.is_none_or(|usage| usage == "sig")
+        && operations.is_none_or(|all| all.iter().any(|operation| operation == "verify"))
+}
+
 /// The keys of a set that can check tokens (RFC 7517, section 5: others are left out).
 fn key_set(text: &str) -> Result<Vec<VerifyingKey>, String> {
     const HINT: &str = "give the JSON object with its `keys`";
@@ -183,6 +201,9 @@ fn key_set(text: &str) -> Result<Vec<VerifyingKey>, String> {
     let mut last = "it holds no key".to_owned();
     let mut usable = Vec::new();
     for key in keys {
+        if !may_verify(key) {
+            continue;
+        }
         let read = serde_json::from_value(key.clone()).map_err(|error| error.to_string());
         match read.and_then(|jwk| VerifyingKey::of_jwk(&jwk)) {
             Ok(key) => usable.push(key),

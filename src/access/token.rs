@@ -20,6 +20,8 @@ const LEEWAY: i64 = 30;
 const RSA_LEAST: usize = 2048 / 8;
 /// Most profiles that a token may name.
 const PROFILES_MAX: usize = 256;
+/// Most characters of somebody else's text in a sentence of ours.
+const BRIEF: usize = 100;
 
 /// Why a token does not hold, in words for the person who sent it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +64,9 @@ pub enum TokenFault {
     /// It has not begun.
     #[error("the token begins to be valid in {} s; are the clocks right?", .0)]
     NotYet(i64),
+    /// A time that is none.
+    #[error("the token's `{0}` is no number of seconds")]
+    NoTime(String),
     /// It would be valid for ever.
     #[error("the token has no `exp`, so that it would be valid for ever")]
     NoExpiry,
@@ -112,6 +117,8 @@ pub struct Terms<'a> {
 pub struct Unverified {
     /// Who is said to have made it.
     pub issuer: String,
+    /// Whom it is said to be for.
+    pub audiences: Vec<String>,
     /// Which of their keys is said to have signed it.
     pub key_id: Option<String>,
 }
@@ -125,6 +132,7 @@ impl Unverified {
         #[derive(Deserialize)]
         struct Issued {
             iss: Option<String>,
+            aud: Option<serde_json::Value>,
         }
         if token.len() > TOKEN_MAX {
             return Err(TokenFault::TooLong);
@@ -133,7 +141,8 @@ impl Unverified {
         let issued: Issued =
             jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| TokenFault::Malformed)?;
         let issuer = issued.iss.filter(|issuer| !issuer.is_empty()).ok_or(TokenFault::NoIssuer)?;
-        Ok(Self { issuer, key_id: header.kid })
+        let audiences = texts(issued.aud.as_ref()).take(PROFILES_MAX).map(str::to_owned).collect();
+        Ok(Self { issuer, audiences, key_id: header.kid })
     }
 }
 
@@ -194,11 +203,11 @@ impl VerifyingKey {
             return Err(TokenFault::TooLong);
         }
         let header = header(token)?;
-        if !self.algorithms.contains(&header.alg) {
-            return Err(TokenFault::WrongAlgorithm(format!("{:?}", header.alg)));
-        }
+        let Some(algorithm) = self.algorithms.iter().find(|known| format!("{known:?}") == header.alg) else {
+            return Err(TokenFault::WrongAlgorithm(brief(&header.alg)));
+        };
         // Times are checked below, where they can be told; the library checks the signature.
-        let mut validation = Validation::new(header.alg);
+        let mut validation = Validation::new(*algorithm);
         (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
         validation.required_spec_claims.clear();
         let decoded = jsonwebtoken::decode::<serde_json::Value>(token, &self.key, &validation);
@@ -210,11 +219,32 @@ impl VerifyingKey {
     }
 }
 
-fn header(token: &str) -> Result<jsonwebtoken::Header, TokenFault> {
-    jsonwebtoken::decode_header(token).map_err(|error| fault_of(error.kind())).and_then(|header| {
-        let is_critical = header.crit.as_ref().is_some_and(|names| !names.is_empty());
-        if is_critical { Err(TokenFault::Critical) } else { Ok(header) }
-    })
+/// What a token's head says (RFC 7515, section 4.1), as far as it matters here.
+#[derive(Deserialize)]
+struct Head {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<serde_json::Value>,
+}
+
+/// Not by the library, which knows no algorithm but its own, and could not tell the others' names.
+fn header(token: &str) -> Result<Head, TokenFault> {
+    use base64::Engine as _;
+    let mut parts = token.split('.');
+    let (Some(head), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(TokenFault::Malformed);
+    };
+    let head = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(head);
+    let head: Head = serde_json::from_slice(&head.map_err(|_| TokenFault::Malformed)?)
+        .map_err(|_| TokenFault::Malformed)?;
+    if head.crit.is_some() { Err(TokenFault::Critical) } else { Ok(head) }
+}
+
+/// Somebody else's text in a sentence of ours.
+pub fn brief(text: &str) -> String {
+    let plain: String = text.chars().take(BRIEF).map(|c| if c.is_control() { '?' } else { c }).collect();
+    if text.chars().nth(BRIEF).is_some() { format!("{plain}…") } else { plain }
 }
 
 fn fault_of(kind: &ErrorKind) -> TokenFault {
@@ -234,10 +264,10 @@ fn check_times(
     now: OffsetDateTime,
 ) -> Result<Option<OffsetDateTime>, TokenFault> {
     let now = now.unix_timestamp();
-    let time = |name: &str| match claims.get(name) {
+    let time = |name: &'static str| match claims.get(name) {
         None => Ok(None),
         #[allow(clippy::cast_possible_truncation)] // A float saturates, which is far enough away.
-        Some(value) => value.as_f64().map(|at| Some(at as i64)).ok_or(TokenFault::Malformed),
+        Some(value) => value.as_f64().map(|at| Some(at as i64)).ok_or(TokenFault::NoTime(name.to_owned())),
     };
     if let Some(begins) = time("nbf")?
         && begins > now.saturating_add(LEEWAY)
@@ -332,13 +362,24 @@ fn pem_key(pem: &str) -> Result<(DecodingKey, &'static [Algorithm]), String> {
             let key = DecodingKey::from_rsa_raw_components(modulus, strip_zeros(rsa.exponent));
             Ok((key, rsa_algorithms(modulus.len())?))
         }
-        Ok(Kind::EC(point)) => match point.key_size() {
-            256 => Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES256])),
-            384 => Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES384])),
+        Ok(Kind::EC(point)) => match (point.key_size(), curve_of(&info)) {
+            (256, Some(curve)) if curve == x509_parser::oid_registry::OID_EC_P256 => {
+                Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES256]))
+            }
+            (384, Some(curve)) if curve == x509_parser::oid_registry::OID_NIST_EC_P384 => {
+                Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES384]))
+            }
             _ => Err("its curve is neither P-256 nor P-384".to_owned()),
         },
         _ => Err("it is not one of Ed25519, RSA, P-256, P-384".to_owned()),
     }
+}
+
+/// The name of a key's curve (RFC 5480, section 2.1.1).
+fn curve_of(
+    info: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
+) -> Option<x509_parser::der_parser::oid::Oid<'static>> {
+    Some(info.algorithm.parameters.as_ref()?.as_oid().ok()?.to_owned())
 }
 
 fn strip_zeros(number: &[u8]) -> &[u8] {

@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use time::OffsetDateTime;
-
 use super::issuers::{Issuers, Refused};
 use super::{Identity, TokenFault};
 
@@ -27,6 +25,9 @@ impl fmt::Display for AccessLevel {
     }
 }
 
+/// Most cookies of one request that are looked at.
+const COOKIES_MAX: usize = 4;
+
 /// How a visitor showed a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -43,22 +44,26 @@ pub enum Way {
 pub struct Credentials<'a> {
     /// The token in `Authorization`, if it is one that could be ours.
     pub authorization: Option<(Way, Cow<'a, str>)>,
-    /// The token in a cookie.
-    pub cookie: Option<&'a str>,
+    /// The tokens in cookies, in their order: another preview may have set one in front of the good
+    /// one, so a few are tried.
+    pub cookies: Vec<&'a str>,
 }
 
 /// Proof that a visit was allowed. Only this room makes one.
 #[derive(Debug)]
 pub struct Permit {
-    /// How the token came that the visit was allowed for; `None` where none was needed.
-    pub by: Option<Way>,
-    /// When the token ends, if one was needed and it does.
-    pub until: Option<OffsetDateTime>,
+    by: Option<Way>,
 }
 
 impl Permit {
     const fn free() -> Self {
-        Self { by: None, until: None }
+        Self { by: None }
+    }
+
+    /// How the token came that the visit was allowed for; `None` where none was needed.
+    #[must_use]
+    pub const fn by(&self) -> Option<Way> {
+        self.by
     }
 }
 
@@ -88,6 +93,8 @@ pub struct Request<'a> {
     pub method: &'a http::Method,
     /// Whether there is a head and nothing else: no body, no protocol switch.
     pub is_bare: bool,
+    /// Whether there is an `Authorization` of any kind.
+    pub has_authorization: bool,
     /// What the visitor shows of who they are.
     pub credentials: Credentials<'a>,
 }
@@ -104,7 +111,7 @@ pub enum Host<'a> {
 /// Decides whether a request may go on.
 ///
 /// A bare `OPTIONS` passes without a token, because browsers send a CORS preflight without one;
-/// anything more than bare would be a way in.
+/// anything more than bare would be a way in. One with a token is no preflight.
 ///
 /// # Errors
 /// When it may not.
@@ -112,7 +119,7 @@ pub fn visit(issuers: &Issuers, host: Host<'_>, request: &Request<'_>) -> Result
     match host {
         Host::Route | Host::Tunnel(AccessLevel::Public, _) => Ok(Permit::free()),
         Host::Tunnel(AccessLevel::Private, _)
-            if request.is_bare && request.method == http::Method::OPTIONS =>
+            if request.is_bare && request.method == http::Method::OPTIONS && !request.has_authorization =>
         {
             Ok(Permit::free())
         }
@@ -132,21 +139,23 @@ pub fn authenticate(
     owner: &Identity,
     credentials: &Credentials<'_>,
 ) -> Result<Permit, Denial> {
-    let permit = |by, claims: super::Claims| Permit { by: Some(by), until: claims.expires };
-    let by_cookie = credentials.cookie.map(|token| issuers.judge(token, owner));
-    if let Some(Ok(claims)) = by_cookie {
-        return Ok(permit(Way::Cookie, claims));
+    let mut by_cookie = None;
+    for token in credentials.cookies.iter().take(COOKIES_MAX) {
+        match issuers.judge(token, owner) {
+            Ok(_) => return Ok(Permit { by: Some(Way::Cookie) }),
+            Err(refused) => by_cookie = Some(refused),
+        }
     }
     if let Some((way, token)) = &credentials.authorization {
         return match issuers.judge(token, owner) {
-            Ok(claims) => Ok(permit(*way, claims)),
+            Ok(_) => Ok(Permit { by: Some(*way) }),
             Err(Refused::Fault(fault)) => Err(Denial::BadToken { way: *way, fault }),
             Err(Refused::OtherProfile) => Err(Denial::OtherProfile),
         };
     }
     match by_cookie {
         // Logging in again would not help.
-        Some(Err(Refused::OtherProfile)) => Err(Denial::OtherProfile),
+        Some(Refused::OtherProfile) => Err(Denial::OtherProfile),
         _ => Err(Denial::LoginRequired),
     }
 }

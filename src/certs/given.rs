@@ -195,7 +195,14 @@ fn pairs_in(folder: &Path) -> Result<Vec<PemPair>, CertError> {
 /// One file of the two is enough: what the other lacks is said when the pair is read.
 fn pair_in(folder: &Path) -> Option<(PathBuf, PathBuf)> {
     let mut both = FILE_NAMES.iter().map(|(cert, key)| (folder.join(cert), folder.join(key)));
-    both.find(|(cert, key)| cert.exists() || key.exists())
+    both.find(|(cert, key)| is_there(cert) || is_there(key))
+}
+
+/// Whether something is there, be it a link that leads nowhere or behind a closed door: what cannot
+/// be read keeps the certificate that was there.
+fn is_there(path: &Path) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    !fs::symlink_metadata(path).is_err_and(|error| matches!(error.kind(), NotFound | NotADirectory))
 }
 
 /// Where the files are, and their stamp.
@@ -268,6 +275,16 @@ mod tests {
         assert!(!whole);
         assert_eq!(names(&held), ["a.test", "b.test", "c.test"]);
         assert!(renew(&held, look_into(&sources), &mut complaints).0.is_none(), "nothing new");
+        // Behind a link that leads nowhere for a moment, as while a backup is put back.
+        let (archive, away) = (dir.path().join("archive"), dir.path().join("away"));
+        fs::remove_file(live.join("b.test")).expect("removable");
+        fs::create_dir(live.join("b.test")).expect("makable");
+        for file in ["fullchain.pem", "privkey.pem"] {
+            symlink(archive.join("b.test").join(file), live.join("b.test").join(file)).expect("linkable");
+        }
+        fs::rename(&archive, &away).expect("renamed");
+        assert!(renew(&held, look_into(&sources), &mut complaints).0.is_none(), "it is kept");
+        fs::rename(&away, &archive).expect("renamed");
         fs::remove_dir_all(live.join("c.test")).expect("removable");
         let held = renew(&held, look_into(&sources), &mut complaints).0.expect("one fewer");
         assert_eq!(names(&held), ["a.test", "b.test"]);

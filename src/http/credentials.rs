@@ -18,36 +18,42 @@ const TOKEN_COOKIE: &str = "preevy-saas-jwt";
 
 /// Finds the tokens in a request's head.
 pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
-    Credentials { authorization: authorization(headers), cookie: cookie(headers, TOKEN_COOKIE) }
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    // Of two neither is taken: who sends two wants one reader to see another than the next does.
+    let authorization = match (fields.next(), fields.next()) {
+        (Some(field), None) => token_in(field),
+        _ => None,
+    };
+    let cookies = pairs(headers).filter(|pair| is_ours(pair)).filter_map(value_of).collect();
+    Credentials { authorization, cookies }
+}
+
+/// Whether somebody who is asked for a login is known to want it from the browser's own dialogue.
+pub(super) fn shows_basic(headers: &HeaderMap) -> bool {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    fields.any(|field| scheme_of(field).is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("basic")))
 }
 
 /// Takes out what is between the visitor and the gateway: everything of ours in `Cookie`, and
-/// `Authorization` if it was used, or is a token of an agent's key.
-pub(super) fn withhold(headers: &mut HeaderMap, used: Option<Way>) {
-    if headers.contains_key(header::AUTHORIZATION) && (is_used(used) || is_for_a_gateway(headers)) {
+/// `Authorization` if it was used, or if any of it is meant for gateways.
+pub(super) fn withhold(headers: &mut HeaderMap, used: Option<Way>, issuers: &Issuers) {
+    let is_ours_to_read = |field: &HeaderValue| {
+        token_in(field).is_some_and(|(way, token)| way == Way::Basic || issuers.are_meant(&token))
+    };
+    let is_used = matches!(used, Some(Way::Bearer | Way::Basic));
+    if headers.contains_key(header::AUTHORIZATION)
+        && (is_used || headers.get_all(header::AUTHORIZATION).iter().any(is_ours_to_read))
+    {
         headers.remove(header::AUTHORIZATION);
     }
-    if cookie(headers, TOKEN_COOKIE).is_some() {
+    if pairs(headers).any(is_ours) {
         withhold_cookies(headers);
     }
 }
 
-const fn is_used(used: Option<Way>) -> bool {
-    matches!(used, Some(Way::Bearer | Way::Basic))
-}
-
-fn is_for_a_gateway(headers: &HeaderMap) -> bool {
-    authorization(headers).is_some_and(|(way, token)| way == Way::Basic || Issuers::is_of_a_key(&token))
-}
-
-/// The token in `Authorization`: a Bearer's, or the password of the user who stands for tokens.
-/// Of two such fields neither is taken: who sends two wants one reader to see another than the
-/// next does.
-fn authorization(headers: &HeaderMap) -> Option<(Way, Cow<'_, str>)> {
-    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
-    let (scheme, rest) = field.to_str().ok()?.trim().split_once(' ')?;
-    let rest = rest.trim();
+/// The token in an `Authorization`: a Bearer's, or the password of the user who stands for tokens.
+fn token_in(field: &HeaderValue) -> Option<(Way, Cow<'_, str>)> {
+    let (scheme, rest) = scheme_of(field)?;
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some((Way::Bearer, Cow::Borrowed(rest)));
     }
@@ -59,13 +65,25 @@ fn authorization(headers: &HeaderMap) -> Option<(Way, Cow<'_, str>)> {
     (user == TOKEN_USER).then(|| (Way::Basic, Cow::Owned(token.to_owned())))
 }
 
-/// The first cookie of this name.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let fields = headers.get_all(header::COOKIE).iter().filter_map(|field| field.to_str().ok());
-    fields.flat_map(|field| field.split(';')).find_map(|pair| {
-        let (key, value) = pair.trim().split_once('=')?;
-        (key == name).then(|| value.trim_matches('"'))
-    })
+fn scheme_of(field: &HeaderValue) -> Option<(&str, &str)> {
+    let (scheme, rest) = field.to_str().ok()?.trim().split_once(' ')?;
+    Some((scheme, rest.trim()))
+}
+
+/// The pairs of all cookie fields. Octets, because a stranger's cookie need not be text.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let fields = headers.get_all(header::COOKIE).iter();
+    fields.flat_map(|field| field.as_bytes().split(|&octet| octet == b';'))
+}
+
+fn is_ours(pair: &[u8]) -> bool {
+    let name = pair.split(|&octet| octet == b'=').next().unwrap_or_default();
+    name.trim_ascii() == TOKEN_COOKIE.as_bytes()
+}
+
+fn value_of(pair: &[u8]) -> Option<&str> {
+    let (_, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+    Some(value.trim().trim_matches('"'))
 }
 
 fn withhold_cookies(headers: &mut HeaderMap) {
@@ -83,11 +101,6 @@ fn withhold_cookies(headers: &mut HeaderMap) {
     for field in kept {
         headers.append(header::COOKIE, field);
     }
-}
-
-fn is_ours(pair: &[u8]) -> bool {
-    let name = pair.split(|&octet| octet == b'=').next().unwrap_or_default();
-    name.trim_ascii() == TOKEN_COOKIE.as_bytes()
 }
 
 #[cfg(test)]
@@ -109,7 +122,7 @@ mod tests {
             let map = map(fields);
             let found = credentials(&map);
             let authorization = found.authorization.map(|(way, token)| (way, token.into_owned()));
-            (authorization, found.cookie.map(str::to_owned))
+            (authorization, found.cookies.iter().map(|&token| token.to_owned()).collect::<Vec<_>>())
         };
         let token = |way| Some((way, "a.b.c".to_owned()));
         assert_eq!(found(&[("authorization", "BEARER  a.b.c ")]).0, token(Way::Bearer));
@@ -117,28 +130,34 @@ mod tests {
         assert_eq!(found(&[("authorization", &basic("admin:a.b.c"))]).0, None);
         assert_eq!(found(&[("authorization", "Basic !")]).0, None);
         assert_eq!(found(&[("authorization", "Bearer a.b.c"), ("authorization", "Bearer x")]).0, None);
-        let cookies = [("cookie", "a=1; preevy-saas-jwt=t"), ("cookie", "preevy-saas-jwt=u")];
-        assert_eq!(found(&cookies), (None, Some("t".to_owned())));
+        let cookies = [("cookie", "a=\u{e9}; preevy-saas-jwt=t"), ("cookie", "preevy-saas-jwt =u")];
+        assert_eq!(found(&cookies), (None, vec!["t".to_owned(), "u".to_owned()]));
     }
 
     #[test]
     fn what_is_ours_goes_no_further() {
+        let issuers = Issuers::open(&crate::config::AccessSettings::default()).expect("no file to read");
         let left = |fields: &[(&'static str, &str)], used| {
             let mut map = map(fields);
-            withhold(&mut map, used);
-            let of = |name| map.get_all(name).iter().map(|v| v.to_str().expect("text").to_owned()).collect();
+            withhold(&mut map, used, &issuers);
+            let text = |v: &HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
+            let of = |name| map.get_all(name).iter().map(text).collect();
             let (authorization, cookies): (Vec<String>, Vec<String>) =
                 (of(header::AUTHORIZATION), of(header::COOKIE));
             (authorization, cookies)
         };
+        // The token of an agent's key opens doors nowhere else, so no service is to see it.
+        let of_key = "Bearer eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJwcmVldnk6Ly94In0.AAAA";
         let app = [("authorization", "Bearer of.the.app"), ("cookie", "a=1; preevy-saas-jwt=t; b=2")];
         assert_eq!(left(&app, None), (vec!["Bearer of.the.app".to_owned()], vec!["a=1; b=2".to_owned()]));
         assert_eq!(left(&app, Some(Way::Cookie)).0, ["Bearer of.the.app"]);
         assert_eq!(left(&app, Some(Way::Bearer)).0, <[&str; 0]>::default());
+        let foreign = [("cookie", "a=\u{e9}; preevy-saas-jwt =t")];
+        assert_eq!(left(&foreign, None).1, ["a=\u{e9}"]);
+        let two = [("authorization", "Bearer of.the.app"), ("authorization", of_key)];
+        assert_eq!(left(&two, None).0, <[&str; 0]>::default());
         let only = [("cookie", "preevy-saas-jwt=t")];
         assert_eq!(left(&only, None).1, <[&str; 0]>::default());
-        // The token of an agent's key opens doors nowhere else, so no service is to see it.
-        let of_key = "Bearer eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJwcmVldnk6Ly94In0.AAAA";
         assert_eq!(left(&[("authorization", of_key)], None).0, <[&str; 0]>::default());
         let basic = format!("Basic {}", STANDARD.encode("x-preevy-profile-key:a.b.c"));
         assert_eq!(left(&[("authorization", &basic)], None).0, <[&str; 0]>::default());

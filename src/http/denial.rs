@@ -5,6 +5,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::credentials::shows_basic;
 use super::respond::Failure;
 use crate::access::{Denial, Way};
 use crate::config::BaseUrl;
@@ -37,12 +38,18 @@ pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> 
         return unauthorized(denial);
     }
     if refused.headers.contains_key(header::AUTHORIZATION) {
-        return Failure::new(
+        let failure = Failure::new(
             Reason::LoginRequired,
             StatusCode::UNAUTHORIZED,
             "this tunnel is private, and the `Authorization` that was sent holds no token of a kind known here",
             "send `Authorization: Bearer TOKEN`; `oneport token` makes one",
         );
+        // Or a browser would go on sending what it was told once.
+        return if shows_basic(refused.headers) || wants_basic(refused.path) {
+            failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC))
+        } else {
+            failure
+        };
     }
     if wants_basic(refused.path) {
         let next = "give `x-preevy-profile-key` as the user name, and a token as the password";

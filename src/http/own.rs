@@ -10,9 +10,9 @@ use super::credentials::credentials;
 use super::denial::{escape as escape_query, unauthorized};
 use super::respond::{Failure, Form, escape, own, page};
 use super::route::Own;
-use crate::access;
+use crate::access::{self, Credentials, Denial};
 use crate::config::BaseUrl;
-use crate::name::HostName;
+use crate::name::{HostName, TunnelName};
 use crate::observe::Reason;
 
 /// Answers a request that is for the gateway itself.
@@ -83,8 +83,11 @@ fn tunnels_of(http: &Http, profile: &str, headers: &HeaderMap) -> Result<Respons
     Ok(own(StatusCode::OK, Form::Json, format!("{}\n", serde_json::Value::from(list))))
 }
 
-/// Sends a browser on to where people log in.
+/// Sends a browser on to where people log in; one that comes from there, back to its tunnel.
 fn login(http: &Http, request: &Request<Outgoing>) -> Result<Response<Answer>, Failure> {
+    if let Some(back) = way_back(http, request)? {
+        return Ok(redirect(&back));
+    }
     let url = http.settings.access.login_url.as_deref();
     let Some(url) = url.filter(|_| !request.headers().contains_key(header::AUTHORIZATION)) else {
         return Err(Failure::new(
@@ -98,11 +101,46 @@ fn login(http: &Http, request: &Request<Outgoing>) -> Result<Response<Answer>, F
     let query = request.uri().query().map_or(String::new(), |query| format!("?{query}"));
     let back = format!("{back}login{query}");
     let to = format!("{}/api/auth/login?redirectTo={}", url.trim_end_matches('/'), escape_query(&back));
-    let mut answer = own(StatusCode::TEMPORARY_REDIRECT, Form::Text, format!("log in at {to}\n"));
+    Ok(redirect(&to))
+}
+
+/// Where somebody came from whose cookie opens the tunnel already; sent to the login again, they
+/// would come back for ever.
+fn way_back(http: &Http, request: &Request<Outgoing>) -> Result<Option<String>, Failure> {
+    let query = request.uri().query().unwrap_or_default();
+    let value = |name: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.find(|(key, _)| *key == name)?;
+        Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+    };
+    let tunnel = value("env").and_then(|env| TunnelName::from_label(&env));
+    let Some(tunnel) = tunnel.and_then(|name| http.registry.look_up(&name)) else { return Ok(None) };
+    let shown = Credentials { authorization: None, ..credentials(request.headers()) };
+    match access::authenticate(&http.issuers, &tunnel.owner, &shown) {
+        Ok(_) => {
+            let base = &http.settings.base;
+            let host = base.url_of(&HostName::child_of(tunnel.name.as_str(), &base.host));
+            let path = value("returnPath").filter(|path| is_path(path)).unwrap_or_default();
+            Ok(Some(format!("{}{path}", host.trim_end_matches('/'))))
+        }
+        Err(denial @ Denial::OtherProfile) => Err(unauthorized(&denial)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether a text leads to a path on the host that it is put behind, and nowhere else.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/')
+        && !text.starts_with("//")
+        && text.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'\\')
+}
+
+fn redirect(to: &str) -> Response<Answer> {
+    let mut answer = own(StatusCode::TEMPORARY_REDIRECT, Form::Text, format!("go to {to}\n"));
     if let Ok(to) = HeaderValue::try_from(to) {
         answer.headers_mut().insert(header::LOCATION, to);
     }
-    Ok(answer)
+    answer
 }
 
 fn front_page(form: Form, base: &BaseUrl) -> Response<Answer> {

@@ -1,5 +1,6 @@
 //! One access record a request, written when the request has ended, however it ended.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -100,6 +101,8 @@ pub(super) struct Record {
     pub(super) status: StatusCode,
     /// Why it ended; until it is known, that the visitor left.
     pub(super) reason: Reason,
+    /// What went wrong, in words.
+    detail: Option<Cow<'static, str>>,
     /// Its body.
     pub(super) upload: Option<Arc<Upload>>,
     /// Octets that came in otherwise (after an upgrade).
@@ -127,6 +130,7 @@ impl Record {
             // What is written when the visitor leaves before there is an answer.
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             reason: Reason::VisitorLeft,
+            detail: None,
             upload: None,
             octets_in: 0,
             octets_out: 0,
@@ -147,6 +151,11 @@ impl Record {
             status,
             millis: self.millis(),
         });
+    }
+
+    /// Notes what went wrong, for the log.
+    pub(super) fn failed(&mut self, what: Cow<'static, str>) {
+        self.detail = Some(what);
     }
 
     /// Notes that the stream speaks another protocol from now on.
@@ -199,6 +208,7 @@ impl Drop for Record {
             status = self.status.as_u16(),
             reason = self.reason.word(),
             at_fault = self.reason.side().word(),
+            detail = self.detail.as_deref(),
             bytes_in = uploaded + self.octets_in,
             bytes_out = self.octets_out,
             millis = self.millis(),

@@ -150,7 +150,7 @@ impl Session {
         };
         let (mut parts, body) = request.into_parts();
         let upload = record.upload.clone();
-        withhold(&mut parts.headers, permit.by);
+        withhold(&mut parts.headers, permit.by(), &self.http.issuers);
         self.prepare(&mut parts, addressee, upload.is_some());
         if let Some(wish) = &wish {
             wish.ask(&mut parts.method, &mut parts.headers);
@@ -197,7 +197,8 @@ impl Session {
             Host::Tunnel(AccessLevel::Private, _) => credentials(headers),
             _ => Credentials::default(),
         };
-        let asked = access::Request { method: request.method(), is_bare, credentials };
+        let has_authorization = headers.contains_key(header::AUTHORIZATION);
+        let asked = access::Request { method: request.method(), is_bare, has_authorization, credentials };
         access::visit(&self.http.issuers, host, &asked).map_err(|denial| match target {
             Target::Tunnel(tunnel) => {
                 let is_read =
@@ -306,7 +307,11 @@ impl Session {
                 return answer;
             }
             Ok(Outcome::Answered(answer, reason)) => (answer, reason),
-            Err(failure) => (respond::error(&failure, form, id), failure.reason),
+            Err(failure) => {
+                let answer = respond::error(&failure, form, id);
+                record.failed(failure.what);
+                (answer, failure.reason)
+            }
         };
         if record.method == Method::HEAD
             && let Some(length) = answer.body_mut().take_own()

@@ -153,7 +153,7 @@ fn each_fault_is_named_in_the_body_the_challenge_and_the_log() {
         "the token's issuer `https://nobody.test` is not known here",
         "the token expired 3 min ago",
         "begins to be valid in",
-        "is not a signed JWT",
+        "signed with `none`, which does not go with its issuer's key",
         "signed with `HS256`, which does not go with its issuer's key",
         "made with another key than that of the agent",
         "names no issuer",
@@ -175,7 +175,12 @@ fn each_fault_is_named_in_the_body_the_challenge_and_the_log() {
         assert_eq!(response.header("location"), None, "{what}");
     }
     assert_eq!(house.backend.requests(), 0);
-    house.gateway.wait_reason("bad-token");
+    for expected in expected {
+        house.gateway.wait_log(expected, |record| {
+            record["reason"] == "bad-token"
+                && record["detail"].as_str().is_some_and(|detail| detail.contains(expected))
+        });
+    }
     assert!(!house.gateway.stderr().contains(&tokens[2]), "a token is in the log");
 }
 
@@ -208,6 +213,11 @@ fn without_a_token_a_browser_is_sent_to_the_login_and_a_program_never() {
         let response = curl().header(sent).get(&url("/"));
         assert_eq!((response.status, response.header("location")), (401, None), "{sent}");
         assert!(response.text().contains("holds no token"), "{response:?}");
+        let asks_again = response
+            .headers
+            .iter()
+            .any(|(name, value)| name == "www-authenticate" && value.starts_with("Basic "));
+        assert_eq!(asks_again, sent.contains("Basic"), "{response:?}");
     }
     let two = curl().header("Authorization: Bearer a").header("Authorization: Bearer b").get(&url("/"));
     assert_eq!(two.status, 401);
@@ -233,6 +243,33 @@ fn the_hosted_services_login_is_sent_to_if_there_is_one() {
     let (to, back) = location.split_once("?redirectTo=").expect("a way back");
     assert_eq!(to, "https://app.test/x/api/auth/login");
     assert_eq!(percent_encoding::percent_decode_str(back).decode_utf8_lossy(), login);
+}
+
+#[test]
+fn who_comes_from_the_login_goes_back_to_the_tunnel_and_nowhere_else() {
+    let house = House::new();
+    let cookie = format!("Cookie: preevy-saas-jwt={}", token_of("ed25519a", "EdDSA"));
+    let back = |path: &str| {
+        let login = format!("https://auth.gw.test/login?env=web-dzk582uo&returnPath={path}");
+        let response = Curl::new(&house.gateway).header(&cookie).get(&login);
+        assert_eq!(response.status, 307, "{response:?}");
+        response.header("location").expect("a way").to_owned()
+    };
+    assert_eq!(back("%2Fecho%3Fa%3Db"), url("/echo?a=b"));
+    for evil in [
+        "%2F%2Fevil.test",
+        "https:%2F%2Fevil.test",
+        "%2F%5Cevil.test",
+        "%2F%09%2Fevil.test",
+        "@evil.test",
+        ".evil.test",
+        "",
+    ] {
+        assert_eq!(back(evil), url(""), "{evil}");
+    }
+    let other = format!("Cookie: preevy-saas-jwt={}", token_of("ed25519b", "EdDSA"));
+    let login = "https://auth.gw.test/login?env=web-dzk582uo&returnPath=%2F";
+    assert_eq!(Curl::new(&house.gateway).header(&other).get(login).status, 401);
 }
 
 #[test]
