@@ -28,6 +28,8 @@ const MEMORY_LITTLE: usize = 32 * 1024;
 const CUTS_FOR_SPACE: usize = 3;
 /// How long a stream that was cut has to give its space back.
 const GIVES_BACK: Duration = Duration::from_millis(500);
+/// Pause between two looks at whether it has.
+const LOOK: Duration = Duration::from_millis(10);
 /// How much is read back from a file at once, in octets.
 const READ_BACK: usize = 128 * 1024;
 /// Size at which a file is followed by the next, in octets.
@@ -45,6 +47,8 @@ pub struct Budget {
     started: Instant,
     next: AtomicU64,
     state: Mutex<State>,
+    /// Held by the one stream that makes space on a full disk.
+    turn: Mutex<()>,
     /// What happens here is counted there.
     pub(super) metrics: Arc<Metrics>,
 }
@@ -156,6 +160,7 @@ impl Budget {
             started,
             next,
             state: Mutex::default(),
+            turn: Mutex::default(),
             metrics,
         })
     }
@@ -223,12 +228,13 @@ impl Budget {
         Ok(())
     }
 
-    /// Cuts whoever has taken nothing for longest, because there is no space for `own`.
-    fn make_space(&self, own: &Usage) -> Result<(), SpillError> {
-        if !self.state.lock().cut_slowest(For::Space) {
+    /// Cuts whoever has taken nothing for longest, because there is no space for `own`; nobody if
+    /// that one is cut already.
+    fn make_space(&self, own: &Usage) {
+        let mut state = self.state.lock();
+        if !own.is_cut() && !state.cut_slowest(For::Space) {
             let _ = own.cut.set(For::Space);
         }
-        own.why(self).map_or(Ok(()), Err)
     }
 
     /// Gives back what a stream has read. A stream that was cut has nothing left to give.
@@ -293,20 +299,46 @@ impl Spill {
     /// When the stream is over its budget (it is cut then), or a file fails.
     pub fn append(&mut self, data: &[u8]) -> Result<(), SpillError> {
         self.budget.reserve(&self.usage, data.len() as u64)?;
+        let result = match self.write(data) {
+            // The disk is fuller than the budget knows: others' files may be on it.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.write_on_full_disk(data)?,
+            result => result,
+        };
+        result.map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
+    }
+
+    /// Writes when there is space again, for which others are cut. One stream after the other: those
+    /// that fill the disk at the same time would cut each other, where one may be enough for all.
+    fn write_on_full_disk(&mut self, data: &[u8]) -> Result<io::Result<()>, SpillError> {
+        let budget = self.budget.clone();
+        let _turn = loop {
+            if let Some(turn) = budget.turn.try_lock_for(LOOK) {
+                break turn;
+            }
+            self.check_cut()?;
+        };
         let mut result = self.write(data);
-        // The disk is fuller than the budget knows: others' files may be on it.
         for _ in 0..CUTS_FOR_SPACE {
             if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::StorageFull) {
                 break;
             }
-            self.budget.make_space(&self.usage)?;
+            budget.make_space(&self.usage);
             let until = Instant::now() + GIVES_BACK;
             while result.is_err() && Instant::now() < until {
-                std::thread::sleep(GIVES_BACK / 50);
+                self.check_cut()?;
+                std::thread::sleep(LOOK);
                 result = self.write(data);
             }
         }
-        result.map_err(|error| SpillError::File { folder: self.budget.folder.clone(), error })
+        Ok(result)
+    }
+
+    /// Gives the space back if the stream was cut, before anybody else looks for some: else the next
+    /// would still find none, and cut one more.
+    fn check_cut(&mut self) -> Result<(), SpillError> {
+        let Some(why) = self.cut() else { return Ok(()) };
+        self.segments.clear();
+        Err(why)
     }
 
     /// Takes the next octets out; empty when there are none.
