@@ -30,7 +30,7 @@ const CUTS_FOR_SPACE: usize = 3;
 const GIVES_BACK: Duration = Duration::from_millis(500);
 /// Pause between two looks at whether it has.
 const LOOK: Duration = Duration::from_millis(10);
-/// How much is read back from a file at once, in octets.
+/// How much is read back from a file at once, in octets, at most.
 const READ_BACK: usize = 128 * 1024;
 /// Size at which a file is followed by the next, in octets.
 const SEGMENT: u64 = 8 << 20;
@@ -366,7 +366,9 @@ impl Spill {
 
     fn read(&mut self) -> io::Result<Bytes> {
         let Some(first) = self.segments.front_mut() else { return Ok(Bytes::new()) };
-        let length = READ_BACK.min(usize::try_from(first.write_at - first.read_at).unwrap_or(READ_BACK));
+        // A piece is asked for when half of what may be in memory is free.
+        let most = (self.budget.memory_per_stream() / 2).clamp(1, READ_BACK);
+        let length = most.min(usize::try_from(first.write_at - first.read_at).unwrap_or(most));
         let mut data = vec![0; length];
         first.file.read_exact_at(&mut data, first.read_at)?;
         first.read_at += length as u64;
@@ -411,6 +413,21 @@ mod tests {
         file.append(b"ghi").expect("space");
         drop(file);
         assert_eq!(budget.disk_used(), 0);
+    }
+
+    #[test]
+    fn what_comes_back_is_no_more_than_there_is_memory_for() {
+        let mut limits = Settings::dev(8443, Path::new("unused")).limits;
+        (limits.buffer_memory, limits.buffer_memory_all) = (1 << 20, 1 << 20);
+        let (limit, folder) = (Duration::from_secs(1), std::env::temp_dir());
+        let budget = Budget::new(&limits, limit, folder, Arc::default());
+        let mut file = Spill::new(budget.clone(), Arc::default(), budget.progress());
+        file.append(&[0; 1 << 20]).expect("space");
+        assert_eq!(file.take().expect("a piece").len(), READ_BACK);
+        budget.note_memory(1 << 20);
+        assert_eq!(file.take().expect("a piece").len(), MEMORY_LITTLE / 2);
+        budget.forget_memory(1 << 20);
+        assert_eq!(file.take().expect("a piece").len(), READ_BACK);
     }
 
     #[test]
