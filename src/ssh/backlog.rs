@@ -13,16 +13,17 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::channel::Failure;
+use super::channel::{Failure, PIECE};
 use super::progress::Progress;
 use super::spill::{Budget, Spill, SpillError};
 use super::transport::{Hold, Link};
 
-/// Octets in memory, of all channels of a session, past which nothing is read from its agent.
+/// What the pieces of all channels of a session may cost in memory, in octets, before nothing is
+/// read from its agent.
 const HIGH: usize = 4 << 20;
-/// Octets below which reading goes on.
+/// Below this, reading goes on.
 const LOW: usize = 1 << 20;
-/// Octets that go to disk in one step at most.
+/// What goes to disk in one step costs so much, and perhaps one piece more.
 const BATCH: usize = 1 << 20;
 
 /// What a step came to.
@@ -48,7 +49,7 @@ pub(super) struct Backlog {
     budget: Arc<Budget>,
     link: Arc<Link>,
     waiting: VecDeque<Bytes>,
-    /// Octets in `waiting`, and in the step that runs.
+    /// What the pieces in `waiting` and in the step that runs cost, in octets.
     length: usize,
     in_step: usize,
     step: Option<Step>,
@@ -81,8 +82,8 @@ impl Backlog {
 
     /// Takes a piece that found no place in memory.
     pub(super) fn push(&mut self, data: Bytes) {
-        self.length += data.len();
-        self.link.backlog.fetch_add(data.len(), Ordering::Relaxed);
+        self.length += cost(&data);
+        self.link.backlog.fetch_add(cost(&data), Ordering::Relaxed);
         self.waiting.push_back(data);
     }
 
@@ -92,7 +93,7 @@ impl Backlog {
             return None;
         }
         let data = self.waiting.pop_front()?;
-        self.forget(data.len());
+        self.forget(cost(&data));
         Some(data)
     }
 
@@ -119,7 +120,7 @@ impl Backlog {
         self.appended = true;
         let mut batch = Vec::new();
         while let Some(data) = self.waiting.pop_front() {
-            self.in_step += data.len();
+            self.in_step += cost(&data);
             batch.push(data);
             if self.in_step >= BATCH {
                 break;
@@ -128,7 +129,7 @@ impl Backlog {
         let fresh = || Box::new(Spill::new(self.budget.clone(), owner.clone(), progress.clone()));
         let mut spill = self.spill.take().unwrap_or_else(fresh);
         self.step = Some(tokio::task::spawn_blocking(move || {
-            let done = batch.iter().try_for_each(|data| spill.append(data)).map(|()| Done::Appended);
+            let done = spill.append(&joined(batch)).map(|()| Done::Appended);
             (done, spill)
         }));
     }
@@ -202,6 +203,23 @@ impl Backlog {
     }
 }
 
+/// What a piece costs in memory, in octets.
+fn cost(data: &Bytes) -> usize {
+    data.len() + PIECE
+}
+
+/// All of a batch in one piece: many small ones would each cost a write.
+fn joined(mut batch: Vec<Bytes>) -> Bytes {
+    if let [_] = batch[..] {
+        return batch.remove(0);
+    }
+    let mut all = Vec::with_capacity(batch.iter().map(Bytes::len).sum());
+    for data in batch {
+        all.extend_from_slice(&data);
+    }
+    all.into()
+}
+
 fn failure(error: SpillError) -> Failure {
     match error {
         SpillError::OverBudget => Failure::TooSlow,
@@ -215,5 +233,42 @@ fn failure(error: SpillError) -> Failure {
 impl Drop for Backlog {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Settings;
+
+    #[tokio::test]
+    async fn many_small_pieces_are_bounded_and_go_to_disk_together() {
+        let limits = Settings::dev(8443, Path::new("unused")).limits;
+        let budget = Budget::new(&limits, Duration::from_secs(1), std::env::temp_dir(), Arc::default());
+        let link = Arc::<Link>::default();
+        let mut backlog = Backlog::new(budget.clone(), link.clone());
+        let mut count = 0;
+        while backlog.hold.is_none() {
+            backlog.push(Bytes::from_static(b"x"));
+            backlog.relieve().expect("it is the first time");
+            count += 1;
+            assert!(count <= HIGH / PIECE, "nothing bounds them");
+        }
+        let progress = budget.progress();
+        let mut steps = 0;
+        while !backlog.waiting.is_empty() {
+            backlog.begin(false, &Arc::default(), &progress);
+            assert!(matches!(backlog.next().await, Event::Step(Ok(Done::Appended))));
+            steps += 1;
+        }
+        assert!(steps <= HIGH / BATCH + 1, "{steps} steps");
+        assert_eq!((backlog.length, link.backlog.load(Ordering::Relaxed)), (0, 0));
+        backlog.begin(true, &Arc::default(), &progress);
+        let Event::Step(Ok(Done::Taken(data))) = backlog.next().await else { panic!("nothing came back") };
+        assert_eq!(data, vec![b'x'; count]);
+        assert!(backlog.is_empty());
     }
 }
