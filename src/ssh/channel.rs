@@ -70,6 +70,7 @@ pub(super) struct Shared {
 /// What has arrived and was not taken yet.
 pub(super) struct Inbox {
     budget: Arc<Budget>,
+    progress: Progress,
     pub(super) memory: VecDeque<Bytes>,
     /// What `memory` costs, in octets; changed through [`Inbox::push`] and [`Inbox::forget`].
     pub(super) length: usize,
@@ -88,9 +89,10 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    fn new(budget: Arc<Budget>) -> Self {
+    fn new(budget: Arc<Budget>, progress: Progress) -> Self {
         Self {
             budget,
+            progress,
             memory: VecDeque::new(),
             length: 0,
             on_disk: false,
@@ -103,7 +105,12 @@ impl Inbox {
         }
     }
 
+    /// Appends what the owner may take next.
     pub(super) fn push(&mut self, data: Bytes) {
+        if self.memory.is_empty() {
+            // The owner had nothing to take until now, wherever it was.
+            self.progress.note_offer();
+        }
         let cost = data.len() + PIECE;
         self.length += cost;
         self.budget.note_memory(cost);
@@ -155,13 +162,14 @@ pub fn stream(
     cut: Cut,
 ) -> ChannelStream {
     let (read, write) = channel.split();
+    let progress = budget.progress();
     let shared = Arc::new(Shared {
-        inbox: Mutex::new(Inbox::new(budget.clone())),
+        inbox: Mutex::new(Inbox::new(budget.clone(), progress.clone())),
         reader: AtomicWaker::new(),
         writer: AtomicWaker::new(),
         call: Arc::default(),
         ahead: Mutex::new(Ahead::new()),
-        progress: budget.progress(),
+        progress,
         budget: budget.clone(),
         cut,
     });
@@ -198,7 +206,7 @@ impl AsyncRead for ChannelStream {
         }
         inbox.forget(cost + taken);
         if taken > 0 {
-            self.shared.progress.note_taken();
+            self.shared.progress.note_taken(inbox.memory.is_empty());
         }
         let on_disk = inbox.on_disk;
         let failure = inbox.failed.or((inbox.severed && !on_disk).then_some(Failure::SessionEnded));
@@ -317,5 +325,33 @@ impl From<Failure> for io::Error {
             Failure::NoSpace => io::ErrorKind::StorageFull,
         };
         Self::new(kind, failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::config::Settings;
+
+    #[test]
+    fn waiting_for_the_disk_is_no_pause_of_the_visitor() {
+        let limits = Settings::dev(8443, Path::new("unused")).limits;
+        let budget = Budget::new(&limits, Duration::from_secs(1), std::env::temp_dir(), Arc::default());
+        let progress = Progress::new(Instant::now() - Duration::from_secs(3));
+        // All was taken long ago; more of it comes back from disk only now.
+        progress.set_last(0);
+        let mut inbox = Inbox::new(budget, progress.clone());
+        inbox.on_disk = true;
+        inbox.push(Bytes::from_static(b"late"));
+        assert!(progress.idle() < Duration::from_secs(1));
+        progress.note_taken(false);
+        assert_eq!(progress.grace(), Duration::ZERO);
+        // What is there already is no new offer.
+        progress.set_last(0);
+        inbox.push(Bytes::from_static(b"more"));
+        assert!(progress.idle() >= Duration::from_secs(3));
     }
 }

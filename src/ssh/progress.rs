@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// A visitor who takes nothing of what is there for so long, and then something, goes on reading.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Stands for the time of the last taking while there is nothing to take.
+const NOTHING: u64 = u64::MAX;
 /// How long such a visitor may seem to take nothing, and yet not be cut for others.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -14,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Progress {
     started: Instant,
-    /// Milliseconds since then.
+    /// Milliseconds since then; [`NOTHING`] while there is nothing to take.
     last: Arc<AtomicU64>,
     /// The longest time, in milliseconds, that nothing was taken of what was there, and then
     /// something was.
@@ -30,7 +32,8 @@ impl Progress {
         progress
     }
 
-    /// How long ago the visitor last took something.
+    /// How long ago the visitor last took something, while there is something left to take; what is
+    /// still on its way from the agent or the disk keeps them waiting, and not the other way round.
     #[must_use]
     pub fn idle(&self) -> Duration {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
@@ -50,10 +53,10 @@ impl Progress {
         self.last.store(self.now(), Ordering::Relaxed);
     }
 
-    /// The visitor has taken something.
-    pub fn note_taken(&self) {
+    /// The visitor has taken something, and perhaps all that there is for now.
+    pub fn note_taken(&self, all: bool) {
         let now = self.now();
-        let before = self.last.swap(now, Ordering::Relaxed);
+        let before = self.last.swap(if all { NOTHING } else { now }, Ordering::Relaxed);
         self.pause.fetch_max(now.saturating_sub(before), Ordering::Relaxed);
     }
 
@@ -79,15 +82,17 @@ mod tests {
         let progress = Progress::new(Instant::now() - 3 * second);
         assert!(progress.idle() < second);
         // It takes at once what there is, and has taken nothing since.
-        progress.note_taken();
+        progress.note_taken(false);
         progress.set_last(0);
         assert!(progress.idle() >= 3 * second && progress.grace() == Duration::ZERO);
         // There was nothing to take meanwhile.
         progress.note_offer();
-        progress.note_taken();
+        progress.note_taken(true);
+        assert_eq!((progress.idle(), progress.grace()), (Duration::ZERO, Duration::ZERO));
+        progress.note_taken(false);
         assert_eq!(progress.grace(), Duration::ZERO);
         progress.set_last(0);
-        progress.note_taken();
+        progress.note_taken(false);
         assert!(progress.idle() < second && progress.grace() == GRACE);
     }
 }

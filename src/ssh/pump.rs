@@ -137,10 +137,6 @@ impl Pump {
             if inbox.dropped {
                 return;
             }
-            if inbox.memory.is_empty() {
-                // The owner had nothing to take until now.
-                self.shared.progress.note_offer();
-            }
             let fits = inbox.length + data.len() + PIECE <= self.shared.budget.memory_per_stream();
             if !inbox.on_disk && (fits || inbox.memory.is_empty()) {
                 inbox.push(data);
