@@ -13,8 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::sync::SetOnce;
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
 
 use super::pool::Exchange;
 use super::record::{Record, Upload};
@@ -214,12 +214,12 @@ impl Answer {
     /// cut because too much of it is unread, the record is written then; nothing else can
     /// stop a parser that waits for the visitor to take something. Over HTTP/2 the stream ends, and
     /// what other answers have left on their way still goes out. Over HTTP/1.1 the connection is of
-    /// no more use, and `over` is cancelled.
+    /// no more use, and `over` gets the reason.
     pub(super) fn with_record(
         mut self,
         record: Box<Record>,
         outcome: Reason,
-        over: &CancellationToken,
+        over: &Arc<SetOnce<Reason>>,
     ) -> Self {
         *self.record.lock() = Some(record);
         self.outcome = outcome;
@@ -237,7 +237,8 @@ impl Answer {
                 let Some(mut record) = record else { return };
                 record.reason = why;
                 drop(record);
-                over.cancel();
+                // What was told first stays.
+                let _ = over.set(why);
             });
         }
         self

@@ -96,7 +96,7 @@ async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, mut guard: Guard<S
         }
         let parts = connection.into_parts();
         match (end, parts) {
-            (Some(reason), Some(parts)) if reason != Reason::VisitorTooSlow => {
+            (Some(reason), Some(parts)) if !session.cut.initialized() => {
                 let guard = parts.io.into_inner();
                 if !guard.is_between_requests() {
                     linger(guard.into_inner()).await;
@@ -192,7 +192,7 @@ where
             }
             // The parser would wait for the visitor to take what is there, which is just what they
             // do not.
-            () = session.cut.cancelled() => return Some(Reason::VisitorTooSlow),
+            why = session.cut.wait() => return Some(*why),
             () = until_idle(session), if asked.is_none() => {
                 asked = Some(Reason::Idle);
                 ask_to_end(Pin::new(connection));

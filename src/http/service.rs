@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::SetOnce;
 
 use super::addressee::{Addressee, LastAddressee};
 use super::body::{Answer, Outgoing};
@@ -47,8 +47,8 @@ pub(super) struct Session {
     pub(super) peer: HeaderValue,
     /// Whom the last request was for.
     pub(super) last: LastAddressee,
-    /// Cancelled when an answer was cut that the connection cannot go on without: over HTTP/1.1.
-    pub(super) cut: CancellationToken,
+    /// Why an answer was cut that the connection cannot go on without: over HTTP/1.1.
+    pub(super) cut: Arc<SetOnce<Reason>>,
     /// What goes on after an HTTP/1.1 connection has switched protocols.
     pub(super) switched: Mutex<Option<BoxFuture<'static, ()>>>,
 }

@@ -160,6 +160,24 @@ async fn a_cut_stream_leaves_those_that_are_on_their_way() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_answer_was_cut_ends_for_the_same_reason() {
+    for why in [Reason::NoSpace, Reason::VisitorTooSlow] {
+        let mut gateway = Gateway::start(Port::Plain).await;
+        let (service, _has_left) = service().await;
+        let cuts = Arc::<Mutex<Vec<Cut>>>::default();
+        let _lease = gateway.offer_with(Arc::new(Cuttable(service.addr, cuts.clone())), |_| {});
+        let mut visitor = gateway.visitor().await;
+        visitor.send(format!("GET /large HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+        assert!(visitor.head().await.starts_with("HTTP/1.1 200 "));
+        for cut in cuts.lock().iter() {
+            cut.tell(why);
+        }
+        gateway.ended(why, 1).await;
+        assert_eq!(tokio::time::timeout(LIMIT, gateway.ends.recv()).await.expect("in time"), Some(why));
+    }
+}
+
+#[tokio::test]
 async fn a_switched_stream_that_is_cut_ends_on_both_sides() {
     let gateway = Gateway::start(Port::Plain).await;
     let (left, mut has_left) = mpsc::unbounded_channel();
