@@ -240,7 +240,7 @@ fn an_upload_that_nobody_reads_stalls_only_itself() {
     let _agent: Agent =
         OpenSsh::new(&gateway).forward("/web", backend.address()).forward("/deaf", deaf).start();
     let mut kept = Kept::new(&gateway, &host("web"));
-    let before = kept.latency(500);
+    let before = kept.calm_latency(500);
     let memory = gateway.memory();
     gateway.forget_peak();
     let visitors = Visitors::of(&gateway, &host("deaf")).eager();
@@ -259,7 +259,7 @@ fn an_upload_that_nobody_reads_stalls_only_itself() {
         }
         uploads.push(stream);
     }
-    kept.latency(500).assert_hardly_more_than(&before);
+    kept.calm_latency(500).assert_hardly_more_than(&before);
     // Another upload through the same agent goes on.
     let file = gateway.path("upload");
     crate::support::backend::big_file(&file, 8);

@@ -61,7 +61,7 @@ fn three_stalled(mb: usize) {
     let mut kept = Kept::new(&gateway, &host("web"));
     // Everything has run once before memory is looked at.
     visitors.download("/big?mb=4").finish(None);
-    let before = kept.latency(500);
+    let before = kept.calm_latency(500);
     let memory = gateway.memory();
     gateway.forget_peak();
 
@@ -70,7 +70,7 @@ fn three_stalled(mb: usize) {
     let filling = kept.latency(500);
     // All of it but what sockets hold.
     let disk = settled(&gateway, 3 * (mb as u64 - 8) * MIB);
-    let full = kept.latency(500);
+    let full = kept.calm_latency(500);
     full.assert_hardly_more_than(&before);
     filling.assert_hardly_more_than(&before);
     assert!(disk <= 3 * (mb as u64 + 1) * MIB, "{disk} octets on disk");
@@ -187,7 +187,7 @@ fn slow(mb: usize, rate: usize) {
     let (gateway, _backend, _agent) = web(Setup::new());
     let visitors = Visitors::of(&gateway, &host("web"));
     let mut kept = Kept::new(&gateway, &host("web"));
-    let before = kept.latency(500);
+    let before = kept.calm_latency(500);
     let download = visitors.download(&format!("/big?mb={mb}"));
     let reader = std::thread::spawn(move || download.finish(Some(rate)));
     let meanwhile = kept.latency_while(|| !reader.is_finished());

@@ -6,6 +6,9 @@ use std::time::Instant;
 /// What one tick of the kernel's accounts is, in seconds.
 const TICK: f64 = 0.01;
 
+/// The part of the machine that others may take for a measure of time to say anything.
+pub const TOO_BUSY: f64 = 0.5;
+
 /// The processors' accounts at a moment.
 pub struct Machine {
     at: Instant,
@@ -39,7 +42,7 @@ fn busy() -> u64 {
     ticks.iter().take(8).sum::<u64>() - ticks[3] - ticks[4]
 }
 
-/// Ticks that this process and all below it have taken.
+/// Ticks that this process and all below it have taken, those that have ended already as well.
 fn ours() -> u64 {
     let mut processes = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").expect("this is Linux").flatten() {
@@ -52,10 +55,9 @@ fn ours() -> u64 {
             .rsplit_once(')')
             .map(|(_, rest)| rest.split_whitespace().skip(1).map(|word| word.parse().unwrap_or(0)).collect())
             .unwrap_or_default();
-        // The parent, and user and system time.
-        if let (Some(&parent), Some(&user), Some(&system)) = (fields.first(), fields.get(10), fields.get(11))
-        {
-            processes.insert(pid, (u32::try_from(parent).unwrap_or(0), user + system));
+        // The parent; user and system time, and those of children that were waited for.
+        if let (Some(&parent), Some(times)) = (fields.first(), fields.get(10..14)) {
+            processes.insert(pid, (u32::try_from(parent).unwrap_or(0), times.iter().sum::<u64>()));
         }
     }
     let is_ours = |mut pid: u32| loop {
@@ -68,4 +70,13 @@ fn ours() -> u64 {
         }
     };
     processes.iter().filter(|&(&pid, _)| is_ours(pid)).map(|(_, &(_, ticks))| ticks).sum()
+}
+
+#[test]
+fn what_children_took_is_ours_when_they_have_ended() {
+    let before = ours();
+    let script = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; cut -d' ' -f14 /proc/$$/stat";
+    let output = std::process::Command::new("sh").args(["-c", script]).output().expect("a shell");
+    let took: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("ticks");
+    assert!(took > 0 && ours() - before >= took, "{took} ticks were taken");
 }
