@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::uri::Scheme;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient, Problem};
@@ -74,6 +75,10 @@ impl Asker {
 
     async fn ask(self, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, Error> {
         let (mut head, body) = request.into_parts();
+        // Where an authority's own answers lead to: the directory itself is an https URL.
+        if head.uri.scheme() != Some(&Scheme::HTTPS) {
+            return Err(Error::Str("it leads to a URL that is not https"));
+        }
         let body = body.collect().await.unwrap_or_else(|never| match never {}).to_bytes();
         let is_plain = head.method != Method::POST;
         // RFC 8555, section 6.1: who asks, and with what.
@@ -86,8 +91,17 @@ impl Asker {
         let answer = self.fetch.send(Request::from_parts(head, body)).await;
         let mut answer = answer.map_err(|error| Error::Other(Box::new(error)))?;
         let status = answer.status();
+        let retry_after = answer.headers().get(RETRY_AFTER).and_then(delay);
+        // The library adds to the clock what it is told, whether there is such a time or not.
+        match retry_after {
+            Some(delay) => {
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
+            }
+            None => {
+                answer.headers_mut().remove(RETRY_AFTER);
+            }
+        }
         if status.is_client_error() || status.is_server_error() {
-            let retry_after = answer.headers().get(RETRY_AFTER).and_then(delay);
             *self.wait.lock() = retry_after;
             let problem: Option<Problem> = serde_json::from_slice(answer.body()).ok();
             // The library does not look at the status of plain requests, and takes every refusal of

@@ -32,6 +32,8 @@ pub enum Verdict {
     PassAndHold,
     /// Passed on, and the answer's body changed.
     Change(fn(&[u8]) -> Vec<u8>),
+    /// Passed on, and something put into the answer's head.
+    WithHeader(&'static str, &'static str),
 }
 
 /// What a test says of a request: the how-many-th it is, and what it asks for.
@@ -150,6 +152,9 @@ impl Shared {
         if let Verdict::Change(change) = verdict {
             answer.headers_mut().remove(http::header::CONTENT_LENGTH);
             answer = answer.map(|body| change(&body).into());
+        }
+        if let Verdict::WithHeader(name, value) = verdict {
+            answer.headers_mut().insert(name, http::HeaderValue::from_static(value));
         }
         Ok(answer.map(Full::new))
     }
