@@ -5,17 +5,18 @@
 //! on with what they were given. A name that none of them covers gets none, unless the operator
 //! named a certificate for just that.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
 use super::{CertError, DevIssuer, given};
 use crate::config::{Settings, TlsSettings};
-use crate::name::HostName;
+use crate::name::{CertName, HostName};
 use crate::net::Tasks;
 
 /// A certificate that can be shown, and what is known of it.
@@ -61,7 +62,9 @@ pub struct CertStore(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     files: ArcSwap<Shelf>,
-    ordered: ArcSwap<Shelf>,
+    /// Tells of changes to them.
+    files_changed: watch::Sender<()>,
+    ordered: ArcSwap<Ordered>,
     /// What `files` was read from, for whoever reads it anew.
     held: Mutex<given::Held>,
     dev: Option<DevIssuer>,
@@ -69,6 +72,13 @@ struct Inner {
     base: Option<HostName>,
     /// Whose certificate is shown where none covers the name.
     default: Option<HostName>,
+}
+
+/// Certificates that were ordered, and what each was ordered for.
+#[derive(Clone, Debug, Default)]
+struct Ordered {
+    of: BTreeMap<CertName, Arc<Served>>,
+    shelf: Shelf,
 }
 
 /// Certificates of one layer.
@@ -139,7 +149,7 @@ impl CertStore {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Served>> {
         let inner = &*self.0;
-        inner.files.load().all.iter().chain(&inner.ordered.load().all).cloned().collect()
+        inner.files.load().all.iter().chain(&inner.ordered.load().shelf.all).cloned().collect()
     }
 
     /// Whether one of the operator's certificates covers a name (`*.` wildcards included).
@@ -158,20 +168,40 @@ impl CertStore {
         let mut shelf = Shelf::default();
         all.into_iter().for_each(|served| shelf.add(served));
         self.0.files.store(Arc::new(shelf));
+        self.0.files_changed.send_replace(());
     }
 
-    /// Puts in a certificate that was ordered, in the place of those for the same names.
-    pub fn put(&self, served: Arc<Served>) {
-        self.0.ordered.rcu(|shelf| {
-            let mut shelf = shelf.without(&served.names);
-            shelf.add(served.clone());
-            shelf
+    /// Hears of it when the operator's certificates are replaced.
+    #[must_use]
+    pub fn files_changed(&self) -> watch::Receiver<()> {
+        self.0.files_changed.subscribe()
+    }
+
+    /// Puts in the certificate that was ordered for a name, in the place of the one before. Of two
+    /// that show the same name, the one that was made later is shown.
+    pub fn put(&self, name: &CertName, served: Arc<Served>) {
+        self.change_ordered(|of| {
+            of.insert(name.clone(), served.clone());
         });
     }
 
-    /// Takes out the ordered certificate that is for just these names.
-    pub fn remove(&self, names: &[String]) {
-        self.0.ordered.rcu(|shelf| shelf.without(names));
+    /// Takes out the certificate that was ordered for a name.
+    pub fn remove(&self, name: &CertName) {
+        self.change_ordered(|of| {
+            of.remove(name);
+        });
+    }
+
+    fn change_ordered(&self, change: impl Fn(&mut BTreeMap<CertName, Arc<Served>>)) {
+        self.0.ordered.rcu(|ordered| {
+            let mut of = ordered.of.clone();
+            change(&mut of);
+            let mut latest_first: Vec<_> = of.values().cloned().collect();
+            latest_first.sort_by_key(|served| std::cmp::Reverse(served.not_before));
+            let mut shelf = Shelf::default();
+            latest_first.into_iter().for_each(|served| shelf.add(served));
+            Ordered { of, shelf }
+        });
     }
 }
 
@@ -180,7 +210,7 @@ impl Inner {
         self.files
             .load()
             .covering(host)
-            .or_else(|| self.ordered.load().covering(host))
+            .or_else(|| self.ordered.load().shelf.covering(host))
             .or_else(|| self.dev.as_ref()?.issue(host))
     }
 }
@@ -196,13 +226,6 @@ impl Shelf {
             map.entry(key.to_owned()).or_insert_with(|| served.clone());
         }
         self.all.push(served);
-    }
-
-    /// What is left without those that are for just these names.
-    fn without(&self, names: &[String]) -> Self {
-        let mut shelf = Self::default();
-        self.all.iter().filter(|served| *served.names != *names).for_each(|served| shelf.add(served.clone()));
-        shelf
     }
 
     fn covering(&self, host: &HostName) -> Option<Arc<Served>> {
@@ -233,6 +256,10 @@ mod tests {
         Arc::new(load_pair(&pair(names)).expect("a pair"))
     }
 
+    fn put(store: &CertStore, name: &str, served: Arc<Served>) {
+        store.put(&CertName::parse(name).expect("valid"), served);
+    }
+
     fn shown(store: &CertStore, sni: &str) -> Option<Arc<Served>> {
         store.select(Some(&HostName::parse(sni).expect("valid")))
     }
@@ -259,21 +286,49 @@ mod tests {
     fn files_win_and_what_was_ordered_is_swapped() {
         let store = CertStore::of(vec![served(&["*.a.test"])]);
         let (one, two) = (served(&["x.a.test"]), served(&["b.test"]));
-        store.put(one);
-        store.put(two.clone());
+        put(&store, "x.a.test", one);
+        put(&store, "b.test", two.clone());
         let file = shown(&store, "x.a.test").expect("the file's");
         assert_eq!(file.names.to_vec(), ["*.a.test"]);
         let renewed = served(&["b.test"]);
-        store.put(renewed.clone());
+        put(&store, "b.test", renewed.clone());
         assert!(Arc::ptr_eq(&shown(&store, "b.test").expect("there"), &renewed));
         assert_eq!((store.all().len(), two.names.len()), (3, 1));
-        store.remove(&["b.test".to_owned()]);
+        store.remove(&CertName::parse("b.test").expect("valid"));
         assert!(shown(&store, "b.test").is_none());
         assert!(
             store.files_cover("x.a.test") && store.files_cover("*.a.test") && !store.files_cover("a.test")
         );
         store.replace_files(Vec::new());
         assert_eq!(shown(&store, "x.a.test").expect("ordered").names.to_vec(), ["x.a.test"]);
+    }
+
+    #[test]
+    fn the_later_of_two_is_shown_and_what_a_name_had_before_goes() {
+        let store = CertStore::default();
+        let dated = |names: &[&str], year| {
+            let served = Arc::into_inner(served(names)).expect("one owner");
+            let not_before = served.not_before.replace_year(year).expect("a year");
+            Arc::new(Served { not_before, ..served })
+        };
+        let (old, new) = (dated(&["a.test", "b.test"], 2026), dated(&["b.test", "c.test"], 2027));
+        for order in [[("a.test", &old), ("b.test", &new)], [("b.test", &new), ("a.test", &old)]] {
+            order.into_iter().for_each(|(name, served)| put(&store, name, served.clone()));
+            assert!(Arc::ptr_eq(&shown(&store, "b.test").expect("there"), &new));
+            assert!(Arc::ptr_eq(&shown(&store, "a.test").expect("there"), &old));
+        }
+        put(&store, "b.test", dated(&["b.test"], 2028));
+        assert!(shown(&store, "c.test").is_none(), "the authority showed one name less");
+        assert_eq!(store.all().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_hears_that_the_operators_are_replaced() {
+        let store = CertStore::default();
+        let mut changed = store.files_changed();
+        assert!(!changed.has_changed().expect("open"));
+        store.replace_files(Vec::new());
+        changed.changed().await.expect("open");
     }
 
     #[test]
@@ -284,8 +339,8 @@ mod tests {
         settings.tls.default = Some(HostName::parse("b.test").expect("valid"));
         let store = CertStore::from_settings(&settings).expect("valid pairs");
         assert!(store.stand_in().is_none(), "it is not there yet");
-        store.put(served(&["b.test"]));
-        store.put(served(&["gw.test"]));
+        put(&store, "b.test", served(&["b.test"]));
+        put(&store, "gw.test", served(&["gw.test"]));
         assert!(shown(&store, "c.test").is_none());
         assert_eq!(store.stand_in().expect("the default").names[0], "b.test");
         assert_eq!(store.select(None).expect("the first").names[0], "a.test");

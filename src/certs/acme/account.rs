@@ -22,8 +22,11 @@ pub(super) async fn open(
     let mut _lock = None;
     let mut kept = look(vault, directory).await?;
     if kept.as_ref().is_none_or(|kept| kept.id.is_none() || kept.contact.as_ref() != Some(&acme.email)) {
-        let shared = vault.clone();
-        _lock = Some(wait_for_lock(move || shared.lock_accounts()).await?);
+        let (shared, url) = (vault.clone(), directory.url.clone());
+        _lock = wait_for_lock(move || shared.lock_account(&url)).await?;
+        if _lock.is_none() {
+            return Err(busy(directory));
+        }
         // Another name, or another process, may have been quicker.
         kept = look(vault, directory).await?;
     }
@@ -59,7 +62,15 @@ pub(super) async fn open(
 
 async fn look(vault: &Vault, directory: &DirectorySettings) -> Result<Option<AccountFile>, Fault> {
     let (vault, url) = (vault.clone(), directory.url.clone());
-    off_thread(move || vault.account(&url)).await
+    Ok(off_thread(move || vault.account(&url)).await??)
+}
+
+fn busy(directory: &DirectorySettings) -> Fault {
+    let text = format!(
+        "another order, or another process, still waits for `{}` to answer for the account there; it is asked again later",
+        host(&directory.url)
+    );
+    Fault::new(FaultKind::DirectoryUnreachable, text)
 }
 
 /// A new account whose key is on disk before the directory hears of it: the same key makes the same
@@ -96,7 +107,9 @@ async fn fresh(
     Ok((account, file))
 }
 
-/// A new account that is bound to one made elsewhere.
+/// A new account that is bound to one made elsewhere. The protocol's library takes no key for such a
+/// one, so that its key is on disk only once the directory has answered: a process that ends in between
+/// leaves an account that nobody has the key of, and the next attempt makes another.
 async fn bound(
     vault: &Vault,
     acme: &AcmeSettings,

@@ -2,18 +2,23 @@
 //! name after the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use instant_acme::CertificateIdentifier;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::client::{Asker, fetch_with};
 use super::fault::{Asked, Fault, FaultKind, Scope, host};
 use super::order::{Issued, Wish};
 use super::vault::{About, Kept, Status};
-use super::{Inner, account, off_thread};
+use super::{Door, Inner, account, off_thread};
 use crate::config::{ChallengeWay, DirectorySettings};
 use crate::name::CertName;
 use crate::net::Fetch;
+
+/// How long nobody asks a directory again that could not be reached.
+const CLOSED: Duration = Duration::from_secs(60);
 
 impl Inner {
     /// Orders a certificate and keeps it. Notes in `status` which directories want to be left alone.
@@ -33,27 +38,27 @@ impl Inner {
         let mut faults: Vec<Fault> = Vec::new();
         for (index, directory) in self.acme.directories.iter().enumerate() {
             if let Some(until) = status.limited.get(&directory.url) {
-                let left = std::time::Duration::from_secs(u64::try_from(until - now).unwrap_or(0));
+                let left = Duration::from_secs(u64::try_from(until - now).unwrap_or(0));
                 let text = format!("`{}` wants to be left alone for another {left:?}", host(&directory.url));
                 faults.push(Fault { retry_after: Some(left), ..Fault::new(FaultKind::RateLimited, text) });
                 continue;
             }
-            match self.attempt_at(index, directory, name, &ways, before).await {
+            let fault = match self.attempt_at(index, directory, name, &ways, before).await {
                 Ok(kept) => return Ok(kept),
-                Err(fault) => {
-                    if let (FaultKind::RateLimited, Some(wait)) = (fault.kind, fault.retry_after) {
-                        let wait = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
-                        status.limited.insert(directory.url.clone(), now.saturating_add(wait));
-                    }
-                    let is_last = index + 1 == self.acme.directories.len();
-                    if fault.kind.scope() != Scope::Directory {
-                        return Err(fault);
-                    }
-                    if !is_last {
-                        tracing::warn!(%name, fault = fault.kind.word(), "{}; trying the next directory", fault.text);
-                    }
-                    faults.push(fault);
-                }
+                Err(fault) => fault,
+            };
+            if let (FaultKind::RateLimited, Some(wait)) = (fault.kind, fault.retry_after) {
+                let wait = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
+                status.limited.insert(directory.url.clone(), now.saturating_add(wait));
+            }
+            let (may_go_on, is_last) =
+                (helps_elsewhere(fault.kind), index + 1 == self.acme.directories.len());
+            if may_go_on && !is_last {
+                tracing::warn!(%name, fault = fault.kind.word(), "{}; trying the next directory", fault.text);
+            }
+            faults.push(fault);
+            if !may_go_on {
+                break;
             }
         }
         Err(together(faults))
@@ -67,7 +72,11 @@ impl Inner {
         ways: &[ChallengeWay],
         before: Option<&Kept>,
     ) -> Result<Kept, Fault> {
-        let asker = Asker::new(self.client(index, directory).await?);
+        if let Some(fault) = self.doors[index].is_closed() {
+            return Err(fault);
+        }
+        let asker =
+            Asker::new(self.client(index, directory).await.map_err(|fault| self.doors[index].close(fault))?);
         let shown = name.to_string();
         let asked = Asked {
             directory: &directory.url,
@@ -76,7 +85,8 @@ impl Inner {
             profile: self.acme.profile.as_deref(),
             way: None,
         };
-        let account = account::open(&self.vault, &self.acme, directory, &asker, asked).await?;
+        let account = account::open(&self.vault, &self.acme, directory, &asker, asked).await;
+        let account = account.map_err(|fault| self.doors[index].close(fault))?;
         // A certificate of another authority means nothing to this one.
         let replaces = before.filter(|before| before.about.directory == directory.url).and_then(identifier);
         let mut faults = Vec::new();
@@ -93,21 +103,21 @@ impl Inner {
                 asked: Asked { way: Some(way), ..asked },
             };
             // Boxed, because an order is large, and most of the time there is none.
-            match Box::pin(wish.order()).await {
-                Ok(issued) => return self.take(name, directory, way, issued).await,
-                Err(fault) if fault.kind == FaultKind::NoAccount => {
-                    let (vault, url) = (self.vault.clone(), directory.url.clone());
-                    off_thread(move || vault.forget_account(&url)).await??;
-                    return Err(fault);
-                }
-                Err(fault) if fault.kind.scope() == Scope::Way => {
-                    if let Some(next) = ways.get(number + 1) {
-                        tracing::warn!(%name, %way, fault = fault.kind.word(), "{}; trying {next} next", fault.text);
-                    }
-                    faults.push(fault);
-                }
-                Err(fault) => return Err(fault),
+            let fault = match Box::pin(wish.order()).await {
+                Ok(issued) => return self.take(name, directory, issued).await,
+                Err(fault) => fault,
+            };
+            if fault.kind == FaultKind::NoAccount {
+                let (vault, url) = (self.vault.clone(), directory.url.clone());
+                off_thread(move || vault.forget_account(&url)).await??;
             }
+            if fault.kind.scope() != Scope::Way {
+                return Err(Fault { proofs: proofs_of(&faults).saturating_add(fault.proofs), ..fault });
+            }
+            if let Some(next) = ways.get(number + 1) {
+                tracing::warn!(%name, %way, fault = fault.kind.word(), "{}; trying {next} next", fault.text);
+            }
+            faults.push(fault);
         }
         Err(together(faults))
     }
@@ -117,13 +127,12 @@ impl Inner {
         &self,
         name: &CertName,
         directory: &DirectorySettings,
-        way: ChallengeWay,
         issued: Issued,
     ) -> Result<Kept, Fault> {
         let about = About {
             name: name.to_string(),
             directory: directory.url.clone(),
-            way: way.word().to_owned(),
+            way: issued.way,
             ordered: OffsetDateTime::now_utc(),
         };
         let (vault, name) = (self.vault.clone(), name.clone());
@@ -150,13 +159,31 @@ impl Inner {
 
     /// The HTTP client for a directory, whose connections are kept between attempts.
     pub(super) async fn client(&self, index: usize, directory: &DirectorySettings) -> Result<Fetch, Fault> {
-        if let Some(client) = self.clients[index].lock().clone() {
+        let door = &self.doors[index];
+        if let Some(client) = door.client.lock().clone() {
             return Ok(client);
         }
         let root = directory.root.clone();
         let made = off_thread(move || fetch_with(root.as_deref())).await?;
         let made = made.map_err(|text| Fault::new(FaultKind::DirectoryUnreachable, text))?;
-        Ok(self.clients[index].lock().insert(made).clone())
+        Ok(door.client.lock().insert(made).clone())
+    }
+}
+
+impl Door {
+    /// Why nobody was there, if somebody looked a moment ago.
+    fn is_closed(&self) -> Option<Fault> {
+        let closed = self.closed.lock();
+        let (at, fault) = closed.as_ref()?;
+        (at.elapsed() < CLOSED).then(|| fault.clone())
+    }
+
+    /// Notes that nobody is there, if that is what the fault says.
+    fn close(&self, fault: Fault) -> Fault {
+        if fault.kind == FaultKind::DirectoryUnreachable {
+            *self.closed.lock() = Some((Instant::now(), fault.clone()));
+        }
+        fault
     }
 }
 
@@ -179,10 +206,62 @@ fn no_way(name: &CertName) -> Fault {
     Fault::new(FaultKind::NoWay, text)
 }
 
-/// One fault of several: the first says what kind it is, the soonest when to try again.
+fn proofs_of(faults: &[Fault]) -> u32 {
+    faults.iter().fold(0, |sum, fault| sum.saturating_add(fault.proofs))
+}
+
+/// Whether another directory may do.
+fn helps_elsewhere(kind: FaultKind) -> bool {
+    kind.scope() == Scope::Directory || is_of_its_own(kind)
+}
+
+/// Whether a way fails at one authority for what another may do otherwise.
+fn is_of_its_own(kind: FaultKind) -> bool {
+    matches!(kind, FaultKind::NoWay | FaultKind::NotValidated)
+}
+
+/// One fault of several: the first that others would find, too, says what kind it is; the soonest,
+/// when to try again.
 fn together(faults: Vec<Fault>) -> Fault {
     let soonest = faults.iter().map(|fault| fault.retry_after).min().flatten();
     let texts: Arc<[String]> = faults.iter().map(|fault| fault.text.clone()).collect();
-    let kind = faults.first().map_or(FaultKind::NoWay, |fault| fault.kind);
-    Fault { kind, text: texts.join("; and "), retry_after: soonest }
+    let telling = faults.iter().find(|fault| !is_of_its_own(fault.kind)).or(faults.first());
+    let kind = telling.map_or(FaultKind::NoWay, |fault| fault.kind);
+    let proofs = proofs_of(&faults);
+    Fault { kind, text: texts.join("; and "), retry_after: soonest, proofs }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_authority_is_asked_when_no_way_was_refused_for_what_it_would_find_too() {
+        let all = |kinds: &[FaultKind]| {
+            let fault = |kind: &FaultKind| Fault { proofs: 1, ..Fault::new(*kind, kind.word()) };
+            together(kinds.iter().map(fault).collect())
+        };
+        use FaultKind::{NoWay, NotValidated, Unreachable};
+        for (kinds, elsewhere) in [
+            (&[NoWay][..], true),
+            (&[NotValidated, NoWay], true),
+            (&[NoWay, Unreachable], false),
+            (&[Unreachable], false),
+        ] {
+            let fault = all(kinds);
+            assert_eq!((helps_elsewhere(fault.kind), fault.proofs as usize), (elsewhere, kinds.len()));
+        }
+        assert_eq!(all(&[NoWay, Unreachable]).text, "no-way; and unreachable");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_that_is_down_is_asked_once_a_minute() {
+        let door = Door::default();
+        door.close(Fault::new(FaultKind::RateLimited, "limited"));
+        assert!(door.is_closed().is_none());
+        door.close(Fault::new(FaultKind::DirectoryUnreachable, "down"));
+        assert_eq!(door.is_closed().expect("closed").text, "down");
+        tokio::time::advance(CLOSED).await;
+        assert!(door.is_closed().is_none());
+    }
 }

@@ -21,6 +21,8 @@ pub struct Fault {
     pub text: String,
     /// How long the authority wants to be left alone.
     pub retry_after: Option<Duration>,
+    /// Failed proofs that it took, of which authorities allow few an hour.
+    pub(super) proofs: u32,
 }
 
 /// What helps against a fault.
@@ -50,6 +52,7 @@ macro_rules! kinds {
                 match self { $(Self::$variant => $word,)* }
             }
 
+            /// What helps against it.
             pub(super) const fn scope(self) -> Scope {
                 match self { $(Self::$variant => Scope::$scope,)* }
             }
@@ -90,6 +93,8 @@ kinds! {
     DirectoryUnreachable "directory-unreachable" Directory
     /// The authority refuses for another reason.
     Refused "refused" Directory
+    /// A certificate is due again as soon as it is there.
+    WrongClock "wrong-clock" Here
     /// The disk, or this program.
     Local "local" Here
 }
@@ -107,7 +112,7 @@ pub(super) struct Asked<'a> {
 impl Fault {
     /// A fault in words.
     pub(super) fn new(kind: FaultKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), retry_after: None }
+        Self { kind, text: text.into(), retry_after: None, proofs: 0 }
     }
 
     /// What the protocol's library says.
@@ -161,6 +166,7 @@ impl Fault {
                     "`{authority}` does not want to be asked now (status {status}); it is asked again later"
                 ),
                 retry_after: refused.retry_after,
+                proofs: 0,
             },
             None if status >= 500 => Self::new(
                 FaultKind::AuthorityFailed,
@@ -261,7 +267,7 @@ impl Fault {
             "unauthorized" => (
                 Kind::NotBound,
                 format!(
-                    "`{authority}` does not take the account ({detail}); check `eab_key_id` and `eab_key` in `acme.directories`, and that it was not closed"
+                    "`{authority}` does not take the account ({detail}); check `eab_key_id` and `eab_key` in `acme.directories`; if it was closed there, remove its file below `acme/accounts`, and a new one is made"
                 ),
             ),
             "rejectedIdentifier" | "unsupportedIdentifier" => (
@@ -306,7 +312,11 @@ impl Fault {
 
 impl From<VaultError> for Fault {
     fn from(error: VaultError) -> Self {
-        Self::new(FaultKind::Local, error.to_string())
+        let kind = match error {
+            VaultError::OtherName { .. } => FaultKind::AuthorityFailed,
+            _ => FaultKind::Local,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

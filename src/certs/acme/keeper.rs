@@ -1,20 +1,19 @@
 //! One name's certificate over the years: when it is due, when a failed attempt is made again, and
 //! what is remembered of it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use instant_acme::{Account, Error};
-use rustls::pki_types::PrivatePkcs8KeyDer;
+use futures_util::FutureExt as _;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 
-use super::attempt::identifier;
-use super::client::Asker;
 use super::fault::{Fault, FaultKind};
-use super::vault::{FaultNote, Kept, Status, Window};
-use super::{Inner, account, off_thread, times};
+use super::known::{Known, leaf};
+use super::vault::{FaultNote, Kept, Lock, Status};
+use super::{Inner, off_thread, times};
 use crate::certs::Served;
 use crate::name::CertName;
 
@@ -24,6 +23,8 @@ const NAP_MAX: Duration = Duration::from_secs(60 * 60);
 const NAP_MIN: Duration = Duration::from_millis(500);
 /// Pause between two looks whether another process still orders.
 const NAP_LOCKED: Duration = Duration::from_secs(1);
+/// How long an authority is left alone at most, unless it limits what is ordered.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is known of a name's certificate while the gateway runs.
 #[derive(Clone, Debug, Default)]
@@ -79,20 +80,29 @@ impl Line {
 impl Inner {
     /// Keeps a name's certificate until the task is cut, or nobody wants it any more.
     pub(super) async fn keep(&self, line: &Line) {
+        let mut files = self.store.files_changed();
+        let mut failures = 0;
         loop {
-            let next = match Box::pin(self.step(line)).await {
-                Ok(Some(next)) => next,
+            let next = match caught(Box::pin(self.step(line))).await {
+                Ok(Some(next)) => {
+                    failures = 0;
+                    next
+                }
                 Ok(None) => return self.give_up(line),
                 Err(fault) => {
+                    failures += 1;
                     tracing::error!(name = %line.name, fault = fault.kind.word(), "{}", fault.text);
-                    self.tell(line, &fault);
-                    OffsetDateTime::now_utc() + times::back_off(fault.kind, 1, times::chance())
+                    let now = OffsetDateTime::now_utc();
+                    self.tell(line, note(&fault, now));
+                    now + times::back_off(fault.kind, failures, 0, times::chance())
                 }
             };
             let left = (next - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO);
             tokio::select! {
                 () = tokio::time::sleep(left.clamp(NAP_MIN, NAP_MAX)) => {}
                 () = line.wake.notified() => {}
+                // Those that covered the name may be gone. The store says so as long as it lives.
+                _ = files.changed() => {}
             }
         }
     }
@@ -101,9 +111,9 @@ impl Inner {
     fn give_up(&self, line: &Line) {
         tracing::info!(name = %line.name, "nothing is offered under the name any more; its certificate is not renewed");
         self.lines.lock().remove(&line.name);
-        self.store.remove(&[line.name.to_string()]);
+        self.store.remove(&line.name);
         let text = "nothing is offered under this name any more";
-        self.tell(line, &Fault::new(FaultKind::Local, text));
+        self.tell(line, note(&Fault::new(FaultKind::Local, text), OffsetDateTime::now_utc()));
     }
 
     /// Does what is due, and says when to look again; `None` when there is no more to do.
@@ -113,95 +123,129 @@ impl Inner {
         if self.store.files_cover(&name.to_string()) {
             return Ok(Some(now + NAP_MAX));
         }
-        let (kept, mut status) = self.look(name).await?;
-        if let Some(kept) = &kept {
-            self.show(line, kept);
+        let known = self.look(line).await?;
+        let orders = line.at_once.load(Ordering::Relaxed) || known.order_at(&self.mark) <= now;
+        if !orders && known.next(&self.mark) > now && known.is_linked {
+            self.remind(line, &known);
+            return Ok(Some(known.next(&self.mark)));
         }
-        if line.at_once.load(Ordering::Relaxed) {
-            status = Status { renew_at: Some(now), ..Status::default() };
-        } else if let Some(kept) = &kept {
-            self.ask_window(name, kept, &mut status).await?;
-        }
-        let due = due(kept.as_ref(), &status);
-        let retry = status.retry_at.filter(|_| status.settings == self.mark).unwrap_or(due);
-        if due.max(retry) > now {
-            if let Some(fault) = status.fault.clone() {
-                line.state.send_modify(|state| state.fault = Some(fault));
-            }
-            let window = status.ask_at.filter(|_| kept.is_some()).unwrap_or(due);
-            return Ok(Some(due.max(retry).min(window.max(retry))));
-        }
-        if !line.is_wanted() {
+        if orders && !line.is_wanted() {
             return Ok(None);
         }
-        let Ok(_slot) = self.slots.acquire().await else { return Ok(Some(now + NAP_MAX)) };
+        let turn = if orders { Some(self.turns.take(known.status.failures).await) } else { None };
         let (vault, locked) = (self.vault.clone(), name.clone());
-        let Some(_lock) = off_thread(move || vault.lock(&locked)).await?? else {
-            // Not waited for here, where others wait for the slot.
+        let Some(lock) = off_thread(move || vault.lock(&locked)).await?? else {
+            // Not waited for here, where others wait for the turn.
             tracing::debug!(%name, "another process is ordering it");
             return Ok(Some(now + NAP_LOCKED));
         };
-        // Another process may have been quicker.
-        let (newer, newest_status) = self.look(name).await?;
-        let is_newer = |newer: &Kept| kept.as_ref().is_none_or(|kept| !is_same(&kept.served, &newer.served));
-        if newer.as_ref().is_some_and(is_newer) {
-            return Ok(Some(now));
+        self.step_held(line, lock, turn.is_some()).await.map(Some)
+    }
+
+    /// Does what is due while the name is held.
+    async fn step_held(&self, line: &Line, lock: Lock, may_order: bool) -> Result<OffsetDateTime, Fault> {
+        let name = &line.name;
+        // Another process may have been quicker, and the wait long.
+        let mut known = self.look(line).await?;
+        let (vault, linked) = (self.vault.clone(), name.clone());
+        let unlinked = known.kept.clone().filter(|_| !known.is_linked);
+        let _lock = off_thread(move || -> Result<Lock, Fault> {
+            if let Some(kept) = &unlinked {
+                vault.link(&linked, kept, &lock)?;
+            }
+            Ok(lock)
+        })
+        .await??;
+        let is_forced = may_order && line.at_once.swap(false, Ordering::Relaxed);
+        if is_forced {
+            known.status = Status { leaf: known.status.leaf, ..Status::default() };
+        } else if known.ask_at().is_some_and(|at| at <= OffsetDateTime::now_utc()) {
+            self.ask_window(name, &mut known).await?;
         }
-        if !line.at_once.swap(false, Ordering::Relaxed) {
-            status.limited = newest_status.limited;
-        }
-        self.renew(line, kept.as_ref(), status).await.map(Some)
+        let is_due = is_forced || known.order_at(&self.mark) <= OffsetDateTime::now_utc();
+        if is_due && may_order { self.renew(line, known).await } else { Ok(known.next(&self.mark)) }
     }
 
     /// Makes an attempt, and writes down how it went.
-    async fn renew(
+    async fn renew(&self, line: &Line, known: Known) -> Result<OffsetDateTime, Fault> {
+        let (name, Known { kept: before, mut status, .. }) = (&line.name, known);
+        let begun_at = OffsetDateTime::now_utc();
+        status.settings.clone_from(&self.mark);
+        status.begun = status.begun.saturating_add(1);
+        status.retry_at = Some(begun_at + times::cut_off(status.begun, times::chance()));
+        // What cannot be written afterwards is not begun.
+        self.write(name, status.clone()).await?;
+        tracing::info!(%name, renewal = before.is_some(), "ordering a certificate");
+        let outcome = self.attempt(name, before.as_ref(), &mut status).await;
+        status.begun = 0;
+        let kept = match outcome {
+            Ok(kept) => kept,
+            Err(fault) => return self.note_failure(line, before.as_ref(), status, &fault).await,
+        };
+        let served = &kept.served;
+        let renew_at = times::by_lifetime(served.not_before, served.not_after, times::chance());
+        let Status { limited, settings, .. } = status;
+        let renewal = Some(renew_at);
+        let status = Status { leaf: leaf(&kept), renew_at: renewal, limited, settings, ..Status::default() };
+        self.show(line, &kept);
+        let is_due = renew_at <= begun_at;
+        // Noted with the fault otherwise.
+        let written = if is_due { Ok(()) } else { self.write(name, status.clone()).await };
+        let (way, issuer) = (&kept.about.way, &served.issuer);
+        tracing::info!(%name, way, issuer, not_after = %served.not_after, %renew_at, "a certificate is there");
+        if is_due {
+            return self.note_failure(line, Some(&kept), status, &wrong_clock(served, begun_at)).await;
+        }
+        written?;
+        // Its window is asked for right away.
+        Ok(begun_at)
+    }
+
+    /// Writes down why there is no certificate, or no newer one, and says when it is tried again.
+    async fn note_failure(
         &self,
         line: &Line,
         kept: Option<&Kept>,
         mut status: Status,
+        fault: &Fault,
     ) -> Result<OffsetDateTime, Fault> {
-        let name = &line.name;
-        tracing::info!(%name, renewal = kept.is_some(), "ordering a certificate");
-        let outcome = self.attempt(name, kept, &mut status).await;
-        let now = OffsetDateTime::now_utc();
-        status.settings.clone_from(&self.mark);
-        match outcome {
-            Ok(kept) => {
-                let served = &kept.served;
-                let renew_at = times::by_lifetime(served.not_before, served.not_after, times::chance());
-                let Status { limited, settings, .. } = status;
-                let status = Status { renew_at: Some(renew_at), limited, settings, ..Status::default() };
-                self.write(name, status).await?;
-                self.show(line, &kept);
-                let (way, issuer) = (&kept.about.way, &served.issuer);
-                tracing::info!(
-                    %name, way, issuer, not_after = %served.not_after, %renew_at, "a certificate is there"
-                );
-                // Its window is asked for right away.
-                Ok(now)
-            }
-            Err(fault) => {
-                status.failures = status.failures.saturating_add(1);
-                let failures = status.failures;
-                let pause = times::back_off(fault.kind, failures, times::chance());
-                let retry_at = now + fault.retry_after.unwrap_or_default().max(pause);
-                status.retry_at = Some(retry_at);
-                status.fault = Some(note(&fault, now));
-                self.write(name, status).await?;
-                self.tell(line, &fault);
-                let text = &fault.text;
-                tracing::warn!(%name, fault = fault.kind.word(), failures, %retry_at, "no certificate: {text}");
-                Ok(retry_at)
-            }
+        let (name, now) = (&line.name, OffsetDateTime::now_utc());
+        status.failures = status.failures.saturating_add(1);
+        let failures = status.failures;
+        let mut pause = times::back_off(fault.kind, failures, fault.proofs, times::chance());
+        if let Some(Kept { served, .. }) = kept {
+            pause = times::within(pause, served.not_before, served.not_after, now, fault.proofs);
         }
+        let wanted = fault.retry_after.unwrap_or_default();
+        let is_limit = fault.kind == FaultKind::RateLimited;
+        let wanted = if is_limit { wanted } else { wanted.min(RETRY_AFTER_MAX) };
+        let retry_at = now + pause.max(wanted);
+        let note = note(fault, now);
+        status.retry_at = Some(retry_at);
+        status.fault = Some(note.clone());
+        let written = self.write(name, status).await;
+        let text = &fault.text;
+        tracing::warn!(%name, fault = fault.kind.word(), failures, %retry_at, "no certificate: {text}");
+        self.tell(line, note);
+        written.map(|()| retry_at)
     }
 
-    async fn look(&self, name: &CertName) -> Result<(Option<Kept>, Status), Fault> {
-        let (vault, name) = (self.vault.clone(), name.clone());
-        off_thread(move || Ok((vault.load(&name)?, vault.status(&name)))).await?
+    /// What is known of a name now. What is kept is shown.
+    async fn look(&self, line: &Line) -> Result<Known, Fault> {
+        let (vault, name) = (self.vault.clone(), line.name.clone());
+        let known = off_thread(move || -> Result<Known, Fault> {
+            let (kept, status) = (vault.load(&name)?, vault.known_status(&name)?);
+            let is_linked = kept.as_ref().is_none_or(|kept| vault.is_linked(&name, kept));
+            Ok(Known::new(kept, status, is_linked, OffsetDateTime::now_utc()))
+        });
+        let known = known.await??;
+        if let Some(kept) = &known.kept {
+            self.show(line, kept);
+        }
+        Ok(known)
     }
 
-    async fn write(&self, name: &CertName, status: Status) -> Result<(), Fault> {
+    pub(super) async fn write(&self, name: &CertName, status: Status) -> Result<(), Fault> {
         let (vault, name) = (self.vault.clone(), name.clone());
         Ok(off_thread(move || vault.set_status(&name, &status)).await??)
     }
@@ -209,66 +253,41 @@ impl Inner {
     fn show(&self, line: &Line, kept: &Kept) {
         let is_new = line.state.borrow().served.as_ref().is_none_or(|old| !is_same(old, &kept.served));
         if is_new {
-            self.store.put(kept.served.clone());
+            self.store.put(&line.name, kept.served.clone());
             line.state.send_replace(LineState { served: Some(kept.served.clone()), fault: None });
         }
     }
 
-    fn tell(&self, line: &Line, fault: &Fault) {
-        let note = note(fault, OffsetDateTime::now_utc());
-        line.state.send_modify(|state| state.fault = Some(note));
+    fn tell(&self, line: &Line, fault: FaultNote) {
+        line.state.send_modify(|state| state.fault = Some(fault));
     }
 
-    /// Asks the authority when it wants the certificate renewed, if that is due (RFC 9773).
-    async fn ask_window(&self, name: &CertName, kept: &Kept, status: &mut Status) -> Result<(), Fault> {
-        let now = OffsetDateTime::now_utc();
-        let served = &kept.served;
-        if status.ask_at.is_some_and(|at| at > now) {
-            return Ok(());
+    /// Tells of a fault from before this process.
+    fn remind(&self, line: &Line, known: &Known) {
+        let Some(fault) = known.status.fault.clone() else { return };
+        if line.state.borrow().fault.is_some() {
+            return;
         }
-        let (window, wait) = match self.window(kept).await {
-            Ok((window, wait)) => (Some(window), wait),
-            Err(error) => {
-                tracing::debug!(%name, %error, "the authority does not say when to renew");
-                (None, NAP_MAX)
-            }
-        };
-        status.ask_at = Some(now + times::ask_again(wait, served.not_before, served.not_after));
-        if let Some(window) = window.filter(|window| status.window.as_ref() != Some(window)) {
-            let renew_at = times::by_window(&window, times::chance());
-            tracing::info!(%name, start = %window.start, end = %window.end, renew_at = %renew_at, "the authority says when to renew");
-            status.renew_at = Some(renew_at);
-            status.window = Some(window);
-        }
-        self.write(name, status.clone()).await
-    }
-
-    async fn window(&self, kept: &Kept) -> Result<(Window, Duration), Error> {
-        let url = &kept.about.directory;
-        let directories = &self.acme.directories;
-        let index = directories.iter().position(|directory| directory.url == *url);
-        let index = index.ok_or(Error::Str("the certificate comes from elsewhere"))?;
-        let identifier = identifier(kept).ok_or(Error::Str("the certificate cannot be named"))?;
-        let failed = |fault: Fault| Error::Other(fault.text.into());
-        let asker = Asker::new(self.client(index, &directories[index]).await.map_err(failed)?);
-        let (vault, url) = (self.vault.clone(), url.clone());
-        let file = off_thread(move || vault.account(&url)).await.map_err(failed)?;
-        let file = file.ok_or(Error::Str("the account is gone"))?;
-        let key = PrivatePkcs8KeyDer::from(account::decode(&file).map_err(failed)?);
-        let builder = Account::builder_with_http(Box::new(asker));
-        // The request is not signed: who asks does not matter.
-        let account = builder.from_parts(file.id.unwrap_or_default(), key, file.directory).await?;
-        let (info, wait) = account.renewal_info(&identifier).await?;
-        Ok((Window { start: info.suggested_window.start, end: info.suggested_window.end }, wait))
+        let (name, word, retry_at) = (&line.name, &fault.word, known.order_at(&self.mark));
+        tracing::info!(%name, fault = word, %retry_at, "not ordered again before its time: {}", fault.text);
+        self.tell(line, fault);
     }
 }
 
-/// When a name's certificate is to be ordered.
-fn due(kept: Option<&Kept>, status: &Status) -> OffsetDateTime {
-    let Some(Kept { served, .. }) = kept else { return OffsetDateTime::UNIX_EPOCH };
-    let by_lifetime = times::by_lifetime(served.not_before, served.not_after, 0.0);
-    // A note may be of the certificate before this one; the end counts in any case.
-    status.renew_at.filter(|at| *at < served.not_after).unwrap_or(by_lifetime)
+/// What comes of a step: a panic in it must not end what has to go on for years.
+async fn caught<T>(step: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    AssertUnwindSafe(step).catch_unwind().await.unwrap_or_else(|_| {
+        let text = "the program came to a halt amid an order; report what stands in the log as a bug";
+        Err(Fault::new(FaultKind::Local, text))
+    })
+}
+
+fn wrong_clock(served: &Served, now: OffsetDateTime) -> Fault {
+    let text = format!(
+        "the new certificate runs from {} to {}, and by this machine's clock ({now}) it is due again already; set the clock right",
+        served.not_before, served.not_after
+    );
+    Fault::new(FaultKind::WrongClock, text)
 }
 
 fn is_same(one: &Served, other: &Served) -> bool {
@@ -277,4 +296,20 @@ fn is_same(one: &Served, other: &Served) -> bool {
 
 fn note(fault: &Fault, at: OffsetDateTime) -> FaultNote {
     FaultNote { at, word: fault.kind.word().to_owned(), text: fault.text.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_fault() {
+        let step = async {
+            tokio::task::yield_now().await;
+            assert!(OffsetDateTime::now_utc() < OffsetDateTime::UNIX_EPOCH, "on purpose");
+            Ok(())
+        };
+        assert_eq!(caught(step).await.expect_err("it panics").kind, FaultKind::Local);
+        assert_eq!(caught(async { Ok(1) }).await, Ok(1));
+    }
 }

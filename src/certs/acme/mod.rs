@@ -23,19 +23,25 @@ mod account;
 mod attempt;
 mod client;
 mod fault;
+mod folders;
 mod keeper;
+mod known;
+mod mark;
+mod notes;
 mod on_demand;
 mod order;
+mod records;
 mod requests;
 mod times;
+mod turns;
 mod vault;
+mod window;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use fault::{Fault, FaultKind};
@@ -49,10 +55,9 @@ use crate::name::CertName;
 use crate::net::{Fetch, Tasks};
 use keeper::{Line, Wanted};
 use order::Answers;
+use turns::Turns;
 use vault::Lock;
 
-/// Orders that run at once. Names that cannot be proved take minutes each, so not too few.
-const AT_ONCE: usize = 16;
 /// How long another process may hold what is needed here.
 const LOCKED: Duration = Duration::from_secs(5 * 60);
 /// Pause between two looks whether it still does.
@@ -70,12 +75,21 @@ struct Inner {
     store: CertStore,
     answers: Answers,
     tasks: Tasks,
-    slots: Semaphore,
-    /// The HTTP clients of the directories, in their order; made when first needed.
-    clients: Vec<Mutex<Option<Fetch>>>,
+    turns: Turns,
+    /// The directories, in their order.
+    doors: Vec<Door>,
     lines: Mutex<HashMap<CertName, Arc<Line>>>,
     /// Stands for the settings that a fault may come from.
     mark: String,
+}
+
+/// How a directory is reached.
+#[derive(Debug, Default)]
+struct Door {
+    /// Made when first needed.
+    client: Mutex<Option<Fetch>>,
+    /// Why nobody was there, and when. Others need not find out by themselves.
+    closed: Mutex<Option<(Instant, Fault)>>,
 }
 
 impl Acme {
@@ -94,26 +108,26 @@ impl Acme {
         let Some(acme) = settings.acme.clone() else { return Ok(None) };
         let vault = Vault::open(&settings.state_dir)?;
         for name in &acme.names {
-            if let Some(kept) = vault.load(name)? {
-                kept.served.warn(&format!("of `{name}`"));
-                store.put(kept.served);
+            match vault.load(name) {
+                Ok(Some(kept)) => {
+                    kept.served.warn(&format!("of `{name}`"));
+                    store.put(name, kept.served);
+                }
+                Ok(None) => {}
+                // It is tried again, and told of, by whoever keeps it.
+                Err(error) => tracing::warn!(%name, %error, "starting without a certificate"),
             }
         }
-        let urls: Vec<_> = acme.directories.iter().map(|directory| &directory.url).collect();
-        let mark = format!(
-            "{} {urls:?} {:?} {:?} {:?} {:?} {:?}",
-            acme.email, acme.challenges, acme.profile, settings.listen, settings.plain_http, settings.dns
-        );
         Ok(Some(Self(Arc::new(Inner {
             settings: settings.clone(),
             vault,
             store: store.clone(),
             answers: Answers { challenges: challenges.clone(), dns },
             tasks: tasks.clone(),
-            slots: Semaphore::new(AT_ONCE),
-            clients: acme.directories.iter().map(|_| Mutex::default()).collect(),
+            turns: Turns::default(),
+            doors: acme.directories.iter().map(|_| Door::default()).collect(),
             lines: Mutex::default(),
-            mark: short_hash(mark.as_bytes()),
+            mark: mark::of(settings, &acme),
             acme,
         }))))
     }
@@ -222,18 +236,15 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
         .map_err(|_| Fault::new(FaultKind::Local, "the gateway is ending; it goes on after the next start"))
 }
 
-/// Takes what another process may hold.
+/// Takes what another order, or another process, may hold; `None` when that lasts for too long.
 async fn wait_for_lock(
     take: impl Fn() -> Result<Option<Lock>, VaultError> + Clone + Send + 'static,
-) -> Result<Lock, Fault> {
+) -> Result<Option<Lock>, Fault> {
     let end = Instant::now() + LOCKED;
     loop {
-        if let Some(lock) = off_thread(take.clone()).await?? {
-            return Ok(lock);
-        }
-        if Instant::now() >= end {
-            let text = "another process holds the certificates in `state_dir` for too long; see whether a second gateway hangs";
-            return Err(Fault::new(FaultKind::Local, text));
+        let taken = off_thread(take.clone()).await??;
+        if taken.is_some() || Instant::now() >= end {
+            return Ok(taken);
         }
         tokio::time::sleep(LOCK_PAUSE).await;
     }

@@ -12,11 +12,15 @@ use parking_lot::Mutex;
 use time::{Duration, OffsetDateTime};
 
 use super::keeper::Wanted;
-use super::{Acme, FaultNote, off_thread};
+use super::notes::{VaultError, read, write};
+use super::{Acme, FaultNote, Vault, off_thread};
 use crate::certs::Served;
 use crate::config::{OnDemandSettings, Settings};
 use crate::name::{CertName, HostName, TunnelName};
 use crate::registry::Registry;
+
+/// When orders were begun, in the vault.
+const BEGUN: &str = "on-demand.json";
 
 /// Orders certificates for hosts as they are asked for. Clones share one.
 #[derive(Clone, Debug)]
@@ -151,6 +155,19 @@ impl Inner {
     fn leads_somewhere(&self, host: &HostName) -> bool {
         let tunnel = host.label_under(&self.base).and_then(TunnelName::from_label);
         self.routes.contains(host) || tunnel.is_some_and(|name| self.registry.look_up(&name).is_some())
+    }
+}
+
+impl Vault {
+    /// When orders on demand were begun.
+    fn begun(&self) -> Vec<OffsetDateTime> {
+        let seconds: Vec<i64> = read(&self.at(BEGUN)).unwrap_or_default();
+        seconds.into_iter().filter_map(|at| OffsetDateTime::from_unix_timestamp(at).ok()).collect()
+    }
+
+    fn set_begun(&self, begun: &[OffsetDateTime]) -> Result<(), VaultError> {
+        let seconds: Vec<i64> = begun.iter().map(|at| at.unix_timestamp()).collect();
+        write(&self.at(BEGUN), &seconds)
     }
 }
 

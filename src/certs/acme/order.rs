@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier,
-    NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeHandle, ChallengeStatus, ChallengeType,
+    Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{
     CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize,
@@ -40,6 +40,9 @@ const READY: RetryPolicy = RetryPolicy::new()
     .backoff(1.5)
     .timeout(Duration::from_secs(30));
 
+/// Failed proofs of orders that were cut off, after which it is not tried again at once.
+const PROOFS_MAX: u32 = 3;
+
 /// Where authorities find their answers.
 #[derive(Clone, Debug)]
 pub(super) struct Answers {
@@ -68,6 +71,8 @@ pub(super) struct Issued {
     pub(super) chain: String,
     /// PEM.
     pub(super) key: String,
+    /// How the name was proved.
+    pub(super) way: String,
 }
 
 /// An answer that stands until it is taken away.
@@ -79,58 +84,79 @@ enum Standing {
 impl Wish<'_> {
     /// Orders. Dropping the future leaves an order that the next attempt goes on with.
     pub(super) async fn order(&self) -> Result<Issued, Fault> {
-        if let Some((order, pending)) = self.resume().await? {
-            match self.go_on(order, &pending).await {
+        let (unfinished, proofs) = self.resume().await?;
+        if let Some((order, mut pending)) = unfinished {
+            match self.go_on(order, &mut pending).await {
                 Ok(issued) => return Ok(issued),
                 Err(fault) if is_passing(fault.kind) => return Err(fault),
-                // It may have failed while nobody was here to answer for the name.
+                // Another order would only have the same proof looked for once more.
+                Err(fault) if pending.proofs > 0 => return Err(self.give_up(fault, &pending).await?),
                 Err(fault) => {
                     tracing::debug!(name = %self.name, fault = fault.text, "an unfinished order is given up")
                 }
             }
         }
-        let (order, pending) = self.begin().await?;
-        let outcome = self.go_on(order, &pending).await;
-        if outcome.as_ref().is_err_and(|fault| !is_passing(fault.kind)) {
-            self.forget().await?;
+        let (order, mut pending) = self.begin(proofs).await?;
+        match self.go_on(order, &mut pending).await {
+            Err(fault) if !is_passing(fault.kind) => Err(self.give_up(fault, &pending).await?),
+            outcome => outcome,
         }
-        outcome
     }
 
-    /// The order that was not finished, unless it was for another directory or way.
-    async fn resume(&self) -> Result<Option<(Order, Pending)>, Fault> {
+    /// The order that was not finished, unless it was for another directory, or still has to be proved
+    /// in another way; and how many proofs may have failed since the last outcome.
+    async fn resume(&self) -> Result<(Option<(Order, Pending)>, u32), Fault> {
         let (vault, name) = (self.vault.clone(), self.name.clone());
-        let Some(pending) = off_thread(move || vault.pending(&name)).await? else { return Ok(None) };
-        if pending.directory != self.asked.directory || pending.way != self.way.word() {
-            return Ok(None);
-        }
+        let pending = off_thread(move || vault.pending(&name)).await??;
+        let ours =
+            pending.filter(|pending| pending.directory == self.asked.directory && is_https(&pending.url));
+        let Some(pending) = ours else { return Ok((None, 0)) };
+        let proofs = pending.proofs;
         let mut order = match persist!(self.account.order(pending.url.clone())) {
             Ok(order) => order,
             Err(error) => {
                 let fault = self.fault(&error);
-                return if is_passing(fault.kind) { Err(fault) } else { Ok(None) };
+                return if is_passing(fault.kind) { Err(fault) } else { Ok((None, proofs)) };
             }
         };
-        if order.state().status == OrderStatus::Invalid {
-            return Ok(None);
+        match order.state().status {
+            // It may have failed while nobody was here to answer for the name; but not every time.
+            OrderStatus::Invalid if proofs >= PROOFS_MAX => {
+                let what = "refused the proofs of several orders that were cut off";
+                let fault = self.plain(FaultKind::NotValidated, what);
+                return Err(self.give_up(fault, &pending).await?);
+            }
+            OrderStatus::Invalid => return Ok((None, proofs)),
+            OrderStatus::Pending if pending.way != self.way.word() => return Ok((None, proofs)),
+            _ => {}
         }
         tracing::debug!(name = %self.name, url = pending.url, "going on with an unfinished order");
-        Ok(Some((order, pending)))
+        Ok((Some((order, pending)), proofs))
     }
 
-    async fn begin(&self) -> Result<(Order, Pending), Fault> {
+    async fn begin(&self, proofs: u32) -> Result<(Order, Pending), Fault> {
         let key_type = self.key_type;
         let key = off_thread(move || new_key(key_type).map(|key| key.serialize_pem())).await??;
-        let order = self.new_order().await.map_err(|error| self.fault(&error))?;
+        // No way is tried yet: what is refused here is the account, or the name.
+        let order = self.new_order().await.map_err(|error| self.fault_by(&error, None))?;
+        if !is_https(order.url()) {
+            return Err(self.plain(FaultKind::AuthorityFailed, "leads to a URL that is not https"));
+        }
         let pending = Pending {
             directory: self.asked.directory.to_owned(),
             url: order.url().to_owned(),
             way: self.way.word().to_owned(),
             key,
+            proofs,
         };
-        let (vault, name, kept) = (self.vault.clone(), self.name.clone(), pending.clone());
-        off_thread(move || vault.set_pending(&name, Some(&kept))).await??;
+        self.keep(Some(&pending)).await?;
         Ok((order, pending))
+    }
+
+    /// Forgets an order that came to nothing, and notes what that took.
+    async fn give_up(&self, fault: Fault, pending: &Pending) -> Result<Fault, Fault> {
+        self.keep(None).await?;
+        Ok(Fault { proofs: pending.proofs, ..fault })
     }
 
     async fn new_order(&self) -> Result<Order, Error> {
@@ -155,16 +181,18 @@ impl Wish<'_> {
         persist!(self.account.new_order(&wish))
     }
 
-    async fn go_on(&self, mut order: Order, pending: &Pending) -> Result<Issued, Fault> {
+    async fn go_on(&self, mut order: Order, pending: &mut Pending) -> Result<Issued, Fault> {
         if order.state().status == OrderStatus::Pending {
-            self.prove(&mut order).await?;
+            self.prove(&mut order, pending).await?;
         }
+        // They did not fail.
+        pending.proofs = 0;
         let chain = self.finish(&mut order, pending).await.map_err(|error| self.fault(&error))?;
-        Ok(Issued { chain, key: pending.key.clone() })
+        Ok(Issued { chain, key: pending.key.clone(), way: pending.way.clone() })
     }
 
     /// Proves the name, unless the authority still knows that it leads here.
-    async fn prove(&self, order: &mut Order) -> Result<(), Fault> {
+    async fn prove(&self, order: &mut Order, pending: &mut Pending) -> Result<(), Fault> {
         // Asks for what is not there yet; what is there is not asked for again.
         persist!(async {
             match order.authorizations().next().await {
@@ -173,14 +201,14 @@ impl Wish<'_> {
             }
         })
         .map_err(|error| self.fault(&error))?;
-        let Some(standing) = self.answer(order).await? else { return Ok(()) };
+        let Some(standing) = self.answer(order, pending).await? else { return Ok(()) };
         let outcome = self.wait_until_seen(order).await;
         standing.take_away().await;
         outcome
     }
 
     /// Puts the answer where the authority looks, and tells it to. `None` when it need not look.
-    async fn answer(&self, order: &mut Order) -> Result<Option<Standing>, Fault> {
+    async fn answer(&self, order: &mut Order, pending: &mut Pending) -> Result<Option<Standing>, Fault> {
         let mut authorizations = order.authorizations();
         let Some(Ok(mut authorization)) = authorizations.next().await else { return Err(self.no_proof()) };
         match authorization.status {
@@ -205,12 +233,20 @@ impl Wish<'_> {
             ChallengeWay::Dns01 => self.set_record(key.dns_value()).await?,
         };
         if challenge.status == ChallengeStatus::Pending
-            && let Err(error) = persist!(challenge.set_ready())
+            && let Err(fault) = self.call(&mut challenge, pending).await
         {
             standing.take_away().await;
-            return Err(self.fault(&error));
+            return Err(fault);
         }
         Ok(Some(standing))
+    }
+
+    /// Tells the authority to look, which counts from then on.
+    async fn call(&self, challenge: &mut ChallengeHandle<'_>, pending: &mut Pending) -> Result<(), Fault> {
+        pending.proofs = pending.proofs.saturating_add(1);
+        let (vault, name, proofs) = (self.vault.clone(), self.name.clone(), pending.proofs);
+        off_thread(move || vault.change_pending(&name, |pending| pending.proofs = proofs)).await??;
+        persist!(challenge.set_ready()).map_err(|error| self.fault(&error))
     }
 
     async fn set_record(&self, value: String) -> Result<Standing, Fault> {
@@ -274,13 +310,17 @@ impl Wish<'_> {
         persist!(order.poll_certificate(&SIGNING))
     }
 
-    async fn forget(&self) -> Result<(), Fault> {
-        let (vault, name) = (self.vault.clone(), self.name.clone());
-        Ok(off_thread(move || vault.set_pending(&name, None)).await??)
+    async fn keep(&self, pending: Option<&Pending>) -> Result<(), Fault> {
+        let (vault, name, pending) = (self.vault.clone(), self.name.clone(), pending.cloned());
+        Ok(off_thread(move || vault.set_pending(&name, pending.as_ref())).await??)
     }
 
     fn fault(&self, error: &Error) -> Fault {
-        let fault = Fault::of(error, self.asked);
+        self.fault_by(error, Some(self.way))
+    }
+
+    fn fault_by(&self, error: &Error, way: Option<ChallengeWay>) -> Fault {
+        let fault = Fault::of(error, Asked { way, ..self.asked });
         Fault { retry_after: fault.retry_after.or(self.asker.retry_after()), ..fault }
     }
 
@@ -309,6 +349,10 @@ impl Standing {
             tracing::warn!(record = record.name, "{error}");
         }
     }
+}
+
+fn is_https(url: &str) -> bool {
+    url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
 /// Whether the order itself is still good.

@@ -1,9 +1,18 @@
 //! Requests to renew a certificate now: a file for each, in the vault, made by whoever may write
 //! there. So the running gateway can be told without a port or a socket for it.
 
-use super::Acme;
-use crate::config::watch::{FileWatch, POLL, off_thread};
+use std::fs;
+use std::path::PathBuf;
+
+use super::super::files;
+use super::notes::{VaultError, disk, write};
+use super::vault::{folder_of_name, name_of_folder};
+use super::{Acme, Vault};
+use crate::config::watch::{FileWatch, POLL, Places, Stamp, off_thread, stamp};
 use crate::name::CertName;
+
+/// Where they come, in the vault.
+pub(super) const REQUESTS: &str = "requests";
 
 impl Acme {
     /// Does what is requested, until the tasks are cut.
@@ -31,5 +40,54 @@ impl Acme {
     /// Names that nobody asked a certificate for are not begun with.
     fn may_renew(&self, name: &CertName) -> bool {
         self.settings().names.contains(name) || self.keeps(name)
+    }
+}
+
+impl Vault {
+    /// Requests that a name's certificate be renewed now, of the gateway that runs.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn request(&self, name: &CertName) -> Result<(), VaultError> {
+        write(&self.request_path(name), &name.to_string())
+    }
+
+    /// Whether a request has not been taken up yet.
+    #[must_use]
+    pub fn is_requested(&self, name: &CertName) -> bool {
+        self.request_path(name).exists()
+    }
+
+    /// Takes a request back.
+    ///
+    /// # Errors
+    /// When the disk does not let it go.
+    pub fn withdraw(&self, name: &CertName) -> Result<(), VaultError> {
+        let path = self.request_path(name);
+        files::remove(&path).map_err(|error| disk(&path, error))
+    }
+
+    /// Takes up all requests.
+    fn take_requests(&self) -> Vec<CertName> {
+        let taken = |path: PathBuf| {
+            let name = name_of_folder(path.file_name()?.to_str()?)?;
+            files::remove(&path).ok()?;
+            Some(name)
+        };
+        self.requests().into_iter().filter_map(taken).collect()
+    }
+
+    /// Where requests come, and the stamp of those that are there.
+    fn look_for_requests(&self) -> (Places, Stamp) {
+        (Places::of(&self.at(REQUESTS)), stamp(self.requests()))
+    }
+
+    fn requests(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.at(REQUESTS)).into_iter().flatten();
+        entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+    }
+
+    fn request_path(&self, name: &CertName) -> PathBuf {
+        self.at(REQUESTS).join(folder_of_name(name))
     }
 }

@@ -18,46 +18,22 @@
 //! is whole on disk: a process that ends at any moment leaves the old ones or the new ones.
 //! Reads and writes files: not for a busy task.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
-use time::serde::rfc3339;
-
-use super::super::{CertError, Served, files, load_pair};
-use crate::config::watch::{Places, Stamp, stamp};
-use crate::config::{PemPair, PemSource};
+use super::super::{Served, files};
+use super::folders::{self, CHAIN, FRESH, KEY};
+pub use super::notes::VaultError;
+use super::notes::{disk, read, text, to_text, try_read, unreadable, write};
+pub use super::records::{About, FaultNote, Status, Window};
+pub(super) use super::records::{AccountFile, Pending};
+use super::requests::REQUESTS;
 use crate::name::CertName;
 
-const CHAIN: &str = "fullchain.pem";
-const KEY: &str = "privkey.pem";
 const ABOUT: &str = "certificate.json";
-const CURRENT: &str = "current";
-const REQUESTS: &str = "requests";
-const BEGUN: &str = "on-demand.json";
 /// What a wildcard's folder begins with; no host name can.
 const WILDCARD: &str = "wildcard+";
-
-/// Why something could not be kept.
-#[derive(Debug, thiserror::Error)]
-pub enum VaultError {
-    /// The disk.
-    #[error("cannot keep `{path}`: {error}; let this user write to `state_dir`, and make room there")]
-    Disk {
-        /// Which file or folder.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A certificate that cannot be used.
-    #[error(transparent)]
-    Certificate(#[from] CertError),
-}
 
 /// The folder with all of it. Clones share it.
 #[derive(Clone, Debug)]
@@ -70,94 +46,11 @@ pub struct Kept {
     pub served: Arc<Served>,
     /// Where it came from.
     pub about: About,
+    /// The number of its folder.
+    pub(super) number: String,
 }
 
-/// Where a certificate came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
-    /// What it is for.
-    pub name: String,
-    /// The directory that it was ordered from.
-    pub directory: String,
-    /// How the name was proved.
-    pub way: String,
-    /// When it was ordered.
-    #[serde(with = "rfc3339")]
-    pub ordered: OffsetDateTime,
-}
-
-/// How it stands with a name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Status {
-    /// When the certificate is renewed.
-    #[serde(with = "rfc3339::option")]
-    pub renew_at: Option<OffsetDateTime>,
-    /// The window that the authority suggests for that (ARI, RFC 9773).
-    pub window: Option<Window>,
-    /// When it is asked again for the window.
-    #[serde(with = "rfc3339::option")]
-    pub ask_at: Option<OffsetDateTime>,
-    /// Attempts that failed since the last success.
-    pub failures: u32,
-    /// Not tried again before.
-    #[serde(with = "rfc3339::option")]
-    pub retry_at: Option<OffsetDateTime>,
-    /// What went wrong last.
-    pub fault: Option<FaultNote>,
-    /// Directories that do not want to be asked, and until when (seconds since 1970).
-    pub limited: BTreeMap<String, i64>,
-    /// Stands for the settings that the fault came up under: with others it is tried at once.
-    pub settings: String,
-}
-
-/// When an authority wants a certificate renewed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Window {
-    /// From then on.
-    #[serde(with = "rfc3339")]
-    pub start: OffsetDateTime,
-    /// Until then.
-    #[serde(with = "rfc3339")]
-    pub end: OffsetDateTime,
-}
-
-/// A fault, as it is remembered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FaultNote {
-    /// When.
-    #[serde(with = "rfc3339")]
-    pub at: OffsetDateTime,
-    /// Its word.
-    pub word: String,
-    /// What happened, and what to do.
-    pub text: String,
-}
-
-/// An order that is not finished. It can be gone on with after a restart, which costs nothing of
-/// what an authority allows.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Pending {
-    pub(super) directory: String,
-    pub(super) url: String,
-    pub(super) way: String,
-    /// The key that the certificate will be for, in PEM.
-    pub(super) key: String,
-}
-
-/// An account at a directory.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct AccountFile {
-    pub(super) directory: String,
-    /// PKCS #8 in base64url.
-    pub(super) key: String,
-    /// Its URL. `None`: the directory has not been told of it, or its answer has not been heard.
-    pub(super) id: Option<String>,
-    /// The address that the directory knows.
-    pub(super) contact: Option<String>,
-}
-
-/// Holds a name, or all accounts, until it is dropped: also against other processes.
+/// Holds a name, or a directory's account, until it is dropped: also against other processes.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] fs::File);
 
@@ -185,34 +78,34 @@ impl Vault {
         names
     }
 
-    /// The newest certificate for a name that can be used. One that cannot is passed over with a
+    /// The newest certificate for a name that can be used. One that is broken is passed over with a
     /// warning.
     ///
     /// # Errors
-    /// When the link to it cannot be set right.
+    /// When it is there, perhaps, but cannot be read now.
     pub fn load(&self, name: &CertName) -> Result<Option<Kept>, VaultError> {
         let folder = self.folder(name);
-        for number in numbers(&folder).into_iter().rev() {
-            match load(&folder.join(&number)) {
-                Ok(kept) => {
-                    // It may have been all but linked when the process ended.
-                    if fs::read_link(folder.join(CURRENT)).ok().as_deref() != Some(Path::new(&number)) {
-                        link(&folder, &number).map_err(|error| disk(&folder.join(CURRENT), error))?;
-                    }
-                    return Ok(Some(kept));
-                }
-                Err(error) => {
-                    tracing::warn!(%name, %error, "a kept certificate cannot be used; passing it over")
-                }
-            }
-        }
-        Ok(None)
+        let Some((served, number)) = folders::newest(&folder)? else { return Ok(None) };
+        Ok(Some(kept(&folder.join(&number), served, number)))
+    }
+
+    /// Whether other programs find this certificate under `current`: a process may have ended before
+    /// it was linked.
+    pub(super) fn is_linked(&self, name: &CertName, kept: &Kept) -> bool {
+        folders::is_linked(&self.folder(name), &kept.number)
+    }
+
+    /// Lets other programs find this certificate. The name must be held.
+    pub(super) fn link(&self, name: &CertName, kept: &Kept, _held: &Lock) -> Result<(), VaultError> {
+        let folder = self.folder(name);
+        folders::link(&folder, &kept.number).map_err(|error| disk(&folder, error))
     }
 
     /// Keeps a new certificate in the place of the one before, which stays beside it.
     ///
     /// # Errors
-    /// When the disk does not take it, or chain and key cannot be used; then all is as before.
+    /// When the disk does not take it, or chain and key cannot be used, or are for another name; then
+    /// all is as before.
     pub(super) fn keep(
         &self,
         name: &CertName,
@@ -221,106 +114,70 @@ impl Vault {
         about: &About,
     ) -> Result<Kept, VaultError> {
         let folder = self.private(name)?;
-        let before = numbers(&folder);
+        let before = folders::numbers(&folder).map_err(|error| unreadable(&folder, error))?;
         let last = before.last().and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
         let number = format!("{:06}", last.saturating_add(1));
         let place = || {
             // Taken away again on failure; a folder without a number is nobody's.
-            let fresh = tempfile::Builder::new().prefix(".new-").tempdir_in(&folder)?;
+            let fresh = tempfile::Builder::new().prefix(FRESH).tempdir_in(&folder)?;
             files::replace(&fresh.path().join(CHAIN), chain, 0o600)?;
             files::replace(&fresh.path().join(KEY), key, 0o600)?;
             files::replace(&fresh.path().join(ABOUT), &to_text(about), 0o600)?;
             Ok(fresh)
         };
         let fresh = place().map_err(|error| disk(&folder, error))?;
-        let kept = load(fresh.path())?;
+        let served = folders::pair(fresh.path())?;
+        if !served.names.iter().any(|shown| is_for(shown, name)) {
+            return Err(VaultError::OtherName { name: name.clone(), shown: served.names });
+        }
+        let kept = kept(fresh.path(), served, number.clone());
         let finish = || {
             fs::rename(fresh.path(), folder.join(&number))?;
             files::sync(&folder)?;
-            link(&folder, &number)?;
-            Ok(())
+            folders::link(&folder, &number)
         };
         finish().map_err(|error| disk(&folder.join(&number), error))?;
-        tidy(&folder, &before);
+        folders::tidy(&folder, &before);
         Ok(kept)
     }
 
     /// Whether a certificate for a name is there.
     #[must_use]
     pub fn has(&self, name: &CertName) -> bool {
-        self.folder(name).join(CURRENT).exists()
+        self.folder(name).join(folders::CURRENT).exists()
     }
 
-    /// When orders on demand were begun.
-    pub(super) fn begun(&self) -> Vec<OffsetDateTime> {
-        let seconds: Vec<i64> = read(&self.0.join(BEGUN)).unwrap_or_default();
-        seconds.into_iter().filter_map(|at| OffsetDateTime::from_unix_timestamp(at).ok()).collect()
+    /// A file or folder of the vault's own.
+    pub(super) fn at(&self, place: &str) -> PathBuf {
+        self.0.join(place)
     }
 
-    pub(super) fn set_begun(&self, begun: &[OffsetDateTime]) -> Result<(), VaultError> {
-        let seconds: Vec<i64> = begun.iter().map(|at| at.unix_timestamp()).collect();
-        write(&self.0.join(BEGUN), &seconds)
-    }
-
-    /// Requests that a name's certificate be renewed now, of the gateway that runs.
-    ///
-    /// # Errors
-    /// When the disk does not take it.
-    pub fn request(&self, name: &CertName) -> Result<(), VaultError> {
-        write(&self.request_path(name), &name.to_string())
-    }
-
-    /// Whether a request has not been taken up yet.
-    #[must_use]
-    pub fn is_requested(&self, name: &CertName) -> bool {
-        self.request_path(name).exists()
-    }
-
-    /// Takes a request back.
-    ///
-    /// # Errors
-    /// When the disk does not let it go.
-    pub fn withdraw(&self, name: &CertName) -> Result<(), VaultError> {
-        let path = self.request_path(name);
-        files::remove(&path).map_err(|error| disk(&path, error))
-    }
-
-    /// Takes up all requests.
-    pub(super) fn take_requests(&self) -> Vec<CertName> {
-        let taken = |path: PathBuf| {
-            let name = name_of_folder(path.file_name()?.to_str()?)?;
-            files::remove(&path).ok()?;
-            Some(name)
-        };
-        self.requests().into_iter().filter_map(taken).collect()
-    }
-
-    /// Where requests come, and the stamp of those that are there.
-    pub(super) fn look_for_requests(&self) -> (Places, Stamp) {
-        (Places::of(&self.0.join(REQUESTS)), stamp(self.requests()))
-    }
-
-    fn requests(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.0.join(REQUESTS)).into_iter().flatten();
-        entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
-    }
-
-    fn request_path(&self, name: &CertName) -> PathBuf {
-        self.0.join(REQUESTS).join(folder_of_name(name))
-    }
-
-    /// How it stands with a name; as new when nothing is known.
+    /// How it stands with a name, for those who show it; as new when nothing is known.
     #[must_use]
     pub fn status(&self, name: &CertName) -> Status {
-        read(&self.folder(name).join("status.json")).unwrap_or_default()
+        read(&self.status_path(name)).unwrap_or_default()
+    }
+
+    /// How it stands with a name, for those who act on it: what is there but cannot be read is an
+    /// error. As new when nothing is known.
+    pub(super) fn known_status(&self, name: &CertName) -> Result<Status, VaultError> {
+        Ok(try_read(&self.status_path(name))?.unwrap_or_default())
     }
 
     pub(super) fn set_status(&self, name: &CertName, status: &Status) -> Result<(), VaultError> {
         write(&self.private(name)?.join("status.json"), status)
     }
 
-    pub(super) fn pending(&self, name: &CertName) -> Option<Pending> {
-        read(&self.folder(name).join("order.json"))
+    /// The order that is not finished. One whose certificate is kept is.
+    pub(super) fn pending(&self, name: &CertName) -> Result<Option<Pending>, VaultError> {
+        let folder = self.folder(name);
+        let pending: Option<Pending> = try_read(&folder.join("order.json"))?;
+        let Some(pending) = pending else { return Ok(None) };
+        let newest = folders::numbers(&folder).map_err(|error| unreadable(&folder, error))?.pop();
+        let is_finished = newest.is_some_and(|number| {
+            fs::read_to_string(folder.join(number).join(KEY)).is_ok_and(|key| key == pending.key)
+        });
+        Ok(Some(pending).filter(|_| !is_finished))
     }
 
     pub(super) fn set_pending(&self, name: &CertName, pending: Option<&Pending>) -> Result<(), VaultError> {
@@ -331,8 +188,25 @@ impl Vault {
         }
     }
 
-    pub(super) fn account(&self, directory: &str) -> Option<AccountFile> {
-        read::<AccountFile>(&self.account_path(directory)).filter(|account| account.directory == directory)
+    /// Changes the notes of an order that is not finished. The name must be held.
+    pub(super) fn change_pending(
+        &self,
+        name: &CertName,
+        change: impl FnOnce(&mut Pending),
+    ) -> Result<(), VaultError> {
+        let Some(mut pending) = self.pending(name)? else { return Ok(()) };
+        change(&mut pending);
+        self.set_pending(name, Some(&pending))
+    }
+
+    /// The account at a directory. One that cannot be read, or understood, is not taken for none: a
+    /// new one would come in its place.
+    pub(super) fn account(&self, directory: &str) -> Result<Option<AccountFile>, VaultError> {
+        let path = self.account_path(directory);
+        let Some(text) = text(&path)? else { return Ok(None) };
+        let account: AccountFile =
+            serde_json::from_slice(&text).map_err(|error| VaultError::Torn { path, error })?;
+        Ok(Some(account).filter(|account| account.directory == directory))
     }
 
     pub(super) fn set_account(&self, account: &AccountFile) -> Result<(), VaultError> {
@@ -349,9 +223,13 @@ impl Vault {
         lock(&self.private(name)?.join("lock"))
     }
 
-    /// Takes all accounts.
-    pub(super) fn lock_accounts(&self) -> Result<Option<Lock>, VaultError> {
-        lock(&self.0.join("accounts/lock"))
+    /// Takes the account at a directory; `None` while another has it.
+    pub(super) fn lock_account(&self, directory: &str) -> Result<Option<Lock>, VaultError> {
+        lock(&self.0.join("accounts").join(format!("lock-{}", super::short_hash(directory.as_bytes()))))
+    }
+
+    fn status_path(&self, name: &CertName) -> PathBuf {
+        self.folder(name).join("status.json")
     }
 
     fn folder(&self, name: &CertName) -> PathBuf {
@@ -375,60 +253,31 @@ impl Vault {
     }
 }
 
-fn folder_of_name(name: &CertName) -> String {
+pub(super) fn folder_of_name(name: &CertName) -> String {
     format!("{}{}", if name.is_wildcard() { WILDCARD } else { "" }, name.host())
 }
 
-fn name_of_folder(folder: &str) -> Option<CertName> {
+pub(super) fn name_of_folder(folder: &str) -> Option<CertName> {
     match folder.strip_prefix(WILDCARD) {
         Some(host) => CertName::parse(&format!("*.{host}")).ok(),
         None => CertName::parse(folder).ok(),
     }
 }
 
-/// The numbered folders, oldest first.
-fn numbers(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten();
-    let mut numbers: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.len() >= 6 && name.bytes().all(|b| b.is_ascii_digit()))
-        .collect();
-    numbers.sort_by_key(|number| (number.len(), number.clone()));
-    numbers
+/// Whether a certificate that shows this name is good for another.
+fn is_for(shown: &str, name: &CertName) -> bool {
+    *shown == name.to_string() || (!name.is_wildcard() && name.host().is_covered_by(shown))
 }
 
-/// Takes away what is older than the certificate before this one, and what a process left that ended
-/// in the midst. What cannot be taken away does no harm.
-fn tidy(folder: &Path, before: &[String]) {
-    let unfinished = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| {
-        entry.ok()?.file_name().into_string().ok().filter(|name| name.starts_with(".new-"))
-    });
-    for name in before.iter().rev().skip(1).cloned().chain(unfinished) {
-        if let Err(error) = fs::remove_dir_all(folder.join(&name)) {
-            tracing::debug!(%name, %error, "an old certificate's folder stays");
-        }
-    }
-}
-
-fn load(folder: &Path) -> Result<Kept, CertError> {
-    let file = |name: &str| PemSource::File(folder.join(name));
-    let served = Arc::new(load_pair(&PemPair { cert: file(CHAIN), key: file(KEY) })?);
+/// A certificate with what is known of where it came from.
+fn kept(folder: &Path, served: Served, number: String) -> Kept {
     let about = read(&folder.join(ABOUT)).unwrap_or_else(|| About {
         name: served.names.first().cloned().unwrap_or_default(),
         directory: String::new(),
         way: String::new(),
         ordered: served.not_before,
     });
-    Ok(Kept { served, about })
-}
-
-/// Lets `current` lead to a folder, in one step.
-fn link(folder: &Path, number: &str) -> io::Result<()> {
-    let fresh = folder.join(".current");
-    files::remove(&fresh)?;
-    std::os::unix::fs::symlink(number, &fresh)?;
-    fs::rename(&fresh, folder.join(CURRENT))?;
-    files::sync(folder)
+    Kept { served: Arc::new(served), about, number }
 }
 
 fn lock(path: &Path) -> Result<Option<Lock>, VaultError> {
@@ -440,36 +289,11 @@ fn lock(path: &Path) -> Result<Option<Lock>, VaultError> {
     }
 }
 
-/// What a file holds; nothing when it is absent, or cannot be understood, which is said.
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "cannot be read; going on without it");
-            return None;
-        }
-    };
-    serde_json::from_str(&text)
-        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot be understood; going on without it"))
-        .ok()
-}
-
-fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), VaultError> {
-    files::replace(path, &to_text(value), 0o600).map_err(|error| disk(path, error))
-}
-
-fn to_text<T: Serialize>(value: &T) -> String {
-    serde_json::to_string_pretty(value).expect("texts, numbers and maps with texts as keys are JSON") + "\n"
-}
-
-fn disk(path: &Path, error: io::Error) -> VaultError {
-    VaultError::Disk { path: path.to_owned(), error }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+
+    use time::OffsetDateTime;
 
     use super::*;
 
@@ -505,7 +329,7 @@ mod tests {
         assert!(vault.load(&name).expect("readable").is_none());
         let chains = [keep(&vault, &name), keep(&vault, &name), keep(&vault, &name)];
         let folder = dir.path().join("acme/names/wildcard+a.test");
-        assert_eq!(numbers(&folder), ["000002", "000003"]);
+        assert_eq!(folders::numbers(&folder).expect("readable"), ["000002", "000003"]);
         assert_eq!(fs::read_to_string(folder.join("current/fullchain.pem")).expect("there"), chains[2]);
         let mode = |path: &str| fs::metadata(folder.join(path)).expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(""), mode("current/privkey.pem")), (0o700, 0o600));
@@ -521,16 +345,21 @@ mod tests {
         let (first, second) = (keep(&vault, &name), keep(&vault, &name));
         let folder = dir.path().join("acme/names/a.test");
         let shown = || fs::read_to_string(folder.join("current/fullchain.pem")).expect("there");
-        link(&folder, "000001").expect("linked");
-        vault.load(&name).expect("readable").expect("there");
+        folders::link(&folder, "000001").expect("linked");
+        let kept = vault.load(&name).expect("readable").expect("there");
+        assert!(!vault.is_linked(&name, &kept));
+        assert_eq!(shown(), first, "it was changed by somebody who does not hold the name");
+        let held = vault.lock(&name).expect("lockable").expect("free");
+        vault.link(&name, &kept, &held).expect("linked");
+        assert!(vault.is_linked(&name, &kept));
+        drop(held);
         assert_eq!(shown(), second);
         fs::write(folder.join("000002/privkey.pem"), "torn").expect("writable");
-        vault.load(&name).expect("readable").expect("there");
-        assert_eq!(shown(), first);
+        assert_eq!(vault.load(&name).expect("readable").expect("there").number, "000001");
         // A mismatch is refused before it replaces anything.
         let ((chain, _), (_, key)) = (pair("a.test"), pair("a.test"));
         assert!(vault.keep(&name, &chain, &key, &about(&name)).is_err());
-        assert_eq!(fs::read_dir(&folder).expect("there").count(), 3, "something was left");
+        assert_eq!(fs::read_dir(&folder).expect("there").count(), 4, "something was left");
     }
 
     #[test]
@@ -548,8 +377,84 @@ mod tests {
         let directory = "https://ca.test:14000/dir".to_owned();
         let account = AccountFile { directory, key: "k".to_owned(), id: None, contact: None };
         vault.set_account(&account).expect("written");
-        assert_eq!(vault.account("https://ca.test:14000/dir").expect("there").key, "k");
-        assert!(vault.account("https://ca.test:14000/other").is_none());
+        let account = |directory| vault.account(directory);
+        assert_eq!(account("https://ca.test:14000/dir").expect("readable").expect("there").key, "k");
+        assert!(account("https://ca.test:14000/other").expect("readable").is_none());
+        // With a torn one nobody makes a new account over the old one.
+        fs::write(vault.account_path("https://ca.test:14000/dir"), "{").expect("writable");
+        let said = account("https://ca.test:14000/dir").err().expect("torn").to_string();
+        assert!(said.contains("cannot understand") && said.contains("made anew"), "{said}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_absent() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let vault = Vault::open(dir.path()).expect("made");
+        let name = name("a.test");
+        keep(&vault, &name);
+        let folder = dir.path().join("acme/names/a.test");
+        // A folder in the place of a file cannot be read, whoever one is.
+        let hide = |file: &str| {
+            let path = folder.join(file);
+            files::remove(&path).expect("ours");
+            fs::create_dir(&path).expect("ours");
+        };
+        hide("status.json");
+        hide("order.json");
+        assert!(vault.known_status(&name).is_err() && vault.pending(&name).is_err());
+        assert_eq!(vault.status(&name), Status::default());
+        hide("000001/privkey.pem");
+        let said = vault.load(&name).expect_err("unreadable").to_string();
+        assert!(said.contains("cannot read") && said.contains("privkey.pem"), "{said}");
+        fs::create_dir(vault.account_path("https://ca.test/dir")).expect("ours");
+        assert!(vault.account("https://ca.test/dir").is_err());
+        fs::remove_dir_all(&folder).expect("ours");
+        assert!(vault.load(&name).expect("absent").is_none());
+        fs::write(&folder, "").expect("writable");
+        assert!(vault.load(&name).is_err());
+    }
+
+    #[test]
+    fn a_finished_order_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let vault = Vault::open(dir.path()).expect("made");
+        let name = name("a.test");
+        let (chain, key) = pair("a.test");
+        let text = |text: &str| text.to_owned();
+        let pending =
+            Pending { directory: text("d"), url: text("u"), way: text("w"), key: key.clone(), proofs: 0 };
+        vault.set_pending(&name, Some(&pending)).expect("written");
+        assert!(vault.pending(&name).expect("readable").is_some());
+        vault.keep(&name, &chain, &key, &about(&name)).expect("kept");
+        assert!(vault.pending(&name).expect("readable").is_none());
+    }
+
+    #[test]
+    fn a_certificate_for_another_name_is_not_kept() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let vault = Vault::open(dir.path()).expect("made");
+        let tried = |shown: &str, name: &CertName| {
+            let (chain, key) = pair(shown);
+            vault.keep(name, &chain, &key, &about(name))
+        };
+        for (shown, wanted) in [("a.test", "b.test"), ("a.test", "*.a.test"), ("*.a.test", "a.test")] {
+            let said = tried(shown, &name(wanted)).expect_err("of another").to_string();
+            assert!(said.contains(&format!("for `{wanted}` is for [\"{shown}\"]")), "{said}");
+            assert!(vault.load(&name(wanted)).expect("readable").is_none());
+        }
+        tried("*.a.test", &name("b.a.test")).expect("covered");
+    }
+
+    #[test]
+    fn two_who_link_do_not_stumble_over_each_other() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        std::thread::scope(|scope| {
+            for number in ["000001", "000002"] {
+                let folder = dir.path();
+                scope.spawn(move || (0..50).for_each(|_| folders::link(folder, number).expect("linked")));
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1);
     }
 
     #[test]
