@@ -100,7 +100,11 @@ fn one_name_that_always_fails_holds_up_no_other() {
     names.lead("bad.gw.test", [127, 0, 0, 9].into());
     let pebble = Pebble::start(&names, port, 1);
     let directories = vec![directory(&pebble.directory(), &pebble.server_root())];
-    let setup = ordering(port, &["bad.gw.test", "gw.test"], directories);
+    // More than are ordered at once, and before it in the row.
+    let others: Vec<String> = (0..20).map(|number| format!("bad-{number}.test")).collect();
+    others.iter().for_each(|name| names.lead(name, [127, 0, 0, 9].into()));
+    let all: Vec<&str> = others.iter().map(String::as_str).chain(["bad.gw.test", "gw.test"]).collect();
+    let setup = ordering(port, &all, directories);
     let mut gateway = setup.start();
     wait_issued(&gateway, "gw.test");
     let failed = |gateway: &Gateway| {
@@ -119,7 +123,14 @@ fn one_name_that_always_fails_holds_up_no_other() {
     );
     gateway = gateway.restart();
     assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
-    let orders = gateway.log().iter().filter(|record| record["message"] == "ordering a certificate").count();
+    gateway.wait_log("the decision", |record| {
+        record["name"] == "bad.gw.test" && record["level"] == "INFO" && record["fault"] == "unreachable"
+    });
+    let is_begun = |record: &&Value| {
+        record["message"] == "ordering a certificate"
+            && (record["name"] == "bad.gw.test" || record["name"] == "gw.test")
+    };
+    let orders = gateway.log().iter().filter(is_begun).count();
     assert_eq!(orders, 0, "{}", gateway.stderr());
 }
 
@@ -164,6 +175,21 @@ fn files_of_the_operator_win() {
     assert_eq!(visit(&gateway, &pebble, "other.test"), 404);
     assert!(!gateway.path("state/acme/names/gw.test/order.json").exists());
     assert!(!gateway.log().iter().any(|record| is_issued(record, "gw.test")));
+}
+
+#[test]
+fn a_name_is_ordered_as_soon_as_the_operators_files_are_gone() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let mut setup = one(port, &pebble, "gw.test");
+    let (own, other) = (setup.ca.leaf("own", &["gw.test"]), setup.ca.leaf("other", &["other.test"]));
+    setup.certificates(&[(&own.cert, &own.key)]);
+    let gateway = setup.start();
+    assert_eq!(Curl::new(&gateway).get("https://gw.test/").status, 200);
+    std::fs::rename(&other.key, &own.key).expect("ours");
+    std::fs::rename(&other.cert, &own.cert).expect("ours");
+    wait_issued(&gateway, "gw.test");
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
 }
 
 #[test]

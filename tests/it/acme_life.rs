@@ -1,6 +1,7 @@
 //! The life of an ordered certificate: renewed by time and by the authority's word, kept over
 //! restarts and kills, ordered once by two gateways.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -79,7 +80,8 @@ fn with_renewal_info(body: &[u8]) -> Vec<u8> {
 #[test]
 fn the_authority_says_when_to_renew() {
     let (names, port) = (Names::start(), free_port());
-    let pebble = Pebble::start(&names, port, 1);
+    // By its lifetime it is due after twenty seconds; it is not renewed before a tenth of it is over.
+    let pebble = PebbleSetup::new(&names, port, 1).set("certificateValidityPeriod", 30).start();
     let front = Front::start(&pebble);
     let first = std::sync::OnceLock::<String>::new();
     front.judge(move |_, request| match request.uri().path() {
@@ -165,6 +167,11 @@ fn an_order_that_is_killed_at_every_step_gets_there() {
             break;
         }
         steps += 1;
+        assert_eq!(
+            status(&setup)["begun"],
+            steps,
+            "so that one that is killed for ever does not go on at once"
+        );
     }
     assert!(steps >= 5, "only {steps} steps were seen");
     front.judge(|_, _| Verdict::Pass);
@@ -194,6 +201,102 @@ fn long_an_order_that_is_killed_once_at_any_step_is_gone_on_with() {
         wait_issued(&gateway, "gw.test");
         assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
         assert_eq!(made(&pebble) - before, 1, "killed at step {step}");
+    }
+}
+
+fn in_folder(setup: &Setup, file: &str) -> PathBuf {
+    setup.path("state/acme/names/gw.test").join(file)
+}
+
+/// What is noted of the name.
+fn status(setup: &Setup) -> Value {
+    let text = std::fs::read_to_string(in_folder(setup, "status.json")).expect("there");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Changes a file in the name's folder.
+fn edit(setup: &Setup, file: &str, key: &str, value: &str) {
+    let path = in_folder(setup, file);
+    let mut json: Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).expect("there")).expect("JSON");
+    json[key] = value.into();
+    std::fs::write(path, json.to_string()).expect("ours");
+}
+
+/// A gateway that was stopped after it had got its certificate, a long time ago as it seems, and has
+/// to renew it.
+fn with_due(port: u16, front: &Front) -> Setup {
+    let gateway = through(port, front).start();
+    wait_issued(&gateway, "gw.test");
+    poll("the status", SOON, || {
+        let text = std::fs::read_to_string(gateway.path("state/acme/names/gw.test/status.json")).ok()?;
+        text.contains("\"ask_at\": \"").then_some(())
+    });
+    let setup = gateway.kill();
+    make_due(&setup);
+    setup
+}
+
+fn make_due(setup: &Setup) {
+    edit(setup, "status.json", "renew_at", "2020-01-01T00:00:00Z");
+    edit(setup, "current/certificate.json", "ordered", "2020-01-01T00:00:00Z");
+}
+
+#[test]
+fn a_renewal_that_was_not_noted_is_not_made_again() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    let setup = with_due(port, &front);
+    // What is there came after what is noted: the process was killed in between.
+    edit(&setup, "status.json", "leaf", "0000000000000000");
+    let gateway = setup.start();
+    let path = gateway.path("state/acme/names/gw.test/status.json");
+    poll("a new status", SOON, || {
+        Some(()).filter(|()| !std::fs::read_to_string(&path).expect("there").contains("0000000000000000"))
+    });
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+    let setup = gateway.kill();
+    // And what is noted of it, counts.
+    make_due(&setup);
+    let gateway = setup.start();
+    wait_issued(&gateway, "gw.test");
+    assert_eq!(made(&pebble), 2);
+}
+
+#[test]
+fn nothing_is_ordered_that_could_not_be_noted() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    let setup = through(port, &front);
+    std::fs::create_dir_all(in_folder(&setup, "status.json")).expect("ours");
+    let gateway = setup.start();
+    let record = gateway.wait_log("a fault", |record| record["fault"] == "local");
+    assert!(record["message"].as_str().is_some_and(|text| text.contains("status.json`")), "{record}");
+    assert_eq!(front.requests(), 0);
+}
+
+#[test]
+fn long_a_renewal_that_is_killed_at_any_step_is_gone_on_with_and_made_once() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = PebbleSetup::new(&names, port, 1).env("PEBBLE_WFE_NONCEREJECT", "0").start();
+    let front = Front::start(&pebble);
+    let mut setup = with_due(port, &front);
+    for step in 0.. {
+        let before = made(&pebble);
+        let (left, is_held) = kill_at(setup, &front, step);
+        if !is_held {
+            assert!(step > 5, "only {step} steps were seen");
+            break;
+        }
+        front.judge(|_, _| Verdict::Pass);
+        let gateway = left.start();
+        assert_eq!(visit(&gateway, &pebble, "gw.test"), 200, "the one before is shown");
+        wait_issued(&gateway, "gw.test");
+        assert_eq!(made(&pebble) - before, 1, "killed at step {step}");
+        setup = gateway.kill();
+        make_due(&setup);
     }
 }
 

@@ -6,11 +6,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::acme::{visit, wait_issued};
-use crate::support::SOON;
 use crate::support::front::{Front, Verdict, problem};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::pebble::{Names, Pebble, PebbleSetup, directory, free_port, ordering};
 use crate::support::process::Process;
+use crate::support::{SOON, poll};
 
 /// Waits for the record of a failed attempt.
 #[track_caller]
@@ -58,8 +58,9 @@ fn a_second_authority_takes_over_when_the_first_limits_us() {
     let text = record["message"].as_str().expect("text");
     assert!(text.contains("limits what may be ordered (too many certificates)"), "{text}");
     assert_eq!(visit(&gateway, &other, "gw.test"), 200);
-    let status = status(&gateway);
-    assert_eq!(status["limited"].as_object().map(serde_json::Map::len), Some(1), "{status}");
+    poll("the limit in the status", SOON, || {
+        (status(&gateway)["limited"].as_object()?.len() == 1).then_some(())
+    });
 }
 
 #[test]
@@ -73,15 +74,14 @@ fn a_limit_is_kept_for_as_long_as_the_authority_says() {
     });
     let gateway = one(port, &front.directory(), &front.root()).start();
     wait_failed(&gateway, "rate-limited");
-    let retry_at = |gateway: &Gateway| {
-        let text = status(gateway)["retry_at"].as_str().expect("a date").to_owned();
-        OffsetDateTime::parse(&text, &Rfc3339).expect("a date")
-    };
-    let left = (retry_at(&gateway) - OffsetDateTime::now_utc()).whole_minutes();
+    let left = poll("the status", SOON, || minutes_left(&gateway));
     assert!((118..=120).contains(&left), "{left} minutes");
     let before = front.requests();
     let gateway = gateway.restart();
-    gateway.wait_log("the start", |record| record["message"] == "listening");
+    let record = gateway.wait_log("the decision", |record| {
+        record["message"].as_str().is_some_and(|text| text.starts_with("not ordered again before its time"))
+    });
+    assert_eq!((&record["name"], &record["fault"]), (&"gw.test".into(), &"rate-limited".into()), "{record}");
     assert_eq!(before, front.requests(), "it asked again");
     // Other settings are tried at once, in case they help.
     let mut setup = gateway.kill();
@@ -105,19 +105,89 @@ fn accounts_that_must_be_bound_are() {
         .set("externalAccountMACKeys", serde_json::json!({ "kid-1": key }))
         .start();
     let unbound = directory(&pebble.directory(), &pebble.server_root());
+    let bound = |key: &str| {
+        let mut bound = unbound.clone();
+        let table = bound.as_table_mut().expect("a table");
+        table.insert("eab_key_id".to_owned(), "kid-1".into());
+        table.insert("eab_key".to_owned(), key.into());
+        vec![bound]
+    };
     let gateway = ordering(port, &["gw.test"], vec![unbound.clone()]).start();
     let text = wait_failed(&gateway, "not-bound");
     assert!(text.contains("write its `eab_key_id` and `eab_key`"), "{text}");
-    drop(gateway);
-
-    let mut bound = unbound;
-    let table = bound.as_table_mut().expect("a table");
-    table.insert("eab_key_id".to_owned(), "kid-1".into());
-    table.insert("eab_key".to_owned(), key.into());
-    let gateway = ordering(port, &["gw.test"], vec![bound]).start();
+    // Each change of the settings is tried at once, in the folder that remembers what failed.
+    let mut setup = gateway.kill();
+    setup.set("acme.directories", bound("c29tZSBvdGhlciBrZXk"));
+    let gateway = setup.start();
+    gateway.wait_log("a failure", |record| record["failures"] == 2);
+    let mut setup = gateway.kill();
+    setup.set("acme.directories", bound(key));
+    let gateway = setup.start();
     wait_issued(&gateway, "gw.test");
     assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
     assert!(!gateway.stderr().contains(key));
+}
+
+#[test]
+fn an_account_that_was_closed_is_told_from_a_name_that_leads_elsewhere() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    front.judge(|_, request| match request.uri().path() {
+        "/order-plz" => Verdict::Answer(problem(401, "unauthorized", "account is deactivated", 0)),
+        _ => Verdict::Pass,
+    });
+    let gateway = one(port, &front.directory(), &front.root()).start();
+    let text = wait_failed(&gateway, "not-bound");
+    assert!(text.contains("remove its file below `acme/accounts`"), "{text}");
+}
+
+#[test]
+fn a_proof_that_failed_is_not_tried_again_for_a_quarter_of_an_hour() {
+    let (names, port) = (Names::start(), free_port());
+    // Nobody listens where it looks.
+    let pebble = Pebble::start(&names, free_port(), free_port());
+    let mut setup = one(port, &pebble.directory(), &pebble.server_root());
+    setup.set("plain.http", vec!["127.0.0.1:0"]);
+    let gateway = setup.start();
+    wait_failed(&gateway, "unreachable");
+    // By two ways.
+    let left = poll("the status", SOON, || minutes_left(&gateway));
+    assert!((29..=38).contains(&left), "{left} minutes");
+}
+
+#[test]
+fn an_absurd_answer_does_not_end_what_keeps_a_name() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    front.judge(|_, request| match request.uri().path() {
+        path if path.starts_with("/my-order/") => Verdict::WithHeader("retry-after", "18446744073709551615"),
+        _ => Verdict::Pass,
+    });
+    let gateway = one(port, &front.directory(), &front.root()).start();
+    // It takes the authority at its word, within reason, and goes on later.
+    gateway.wait_log("the end of the attempt", |record| {
+        record["failures"] == 1 || crate::acme::is_issued(record, "gw.test")
+    });
+    assert!(!gateway.stderr().contains("panic"), "{}", gateway.stderr());
+}
+
+#[test]
+fn nothing_is_asked_without_tls() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    front.judge(|_, request| match request.uri().path() {
+        "/dir" => {
+            Verdict::Change(|body| String::from_utf8_lossy(body).replace("https://", "http://").into_bytes())
+        }
+        _ => Verdict::Pass,
+    });
+    let gateway = one(port, &front.directory(), &front.root()).start();
+    let text = wait_failed(&gateway, "authority-failed");
+    assert!(text.contains("a URL that is not https"), "{text}");
+    assert_eq!(front.requests(), 1);
 }
 
 #[test]
@@ -175,6 +245,14 @@ fn a_root_that_is_not_there_is_found_before_the_start() {
         output.stderr.contains("acme.directories: the root `/absent/root.pem` cannot be read"),
         "{output:?}"
     );
+}
+
+/// How long the name is left alone after a failure; `None` while that is not written.
+fn minutes_left(gateway: &Gateway) -> Option<i64> {
+    let status = status(gateway);
+    status["fault"].as_object()?;
+    let at = OffsetDateTime::parse(status["retry_at"].as_str()?, &Rfc3339).expect("a date");
+    Some((at - OffsetDateTime::now_utc()).whole_minutes())
 }
 
 fn status(gateway: &Gateway) -> Value {
