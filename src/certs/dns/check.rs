@@ -6,10 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use futures_util::future::join_all;
-use hickory_proto::op::Message;
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::{Name, RecordType};
 
-use super::ask::{Answer, AskError, Over, ask, ask_over};
+use super::ask::{Answer, AskError, Over, ask_over};
+use super::delegation::{Leads, ask_parent, is_ours};
 use super::lookup::{Lookup, ZoneServer, parse, show};
 use super::responder::Responder;
 use super::{ChallengeRecord, DnsError, provider};
@@ -66,11 +66,13 @@ pub(super) async fn check_with(settings: &Settings, lookup: &Lookup) -> Vec<Find
         Some(DnsWay::Responder(responder)) => {
             // Answers while the gateway does not run; while it does, the port is held by it.
             let own = Responder::start(responder, settings);
-            let mut found = match &own {
-                Ok(_) | Err(DnsError::Bind(BindError::InUse(_))) => Vec::new(),
-                Err(error) => vec![Finding::bad(error.to_string())],
-            };
-            found.extend(check_responder(settings, responder, lookup).await);
+            let mut found = check_responder(settings, responder, lookup).await;
+            match &own {
+                Ok(_) | Err(DnsError::Bind(BindError::InUse(_))) => {}
+                // The gateway may run as somebody else, or elsewhere: the answers decide.
+                Err(_) if found.iter().all(|finding| finding.is_good) => {}
+                Err(error) => found.insert(0, Finding::bad(error.to_string())),
+            }
             found
         }
         Some(_) => vec![try_it(settings).await],
@@ -83,10 +85,15 @@ async fn try_it(settings: &Settings) -> Finding {
         ChallengeRecord { name: format!("_acme-challenge.{}", settings.base.host), value: TRIED.to_owned() };
     let tried = async {
         let Some(provider) = provider(settings)? else { return Ok(()) };
-        let set = provider.present(&record).await;
+        let set = provider.set(&record).await;
+        let memo = set.as_ref().ok().cloned().flatten();
+        let seen = match set {
+            Ok(_) => provider.seen(&record).await,
+            Err(error) => Err(error),
+        };
         // Also after a failure, since it may stand there all the same.
-        let removed = provider.cleanup(&record).await;
-        set.and(removed)
+        let removed = provider.cleanup(&record, memo.as_deref()).await;
+        seen.and(removed)
     };
     match tried.await {
         Ok(()) => Finding::good(format!(
@@ -146,45 +153,22 @@ async fn check_delegation(
 async fn check_parent(server: &ZoneServer, apex: &Name, host: &Name, zone: &Name) -> Finding {
     let wanted = format!("{} NS {}", apex.to_ascii(), host.to_ascii());
     let who = format!("the name server `{}` of `{}`", server.name, show(zone));
-    let mut last = AskError::Silent;
-    for address in &server.addresses {
-        match ask(*address, apex, RecordType::NS, false).await {
-            Ok(answer) => return judge_parent(&answer, apex, host, &who, &wanted),
-            Err(error) => last = error,
-        }
-    }
-    Finding::bad(format!("{who} cannot be asked ({last}); try again, or correct the zone's NS records"))
-}
-
-fn judge_parent(answer: &Message, apex: &Name, host: &Name, who: &str, wanted: &str) -> Finding {
-    let records = || answer.answers.iter().chain(&answer.authorities).filter(|record| record.name == *apex);
-    let alias = records().find_map(|record| match &record.data {
-        RData::CNAME(target) => Some(target.0.clone()),
-        _ => None,
-    });
-    if let Some(target) = alias {
-        return Finding::good(format!(
+    match ask_parent(server, apex, host).await {
+        Leads::Here => Finding::good(format!("{who} has the record `{wanted}`")),
+        Leads::Alias(target) => Finding::good(format!(
             "{who} leads `{}` on to `{}`, which must be delegated to `{}`",
             show(apex),
             show(&target),
             show(host)
-        ));
-    }
-    let names: Vec<&Name> = records()
-        .filter_map(|record| match &record.data {
-            RData::NS(server) => Some(&server.0),
-            _ => None,
-        })
-        .collect();
-    if names.is_empty() {
-        return Finding::bad(format!("{who} does not lead here; add the record `{wanted}` there"));
-    }
-    match names.iter().find(|name| **name != host) {
-        None => Finding::good(format!("{who} has the record `{wanted}`")),
-        Some(other) => Finding::bad(format!(
+        )),
+        Leads::Elsewhere(other) => Finding::bad(format!(
             "{who} leads `{}` to `{}`; let its only NS record be `{wanted}`",
             show(apex),
-            show(other)
+            show(&other)
+        )),
+        Leads::Nowhere => Finding::bad(format!("{who} does not lead here; add the record `{wanted}` there")),
+        Leads::Unknown(error) => Finding::bad(format!(
+            "{who} cannot be asked ({error}); try again, or correct the zone's NS records"
         )),
     }
 }
@@ -214,11 +198,6 @@ fn judge_answer(answer: Result<Answer, AskError>, host: &Name, place: &str) -> F
             "{error} at {place}; let it through the firewall to this machine, and see that `dns.responder` listens there (where a machine cannot reach its own public address, try from elsewhere)"
         )),
     }
-}
-
-/// Whether the answer is the responder's: it has its zone, and its name.
-fn is_ours(answer: &Message, host: &Name) -> bool {
-    answer.answers.iter().any(|record| matches!(&record.data, RData::SOA(soa) if soa.mname == *host))
 }
 
 /// Whether a resolver finds its way here, as an authority's will.

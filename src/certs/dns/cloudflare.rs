@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
 
-use super::lookup::{parse, show};
+use super::lookup::show;
 use super::propagation::Watch;
 use super::{ChallengeRecord, DnsError, DnsProvider, reveal};
 use crate::config::{CloudflareSettings, DnsSettings};
@@ -101,14 +101,19 @@ struct ZoneRecord {
 }
 
 impl DnsProvider for Cloudflare {
-    fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
-        Box::pin(async move {
-            let name = self.in_time(record, self.add(record)).await?;
-            self.watch.seen(&name, &record.value).await
-        })
+    fn set<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<Option<String>, DnsError>> {
+        Box::pin(async move { self.in_time(record, self.add(record)).await.map(|()| None) })
     }
 
-    fn cleanup<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+    fn seen<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+        Box::pin(self.watch.seen(record))
+    }
+
+    fn cleanup<'a>(
+        &'a self,
+        record: &'a ChallengeRecord,
+        _memo: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), DnsError>> {
         Box::pin(async move {
             let removed = self.in_time(record, self.remove(record)).await;
             self.watch.gone(&record.value);
@@ -133,21 +138,19 @@ impl Cloudflare {
         tokio::time::timeout(self.watch.limit, work).await.map_err(late)?
     }
 
-    /// Sets the record, and gives the name that it was set at.
-    async fn add(&self, record: &ChallengeRecord) -> Result<hickory_proto::rr::Name, DnsError> {
-        let name = self.watch.lookup.target_of(&parse(&record.name)?).await?;
-        let shown = show(&name);
+    async fn add(&self, record: &ChallengeRecord) -> Result<(), DnsError> {
+        let shown = show(&self.watch.target_of(record).await?);
         let zone = self.zone_of(&shown).await?;
         let content = format!("\"{}\"", record.value);
         let body = json!({ "type": "TXT", "name": shown, "content": content, "ttl": TTL });
         let path = format!("/zones/{zone}/dns_records");
         match self.call::<ZoneRecord>(Method::POST, &path, Some(&body), "set the record").await? {
-            Said::Result(_) | Said::Identical => Ok(name),
+            Said::Result(_) | Said::Identical => Ok(()),
         }
     }
 
     async fn remove(&self, record: &ChallengeRecord) -> Result<(), DnsError> {
-        let shown = show(&self.watch.lookup.target_of(&parse(&record.name)?).await?);
+        let shown = show(&self.watch.target_of(record).await?);
         let zone = self.zone_of(&shown).await?;
         let path = format!("/zones/{zone}/dns_records?type=TXT&per_page=100&name={shown}");
         let there: Vec<ZoneRecord> = self.result(&path, "list the records").await?;

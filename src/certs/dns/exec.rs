@@ -9,14 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::lookup::parse;
 use super::propagation::Watch;
 use super::{ChallengeRecord, DnsError, DnsProvider};
 use crate::config::{DnsSettings, ExecSettings, ExecStyle};
@@ -30,8 +28,6 @@ const OUTPUT_MAX: usize = 16 * 1024;
 const TOLD_MAX: usize = 500;
 /// How long its outputs may stay open after its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Outputs of certbot's hooks that are kept for its other hook.
-const SAID_MAX: usize = 100;
 
 /// Why a program did not set or remove a record. One sentence each.
 #[derive(Debug, thiserror::Error)]
@@ -80,38 +76,33 @@ pub(super) struct Exec {
     settings: ExecSettings,
     watch: Watch,
     turn: Semaphore,
-    /// What certbot's hook said when it set a record: the other hook gets it.
-    said: Mutex<Vec<(ChallengeRecord, String)>>,
 }
 
 impl DnsProvider for Exec {
-    fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+    fn set<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<Option<String>, DnsError>> {
         Box::pin(async move {
             let said = self.run(&self.settings.program, "present", record, None).await?;
-            if self.settings.style == ExecStyle::Certbot {
-                let mut all = self.said.lock();
-                if all.len() >= SAID_MAX {
-                    all.remove(0);
-                }
-                all.push((record.clone(), said));
-            }
-            let name = self.watch.lookup.target_of(&parse(&record.name)?).await?;
-            self.watch.seen(&name, &record.value).await
+            Ok((self.settings.style == ExecStyle::Certbot).then_some(said))
         })
     }
 
-    fn cleanup<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+    fn seen<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+        Box::pin(self.watch.seen(record))
+    }
+
+    /// `memo`: what certbot's hook said when it set the record.
+    fn cleanup<'a>(
+        &'a self,
+        record: &'a ChallengeRecord,
+        memo: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), DnsError>> {
         Box::pin(async move {
             let program = match (&self.settings.cleanup, self.settings.style) {
                 (Some(program), _) => program,
                 (None, ExecStyle::Lego) => &self.settings.program,
                 (None, ExecStyle::Certbot) => return Ok(()),
             };
-            let said = {
-                let mut all = self.said.lock();
-                all.iter().position(|(of, _)| of == record).map(|at| all.remove(at).1)
-            };
-            let removed = self.run(program, "cleanup", record, said.as_deref()).await;
+            let removed = self.run(program, "cleanup", record, memo).await;
             self.watch.gone(&record.value);
             Ok(removed.map(|_| ())?)
         })
@@ -120,12 +111,7 @@ impl DnsProvider for Exec {
 
 impl Exec {
     pub(super) fn new(settings: &ExecSettings, dns: &DnsSettings) -> Self {
-        Self {
-            settings: settings.clone(),
-            watch: Watch::new(dns),
-            turn: Semaphore::new(1),
-            said: Mutex::default(),
-        }
+        Self { settings: settings.clone(), watch: Watch::new(dns), turn: Semaphore::new(1) }
     }
 
     #[cfg(test)]
@@ -160,8 +146,9 @@ impl Exec {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         let (mut out, mut err) = (Vec::new(), Vec::new());
+        // Waiting for the turn is no program's fault; each that has it gives it back in its own time.
+        let _turn = self.turn.acquire().await;
         let ended = timeout(self.watch.limit, async {
-            let _turn = self.turn.acquire().await;
             let child =
                 command.spawn().map_err(|error| ExecError::Start { program: program.to_owned(), error })?;
             Ok(Group::new(child).finish(&mut out, &mut err).await)

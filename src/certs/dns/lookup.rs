@@ -1,14 +1,16 @@
 //! Where a record belongs: what its name is another name for, in which zone that lies, and which
 //! servers are that zone's own.
 //!
-//! Asks the system's resolvers, or those of the settings. Never asks them for the record itself:
-//! what they do not know, they remember not to know.
+//! Asks the system's resolvers, or those of the settings, for zones and their servers. Never asks them
+//! for the record itself, before it is there: what they do not know, they remember not to know.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::DnsError;
 use super::ask::ask;
@@ -20,6 +22,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const RESOLVERS_MAX: usize = 3;
 /// How many CNAME records are followed.
 const CNAMES_MAX: usize = 8;
+/// How many delegations are followed from the zone above a name.
+const DELEGATIONS_MAX: usize = 4;
 /// How many name servers of a zone are looked at, and addresses of each.
 const SERVERS_MAX: usize = 16;
 /// The port of the DNS.
@@ -32,6 +36,15 @@ pub(super) struct ZoneServer {
     pub(super) name: String,
     /// Where it is. Not empty.
     pub(super) addresses: Vec<SocketAddr>,
+}
+
+/// Where a record belongs.
+#[derive(Clone, Debug)]
+pub(super) struct Home {
+    /// What its name leads to by CNAME records; the name itself where there is none.
+    pub(super) name: Name,
+    /// The servers to ask what stands there. Not empty.
+    pub(super) servers: Vec<ZoneServer>,
 }
 
 /// Asks where things are.
@@ -64,21 +77,44 @@ impl Lookup {
         self.port
     }
 
-    /// The name that `name` leads to by CNAME records; itself where there is none.
-    pub(super) async fn target_of(&self, name: &Name) -> Result<Name, DnsError> {
+    /// Where the record called `name` belongs. Resolvers are asked for the names above it only, and the
+    /// zones' own servers for the rest. Cancel safe.
+    pub(super) async fn home_of(&self, name: &Name) -> Result<Home, DnsError> {
         let mut at = name.clone();
         for _ in 0..=CNAMES_MAX {
-            let answer = self.resolve(&at, RecordType::CNAME).await?;
-            let next = answer.answers.iter().find_map(|record| match &record.data {
-                RData::CNAME(target) if record.name == at => Some(target.0.clone()),
-                _ => None,
-            });
-            match next {
+            let (servers, answer) = self.ask_own(&at).await?;
+            match alias_in(&answer, &at) {
                 Some(next) => at = next,
-                None => return Ok(at),
+                None => return Ok(Home { name: at, servers }),
             }
         }
         Err(DnsError::Circle(show(name)))
+    }
+
+    /// Who holds `name`, and what they say of its CNAME record.
+    async fn ask_own(&self, name: &Name) -> Result<(Vec<ZoneServer>, Message), DnsError> {
+        let mut servers = self.servers_above(name).await?;
+        let mut zone = None;
+        for _ in 0..DELEGATIONS_MAX {
+            let answer = first_answer(&servers, name, RecordType::CNAME).await?;
+            // A server may hold both zones, and answer for the lower one.
+            match zone_below(&answer, name).filter(|below| zone.as_ref() != Some(below)) {
+                Some(below) if self.servers.is_empty() => {
+                    servers = self.servers_of(&below).await?;
+                    zone = Some(below);
+                }
+                _ => return Ok((servers, answer)),
+            }
+        }
+        Err(DnsError::NoZone(show(name)))
+    }
+
+    /// The servers of the zone that what is above `name` lies in.
+    pub(super) async fn servers_above(&self, name: &Name) -> Result<Vec<ZoneServer>, DnsError> {
+        if !self.servers.is_empty() {
+            return self.servers_of(name).await;
+        }
+        self.servers_of(&self.zone_of(&name.base_name()).await?).await
     }
 
     /// The zone that holds `name`.
@@ -156,6 +192,46 @@ impl Lookup {
         let (name, kind) = (show(name), kind.to_string());
         Err(DnsError::Resolver { name, kind, cause: causes.join(", ") })
     }
+}
+
+/// What the first of these servers says that knows; all are asked at once.
+async fn first_answer(servers: &[ZoneServer], name: &Name, kind: RecordType) -> Result<Message, DnsError> {
+    let addresses = servers.iter().flat_map(|server| &server.addresses);
+    let mut asked: FuturesUnordered<_> = addresses
+        .map(async |address| {
+            let answer = ask(*address, name, kind, false).await.map_err(|error| error.to_string());
+            let code = answer.as_ref().map(|answer| answer.metadata.response_code);
+            match code {
+                Ok(ResponseCode::NoError | ResponseCode::NXDomain) | Err(_) => answer,
+                Ok(code) => Err(code.to_string()),
+            }
+            .map_err(|cause| format!("{address}: {cause}"))
+        })
+        .collect();
+    let mut causes = Vec::new();
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok(answer) => return Ok(answer),
+            Err(cause) => causes.push(cause),
+        }
+    }
+    Err(DnsError::Servers { name: show(name), cause: causes.join(", ") })
+}
+
+/// What `name` is another name for, as an answer says.
+pub(super) fn alias_in(answer: &Message, name: &Name) -> Option<Name> {
+    answer.answers.iter().find_map(|record| match &record.data {
+        RData::CNAME(target) if record.name == *name => Some(target.0.clone()),
+        _ => None,
+    })
+}
+
+/// The zone that an answer leads on to, or comes from, where it begins at `name` itself.
+fn zone_below(answer: &Message, name: &Name) -> Option<Name> {
+    let is_zone = |record: &&Record| {
+        matches!(record.record_type(), RecordType::NS | RecordType::SOA) && record.name == *name
+    };
+    answer.authorities.iter().find(is_zone).map(|record| record.name.clone())
 }
 
 /// The zone that an answer says it is about, if `name` lies in it.

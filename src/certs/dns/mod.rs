@@ -7,6 +7,7 @@
 mod ask;
 mod check;
 mod cloudflare;
+mod delegation;
 mod exec;
 mod lookup;
 mod propagation;
@@ -44,22 +45,34 @@ pub struct ChallengeRecord {
     pub value: String,
 }
 
-/// Sets records, and removes them. Several values may stand at one name at once.
+/// Sets records, and removes them. Several values may stand at one name at once. All have deadlines
+/// of their own.
 pub trait DnsProvider: Send + Sync + std::fmt::Debug {
-    /// Sets a value, beside those that stand there, and returns when the zone's own servers all
-    /// show it, and nobody can remember another value without it. Has deadlines of its own. When it is not waited for, or fails, the value may stand
-    /// all the same: clean up.
+    /// Sets a value, beside those that stand there; gives what [`Self::cleanup`] has to be told besides,
+    /// if anything. When it is not waited for, or fails, the value may stand all the same: clean up.
+    /// Setting it again is no error.
     ///
     /// # Errors
-    /// When it cannot be set, or is not seen in time.
-    fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>>;
+    /// When it cannot be set.
+    fn set<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<Option<String>, DnsError>>;
 
-    /// Removes one value, and leaves the others. Removing what is not there is no error. Has
-    /// deadlines of its own.
+    /// Returns when the zone's own servers all show a value that was set, and nobody can remember
+    /// another value without it. Cancel safe.
+    ///
+    /// # Errors
+    /// When it is not seen in time.
+    fn seen<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>>;
+
+    /// Removes one value, and leaves the others. `memo` is what [`Self::set`] gave. Removing what is not
+    /// there is no error.
     ///
     /// # Errors
     /// When it cannot be removed.
-    fn cleanup<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>>;
+    fn cleanup<'a>(
+        &'a self,
+        record: &'a ChallengeRecord,
+        memo: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), DnsError>>;
 }
 
 /// Why a name cannot be proved by DNS, and what to do.
@@ -79,6 +92,28 @@ pub enum DnsError {
         kind: String,
         /// What each said.
         cause: String,
+    },
+    /// None of a zone's own servers answered.
+    #[error(
+        "no server of its zone tells where `{name}` leads ({cause}); check that they can be asked from here, or name others in `dns.servers`"
+    )]
+    Servers {
+        /// What was asked for.
+        name: String,
+        /// What each said.
+        cause: String,
+    },
+    /// The zone above does not lead to the responder.
+    #[error(
+        "`{name}` does not lead here ({found}); add the record `{record}` in the zone above it, and see `oneport check`"
+    )]
+    NotDelegated {
+        /// The record's name.
+        name: String,
+        /// What was found instead.
+        found: String,
+        /// What the operator must write, as in a zone file.
+        record: String,
     },
     /// A CNAME leads to itself, or through too many others.
     #[error("the CNAME records of `{0}` lead nowhere; let them lead to one name that has none")]

@@ -10,9 +10,9 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::DnsError;
 use super::ask::{AskError, ask};
-use super::lookup::{Lookup, ZoneServer, show};
+use super::lookup::{Lookup, ZoneServer, parse, show};
+use super::{ChallengeRecord, DnsError};
 use crate::config::DnsSettings;
 
 /// Pause after the first round of questions; each further one is twice as long.
@@ -47,9 +47,16 @@ impl Watch {
         Self { lookup: Lookup::new(dns), limit: dns.timeout, stood: Mutex::default() }
     }
 
-    /// Waits until every resolver gets to see `value`, which was just set at `name`. That is no other
-    /// name's alias. Cancel safe.
-    pub(super) async fn seen(&self, name: &Name, value: &str) -> Result<(), DnsError> {
+    /// The name that a record is set at: its own, or what that is another name for. Cancel safe.
+    pub(super) async fn target_of(&self, record: &ChallengeRecord) -> Result<Name, DnsError> {
+        let name = parse(&record.name)?;
+        let late = |_| DnsError::TooSlow { name: record.name.clone(), limit: self.limit };
+        Ok(tokio::time::timeout(self.limit, self.lookup.home_of(&name)).await.map_err(late)??.name)
+    }
+
+    /// Waits until every resolver gets to see a value that was just set. Cancel safe.
+    pub(super) async fn seen(&self, record: &ChallengeRecord) -> Result<(), DnsError> {
+        let (name, value) = (&self.target_of(record).await?, record.value.as_str());
         self.note(name, value);
         let lifetime = wait(&self.lookup, name, value, self.limit).await?.min(REMEMBERED);
         if self.has_other(name, value, lifetime) {
@@ -97,11 +104,8 @@ pub(super) async fn wait(
 ) -> Result<Duration, DnsError> {
     let start = Instant::now();
     let late = |servers: String| DnsError::NotSeen { name: show(name), servers, waited: start.elapsed() };
-    let found = tokio::time::timeout(limit, async {
-        let zone = lookup.zone_of(name).await?;
-        lookup.servers_of(&zone).await
-    });
-    let servers = found.await.map_err(|_| late("they could not be found in that time".to_owned()))??;
+    let found = tokio::time::timeout(limit, lookup.home_of(name)).await;
+    let servers = found.map_err(|_| late("they could not be found in that time".to_owned()))??.servers;
     let (mut round, mut pause) = (1, FIRST_PAUSE);
     loop {
         let (missing, lifetime) = ask_all(&servers, name, value, round).await;

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::delegation::leads_here;
+use super::lookup::{Lookup, parse, show};
 use super::zones::{Transport, Zones};
 use super::{ChallengeRecord, DnsError, DnsProvider};
 use crate::config::{ResponderSettings, Settings};
-use crate::net::{Slots, Tasks, accept_loop, bind, bind_udp};
+use crate::net::{BindError, Slots, Tasks, accept_loop, bind, bind_udp};
 use crate::observe::Metrics;
 use crate::registry::BoxFuture;
 
@@ -28,6 +30,8 @@ const TCP_REQUESTS: usize = 100;
 const REQUEST_MAX: usize = 4096;
 /// Pause after the system refused to hand over what arrived.
 const PAUSE: Duration = Duration::from_millis(100);
+/// First and longest pause between two looks whether the zone above leads here.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Tries to find a port that is free over both, where any will do.
 const PORT_TRIES: usize = 20;
 
@@ -36,15 +40,26 @@ const PORT_TRIES: usize = 20;
 pub(super) struct Responder {
     zones: Arc<Zones>,
     tasks: Tasks,
+    pub(super) lookup: Lookup,
+    /// How long the zone above may take to lead here.
+    limit: Duration,
 }
 
 impl DnsProvider for Responder {
-    /// The answers come from here: there is nothing to wait for.
-    fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
-        Box::pin(std::future::ready(self.zones.add(record)))
+    fn set<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<Option<String>, DnsError>> {
+        Box::pin(std::future::ready(self.zones.add(record).map(|()| None)))
     }
 
-    fn cleanup<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+    /// The answers come from here: what is waited for is that others are led here.
+    fn seen<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+        Box::pin(self.wait_until_led_here(record))
+    }
+
+    fn cleanup<'a>(
+        &'a self,
+        record: &'a ChallengeRecord,
+        _memo: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), DnsError>> {
         Box::pin(std::future::ready(self.zones.remove(record)))
     }
 }
@@ -65,8 +80,16 @@ impl Responder {
         let routes = gateway.routes.iter().map(|route| &route.host).filter(|host| !host.is_ip());
         let zones = Arc::new(Zones::new(std::iter::once(&gateway.base.host).chain(routes), &settings.host)?);
         let mut listeners = Vec::new();
+        let has_ipv4 = settings.listen.iter().any(SocketAddr::is_ipv4);
         for address in &settings.listen {
-            listeners.push(bind_both(*address)?);
+            match bind_both(*address) {
+                Ok(both) => listeners.push(both),
+                // Lists such as `0.0.0.0` and `[::]` are written for machines with and without IPv6.
+                Err(DnsError::Bind(error @ BindError::NoIpv6(_))) if has_ipv4 => {
+                    tracing::warn!(%error, "going on without");
+                }
+                Err(error) => return Err(error),
+            }
         }
         let (tasks, mut bound) = (Tasks::new(), Vec::new());
         let slots = Slots::new(CONNECTIONS.0, CONNECTIONS.1);
@@ -92,7 +115,26 @@ impl Responder {
                 accept_loop(tcp, slots.clone(), tasks.clone(), metrics.clone(), serve),
             );
         }
-        Ok((Self { zones, tasks }, bound))
+        let (lookup, limit) = (Lookup::new(&gateway.dns), gateway.dns.timeout);
+        Ok((Self { zones, tasks, lookup, limit }, bound))
+    }
+
+    /// An authority that is sent elsewhere counts it against the name, so it is not told to look before.
+    async fn wait_until_led_here(&self, record: &ChallengeRecord) -> Result<(), DnsError> {
+        let (name, end) = (parse(&record.name)?, Instant::now() + self.limit);
+        let mut pause = LOOKS.0;
+        loop {
+            let late = |_| DnsError::TooSlow { name: record.name.clone(), limit: self.limit };
+            let looked = tokio::time::timeout(self.limit, leads_here(&self.lookup, &name, &self.zones)).await;
+            let Err(not) = looked.map_err(late)? else { return Ok(()) };
+            if Instant::now() + pause > end {
+                let record = self.zones.record_for(&not.at);
+                return Err(DnsError::NotDelegated { name: show(&not.at), found: not.found, record });
+            }
+            tracing::debug!(name = %show(&not.at), found = not.found, "does not lead here yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOKS.1);
+        }
     }
 }
 

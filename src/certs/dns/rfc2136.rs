@@ -165,18 +165,23 @@ enum Update {
 }
 
 impl DnsProvider for Rfc2136 {
-    fn present<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
-        Box::pin(async move {
-            let name = self.update_in_time(record, Update::Add).await?;
-            self.watch.seen(&name, &record.value).await
-        })
+    fn set<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<Option<String>, DnsError>> {
+        Box::pin(async move { self.update_in_time(record, Update::Add).await.map(|()| None) })
     }
 
-    fn cleanup<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+    fn seen<'a>(&'a self, record: &'a ChallengeRecord) -> BoxFuture<'a, Result<(), DnsError>> {
+        Box::pin(self.watch.seen(record))
+    }
+
+    fn cleanup<'a>(
+        &'a self,
+        record: &'a ChallengeRecord,
+        _memo: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), DnsError>> {
         Box::pin(async move {
             let removed = self.update_in_time(record, Update::Remove).await;
             self.watch.gone(&record.value);
-            removed.map(|_| ())
+            removed
         })
     }
 }
@@ -192,14 +197,13 @@ impl Rfc2136 {
         self
     }
 
-    /// Updates, and gives the name that was: the record's, or what it is another name for.
-    async fn update_in_time(&self, record: &ChallengeRecord, update: Update) -> Result<Name, DnsError> {
+    async fn update_in_time(&self, record: &ChallengeRecord, update: Update) -> Result<(), DnsError> {
         let outcome = tokio::time::timeout(self.watch.limit, self.update(record, update)).await;
         outcome.map_err(|_| DnsError::TooSlow { name: record.name.clone(), limit: self.watch.limit })?
     }
 
-    async fn update(&self, record: &ChallengeRecord, update: Update) -> Result<Name, DnsError> {
-        let name = self.watch.lookup.target_of(&parse(&record.name)?).await?;
+    async fn update(&self, record: &ChallengeRecord, update: Update) -> Result<(), DnsError> {
+        let name = self.watch.target_of(record).await?;
         let server = self.address().await?;
         let zone = self.zone(server, &name).await?;
         let signer = self.signer()?;
@@ -223,7 +227,7 @@ impl Rfc2136 {
         }
         let mut verifier = verifier.ok_or_else(|| unverified("there is no key".to_owned()))?;
         verifier.verify(&answer.bytes).map_err(|error| unverified(error.to_string()))?;
-        Ok(name)
+        Ok(())
     }
 
     /// What the server is called in messages.

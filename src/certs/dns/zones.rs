@@ -27,6 +27,9 @@ const HEADER: usize = 12;
 /// Octets of an answer over UDP to somebody who does not say how many they take (RFC 1035, section
 /// 4.2.1).
 const UDP_MAX_PLAIN: usize = 512;
+/// How many times as long as its request an answer over UDP is at most, so that a forged sender's address
+/// is worth little; who is real asks again over TCP.
+const UDP_FACTOR: usize = 3;
 /// Additional records of a request: what says its size, and what signs it.
 const ADDITIONALS_MAX: u16 = 2;
 
@@ -47,7 +50,7 @@ pub(super) struct Zones {
     values: Mutex<Vec<Value>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Value {
     name: Name,
     value: String,
@@ -70,6 +73,24 @@ impl Zones {
         Ok(Self { apexes, host: parse(host.as_str())?, values: Mutex::default() })
     }
 
+    /// What this host is called.
+    pub(super) fn host(&self) -> &Name {
+        &self.host
+    }
+
+    /// Whether a zone begins at `name`.
+    pub(super) fn holds(&self, name: &Name) -> bool {
+        self.apexes.contains(name)
+    }
+
+    /// The record that lets `name` lead here, as in a zone file.
+    pub(super) fn record_for(&self, name: &Name) -> String {
+        match self.apexes.first() {
+            Some(base) if !self.holds(name) => format!("{} CNAME {}", name.to_ascii(), base.to_ascii()),
+            _ => format!("{} NS {}", name.to_ascii(), self.host.to_ascii()),
+        }
+    }
+
     /// Lets a value stand, beside the others.
     pub(super) fn add(&self, record: &ChallengeRecord) -> Result<(), DnsError> {
         let value = Value { name: parse(&record.name)?, value: record.value.clone() };
@@ -77,6 +98,7 @@ impl Zones {
         if values.len() >= VALUES_MAX {
             values.remove(0);
         }
+        values.retain(|there| *there != value);
         values.push(value);
         Ok(())
     }
@@ -104,9 +126,10 @@ impl Zones {
             Ok(asked) => {
                 let limit = match (transport, &asked.edns) {
                     (Transport::Tcp, _) => usize::from(u16::MAX),
-                    (Transport::Udp, None) => UDP_MAX_PLAIN,
+                    (Transport::Udp, None) => UDP_MAX_PLAIN.min(UDP_FACTOR * request.len()),
                     (Transport::Udp, Some(edns)) => {
-                        usize::from(edns.max_payload().min(UDP_MAX)).max(UDP_MAX_PLAIN)
+                        let takes = usize::from(edns.max_payload().min(UDP_MAX)).max(UDP_MAX_PLAIN);
+                        takes.min(UDP_FACTOR * request.len())
                     }
                 };
                 (self.respond(&asked), limit)
@@ -289,7 +312,7 @@ mod tests {
             }
             bad.truncate(HEADER + random() % (2 * bad.len()));
             let answer = zones.answer(&bad, Transport::Udp);
-            assert!(answer.is_none_or(|answer| answer.len() <= usize::from(UDP_MAX)));
+            assert!(answer.is_none_or(|answer| answer.len() <= usize::from(UDP_MAX).min(3 * bad.len())));
         }
     }
 
@@ -311,6 +334,23 @@ mod tests {
             let tcp = ask(&zones, &message, Transport::Tcp);
             assert!(!tcp.metadata.truncation);
             assert_eq!(tcp.answers.len(), 40);
+        }
+    }
+
+    /// What a forged sender's address would be sent.
+    #[test]
+    fn over_udp_nobody_gets_more_than_three_times_what_they_sent() {
+        let zones = zones();
+        let message = query("_acme-challenge.preview.test", RecordType::TXT);
+        for index in 0..10 {
+            zones.add(&record("preview.test", &format!("{index:0>43}"))).expect("added");
+            let request = message.to_vec().expect("written");
+            let answer = zones.answer(&request, Transport::Udp).expect("an answer");
+            assert!(answer.len() <= 3 * request.len(), "{} octets", answer.len());
+            let is_whole = !Message::from_vec(&answer).expect("read").metadata.truncation;
+            // One value always fits.
+            assert_eq!(is_whole, index == 0);
+            assert_eq!(ask(&zones, &message, Transport::Tcp).answers.len(), index + 1);
         }
     }
 

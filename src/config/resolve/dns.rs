@@ -2,6 +2,7 @@
 //! none.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -107,8 +108,8 @@ impl Resolver {
         let style = self.required("dns.exec_style", |value| {
             choice(value, "a style", &[("lego", ExecStyle::Lego), ("certbot", ExecStyle::Certbot)])
         });
-        let cleanup = self.path(CLEANUP);
-        let program = self.path(EXEC);
+        let cleanup = self.path(CLEANUP).map(in_folder);
+        let program = self.path(EXEC).map(in_folder);
         if cleanup.is_some() && program.is_none() {
             self.require(CLEANUP, "set without `dns.exec`; name the program that sets records there");
         }
@@ -170,6 +171,12 @@ impl Resolver {
         }
         inline.map(SecretSource::Inline).or(file_path.map(SecretSource::File))
     }
+}
+
+/// A program that is a file of the working directory. As a bare name the system would look for it in the
+/// folders of `PATH`, and nowhere else.
+fn in_folder(program: PathBuf) -> PathBuf {
+    if program.parent() == Some(Path::new("")) { Path::new(".").join(program) } else { program }
 }
 
 /// Reads one of these words.

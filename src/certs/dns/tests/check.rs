@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::servers::{DnsServer, KEY, dig, free_port, named, settings};
 use crate::certs::dns::check::{check_with, records_to_add};
 use crate::certs::dns::lookup::Lookup;
+use crate::certs::dns::responder::Responder;
 use crate::config::{DnsWay, ResponderSettings, Rfc2136Settings, Secret, SecretSource, Settings, TsigHash};
 use crate::name::HostName;
 
@@ -53,6 +54,27 @@ ok the responder answers at `127.0.0.2:53` over TCP
 ok resolvers get the answers for `_acme-challenge.preview.test` from here
 ";
     assert_eq!(said, wanted);
+}
+
+/// Whoever runs `oneport check` may not listen where the gateway may: the answers decide.
+#[tokio::test]
+async fn what_only_this_command_may_not_do_is_no_fault() {
+    let port = free_port(&["127.0.0.1", "127.0.0.2"]);
+    let server = named(port, "gw A 127.0.0.2\n_acme-challenge NS gw", "").await;
+    let gateway_of = |listen: &str| {
+        let mut gateway = gateway(&server, responder(port));
+        if let Some(DnsWay::Responder(responder)) = &mut gateway.dns.way {
+            responder.listen = vec![SocketAddr::new(listen.parse().expect("an address"), port)];
+        }
+        gateway
+    };
+    let elsewhere = gateway_of("192.0.2.1");
+    let said = found(&elsewhere, port).await;
+    assert!(said.starts_with("FAIL the DNS responder cannot listen on `192.0.2.1:"), "{said}");
+    let DnsWay::Responder(running) = responder(port) else { unreachable!() };
+    let _running = Responder::start(&running, &gateway_of("127.0.0.2")).expect("bound");
+    let said = found(&elsewhere, port).await;
+    assert!(!said.contains("FAIL") && said.contains("ok the responder answers"), "{said}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::servers::{dig, record};
+use super::servers::{dig, present, record};
 use crate::certs::dns::DnsProvider as _;
 use crate::certs::dns::cloudflare::Cloudflare;
 use crate::certs::dns::responder::Responder;
@@ -123,7 +123,7 @@ async fn reply(state: &State, head: &http::request::Parts, body: &[u8]) -> (Stat
             if state.records.lock().iter().any(|(_, there)| *there == value) {
                 return bad(StatusCode::BAD_REQUEST, 81058, "An identical record already exists.");
             }
-            state.responder.present(&record(&value)).await.expect("set");
+            state.responder.set(&record(&value)).await.expect("set");
             let id = state.records.lock().len() as u64 + 100;
             state.records.lock().push((id, value.clone()));
             good(json!({ "id": id.to_string(), "content": format!("\"{value}\"") }))
@@ -140,7 +140,7 @@ async fn reply(state: &State, head: &http::request::Parts, body: &[u8]) -> (Stat
             let id: u64 = path.rsplit('/').next().and_then(|id| id.parse().ok()).expect("an id");
             let at = state.records.lock().iter().position(|(there, _)| *there == id).expect("a record");
             let (_, value) = state.records.lock().remove(at);
-            state.responder.cleanup(&record(&value)).await.expect("removed");
+            state.responder.cleanup(&record(&value), None).await.expect("removed");
             good(json!({ "id": id.to_string() }))
         }
         other => panic!("not asked for by us: {other:?}"),
@@ -151,14 +151,14 @@ async fn reply(state: &State, head: &http::request::Parts, body: &[u8]) -> (Stat
 async fn values_come_and_go_one_by_one() {
     let api = Api::start().await;
     let provider = api.provider(TOKEN);
-    provider.present(&record("first")).await.expect("set");
-    provider.present(&record("second")).await.expect("set");
-    provider.present(&record("second")).await.expect("there already");
+    present(&provider, &record("first")).await.expect("set");
+    present(&provider, &record("second")).await.expect("set");
+    present(&provider, &record("second")).await.expect("there already");
     assert_eq!(api.shown().await, "\"first\"\n\"second\"\n");
     // As after a restart.
     let provider = api.provider(TOKEN);
-    provider.cleanup(&record("first")).await.expect("removed");
-    provider.cleanup(&record("first")).await.expect("removed already");
+    provider.cleanup(&record("first"), None).await.expect("removed");
+    provider.cleanup(&record("first"), None).await.expect("removed already");
     assert_eq!(api.shown().await, "\"second\"\n");
 }
 
@@ -167,7 +167,7 @@ async fn every_refusal_says_what_to_do() {
     let api = Api::start().await;
     let said = |token: &'static str| {
         let provider = api.provider(token);
-        async move { provider.present(&record("value")).await.expect_err("refused").to_string() }
+        async move { present(&provider, &record("value")).await.expect_err("refused").to_string() }
     };
     let bad = said("wrong").await;
     assert!(bad.contains("does not take the token (Invalid access token (9109)); make one"), "{bad}");
@@ -186,6 +186,6 @@ async fn every_refusal_says_what_to_do() {
         servers: vec![api.dns],
         timeout: Duration::from_secs(10),
     };
-    let absent = Cloudflare::new(&settings, &dns).expect("made").present(&record("value")).await;
+    let absent = Cloudflare::new(&settings, &dns).expect("made").set(&record("value")).await;
     assert!(absent.expect_err("no file").to_string().contains("`/absent/token` cannot be read"));
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::servers::{DnsServer, KEY, dig, free_port, named, record, script, settings};
+use super::servers::{DnsServer, KEY, dig, free_port, named, present, record, script, settings};
 use crate::certs::dns::exec::Exec;
 use crate::certs::dns::{DnsError, DnsProvider as _, ExecError};
 use crate::config::{ExecSettings, ExecStyle};
@@ -39,11 +39,11 @@ async fn a_program_is_called_as_lego_calls_it() {
     script(&program, &format!("{}\n{body}", updating(&server)));
     let exec = exec(&server, &program, ExecStyle::Lego, None);
     let (one, other) = (record("first"), record("second"));
-    let (one_set, other_set) = tokio::join!(exec.present(&one), exec.present(&other));
+    let (one_set, other_set) = tokio::join!(present(&exec, &one), present(&exec, &other));
     one_set.expect("set");
     other_set.expect("set");
     assert_eq!(shown(&server).await.lines().count(), 2);
-    exec.cleanup(&one).await.expect("removed");
+    exec.cleanup(&one, None).await.expect("removed");
     assert_eq!(shown(&server).await, "\"second\"\n");
 }
 
@@ -61,13 +61,13 @@ async fn hooks_are_called_as_certbot_calls_them() {
         ),
     );
     let with = exec(&server, &auth, ExecStyle::Certbot, Some(&cleanup));
-    with.present(&record("value")).await.expect("set");
+    let memo = present(&with, &record("value")).await.expect("set");
     assert_eq!(shown(&server).await, "\"value\"\n");
-    with.cleanup(&record("value")).await.expect("removed");
+    with.cleanup(&record("value"), memo.as_deref()).await.expect("removed");
     assert_eq!(shown(&server).await, "");
     let without = exec(&server, &auth, ExecStyle::Certbot, None);
-    without.present(&record("value")).await.expect("set");
-    without.cleanup(&record("value")).await.expect("nothing to do");
+    present(&without, &record("value")).await.expect("set");
+    without.cleanup(&record("value"), None).await.expect("nothing to do");
     assert_eq!(shown(&server).await, "\"value\"\n");
 }
 
@@ -77,16 +77,16 @@ async fn a_failing_program_is_told_of_with_what_it_said() {
     let program = dir.path().join("hook");
     script(&program, "echo out; printf 'no such \\033[31mzone\\n' >&2; head -c 300000 /dev/zero >&2; exit 3");
     let exec_with = |program: &Path| exec(&server, program, ExecStyle::Lego, None);
-    let said = exec_with(&program).present(&record("value")).await.expect_err("failed").to_string();
+    let said = exec_with(&program).set(&record("value")).await.expect_err("failed").to_string();
     assert!(said.contains("failed to present the record (exit status 3): `"), "{said}");
     assert!(said.len() < 1000 && !said.contains('\x1b'), "{said}");
     script(&program, "printf 'no such zone\\nin your account\\n' >&2; exit 1");
-    let said = exec_with(&program).cleanup(&record("value")).await.expect_err("failed").to_string();
+    let said = exec_with(&program).cleanup(&record("value"), None).await.expect_err("failed").to_string();
     assert!(
         said.contains("failed to cleanup the record (exit status 1): `no such zone in your account`"),
         "{said}"
     );
-    let said = exec_with(&dir.path().join("absent")).present(&record("value")).await;
+    let said = exec_with(&dir.path().join("absent")).set(&record("value")).await;
     assert!(said.expect_err("absent").to_string().contains("cannot be run: No such file"));
 }
 
@@ -99,7 +99,7 @@ async fn a_slow_program_is_ended_with_all_that_it_started() {
     let mut exec = exec(&server, &program, ExecStyle::Lego, None);
     exec.shorten(Duration::from_millis(500));
     let start = Instant::now();
-    let error = exec.present(&record("value")).await.expect_err("too slow");
+    let error = present(&exec, &record("value")).await.expect_err("too slow");
     assert!(start.elapsed() < Duration::from_secs(5));
     assert!(
         matches!(&error, DnsError::Exec(ExecError::TooSlow { said, .. }) if said == "`waiting`"),
@@ -125,6 +125,19 @@ async fn what_is_left_in_the_background_holds_nothing_up() {
     let program = dir.path().join("hook");
     script(&program, &format!("{}\nsleep 600 &\nchange add $2 $3", updating(&server)));
     let exec = exec(&server, &program, ExecStyle::Lego, None);
-    exec.present(&record("value")).await.expect("set");
+    present(&exec, &record("value")).await.expect("set");
     assert_eq!(shown(&server).await, "\"value\"\n");
+}
+
+/// Each has its time from when it is its turn.
+#[tokio::test]
+async fn waiting_for_the_turn_does_not_count() {
+    let (server, dir) = (server().await, tempfile::tempdir().expect("temporary folder"));
+    let program = dir.path().join("hook");
+    script(&program, "sleep 0.7");
+    let mut exec = exec(&server, &program, ExecStyle::Lego, None);
+    exec.shorten(Duration::from_millis(1500));
+    let (one, two, three) = (record("1"), record("2"), record("3"));
+    let set = tokio::join!(exec.set(&one), exec.set(&two), exec.set(&three));
+    assert!(set.0.is_ok() && set.1.is_ok() && set.2.is_ok(), "{set:?}");
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::servers::{KEY, dig, free_port, knotd, named, record, settings};
+use super::servers::{KEY, Relay, dig, free_port, knotd, named, present, record, settings};
 use crate::certs::dns::rfc2136::Rfc2136;
 use crate::certs::dns::{ChallengeRecord, DnsProvider as _};
 use crate::config::{Rfc2136Settings, Secret, SecretSource, TsigHash};
@@ -42,15 +42,15 @@ async fn two_values_stand_side_by_side_at_bind_and_go_one_by_one() {
         update.algorithm = TsigHash::Sha512;
         update.zone = Some(HostName::parse("preview.test").expect("a name"));
     });
-    by256.present(&record("first")).await.expect("set");
-    by512.present(&record("second")).await.expect("set");
+    present(&by256, &record("first")).await.expect("set");
+    present(&by512, &record("second")).await.expect("set");
     // Setting it again is no error.
-    by256.present(&record("first")).await.expect("set");
+    present(&by256, &record("first")).await.expect("set");
     assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["first", "second"]);
-    by256.cleanup(&record("first")).await.expect("removed");
+    by256.cleanup(&record("first"), None).await.expect("removed");
     assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["second"]);
-    by512.cleanup(&record("second")).await.expect("removed");
-    by512.cleanup(&record("second")).await.expect("removed already");
+    by512.cleanup(&record("second"), None).await.expect("removed");
+    by512.cleanup(&record("second"), None).await.expect("removed already");
     assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, [""; 0]);
 }
 
@@ -61,14 +61,14 @@ async fn what_resolvers_remember_is_waited_for() {
     let provider = provider(server.address, |_| {});
     let timed = async |value| {
         let start = Instant::now();
-        provider.present(&record(value)).await.expect("set");
+        present(&provider, &record(value)).await.expect("set");
         start.elapsed()
     };
     let second = Duration::from_secs(1);
     assert!(timed("first").await < second);
     assert!(timed("second").await >= second);
-    provider.cleanup(&record("first")).await.expect("removed");
-    provider.cleanup(&record("second")).await.expect("removed");
+    provider.cleanup(&record("first"), None).await.expect("removed");
+    provider.cleanup(&record("second"), None).await.expect("removed");
     assert!(timed("third").await >= second);
 }
 
@@ -78,9 +78,9 @@ async fn a_cname_is_followed() {
     let server = named(free_port(&["127.0.0.1"]), records, "").await;
     let provider = provider(server.address, |_| {});
     let app = ChallengeRecord { name: "_acme-challenge.app.preview.test".into(), value: "value".into() };
-    provider.present(&app).await.expect("set");
+    present(&provider, &app).await.expect("set");
     assert_eq!(texts(server.address, "there.preview.test").await, ["value"]);
-    provider.cleanup(&app).await.expect("removed");
+    provider.cleanup(&app, None).await.expect("removed");
     assert_eq!(texts(server.address, "there.preview.test").await, [""; 0]);
 }
 
@@ -91,10 +91,10 @@ async fn knot_takes_updates_too() {
     settings.servers = vec![server.address];
     // It resolves nothing itself, but knows its own zone.
     let provider = Rfc2136::new(&update_settings(server.address), &settings);
-    provider.present(&record("first")).await.expect("set");
-    provider.present(&record("second")).await.expect("set");
+    present(&provider, &record("first")).await.expect("set");
+    present(&provider, &record("second")).await.expect("set");
     assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["first", "second"]);
-    provider.cleanup(&record("second")).await.expect("removed");
+    provider.cleanup(&record("second"), None).await.expect("removed");
     assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["first"]);
 }
 
@@ -105,7 +105,7 @@ async fn every_refusal_says_what_to_do() {
         let provider = provider(server.address, change);
         async move {
             let record = ChallengeRecord { name: name.to_owned(), value: "value".to_owned() };
-            provider.present(&record).await.expect_err("refused").to_string()
+            present(&provider, &record).await.expect_err("refused").to_string()
         }
     };
     let name = "_acme-challenge.preview.test";
@@ -132,11 +132,11 @@ async fn every_refusal_says_what_to_do() {
     assert!(outside.contains("does not lie in the zone `example.com`"), "{outside}");
     let port = free_port(&["127.0.0.1"]);
     let silent = provider(server.address, |update| update.port = port);
-    let silent = silent.present(&record("x")).await.expect_err("nobody there").to_string();
+    let silent = present(&silent, &record("x")).await.expect_err("nobody there").to_string();
     assert!(silent.contains("cannot be asked: no answer; check `dns.rfc2136.server`"), "{silent}");
     let absent =
         provider(server.address, |update| update.key_secret = SecretSource::File("/absent/key".into()));
-    let absent = absent.present(&record("x")).await.expect_err("no file").to_string();
+    let absent = present(&absent, &record("x")).await.expect_err("no file").to_string();
     assert!(absent.contains("`/absent/key` cannot be read"), "{absent}");
 }
 
@@ -148,7 +148,26 @@ async fn a_record_that_a_server_does_not_show_is_waited_for_and_then_told_of() {
     let mut settings = settings(server.address);
     settings.timeout = Duration::from_secs(1);
     let provider = Rfc2136::new(&update_settings(server.address), &settings).with_port(port);
-    let said = provider.present(&record("value")).await.expect_err("not seen").to_string();
+    let said = present(&provider, &record("value")).await.expect_err("not seen").to_string();
     assert!(said.contains("`ns2.preview.test` (127.0.0.2): no answer"), "{said}");
     assert!(!said.contains("`ns1.preview.test`"), "{said}");
+}
+
+/// What a resolver does not know, it remembers not to know; an authority may ask the same one.
+#[tokio::test]
+async fn no_resolver_is_asked_for_a_record_that_is_not_there_yet() {
+    let records = "_acme-challenge.app CNAME there.challenges\n";
+    let server = named(free_port(&["127.0.0.1"]), records, "").await;
+    let relay = Relay::start(server.address).await;
+    let update = update_settings(server.address);
+    let provider = Rfc2136::new(&update, &settings(relay.address)).with_port(server.address.port());
+    let app = ChallengeRecord { name: "_acme-challenge.app.preview.test".into(), value: "value".into() };
+    for record in [record("value"), app] {
+        present(&provider, &record).await.expect("set");
+        provider.cleanup(&record, None).await.expect("removed");
+    }
+    let asked = relay.asked();
+    assert!(asked.contains(&"preview.test.".to_owned()), "{asked:?}");
+    let early = |name: &&String| name.contains("_acme-challenge") || name.starts_with("there.");
+    assert_eq!(asked.iter().find(early), None, "{asked:?}");
 }

@@ -3,14 +3,17 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use hickory_proto::op::Message;
+use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::certs::dns::ChallengeRecord;
+use crate::certs::dns::{ChallengeRecord, DnsError, DnsProvider};
 use crate::config::DnsSettings;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -140,6 +143,37 @@ async fn start(mut command: Command, is_ready: fn(&str) -> bool, package: &str) 
     child
 }
 
+/// Stands before a resolver, and notes for which names it is asked.
+pub(super) struct Relay {
+    pub(super) address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Relay {
+    pub(super) async fn start(resolver: SocketAddr) -> Self {
+        let bind = async || tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        let (front, back) = (bind().await, bind().await);
+        back.connect(resolver).await.expect("loopback");
+        let relay = Self { address: front.local_addr().expect("bound"), asked: Arc::default() };
+        let asked = relay.asked.clone();
+        tokio::spawn(async move {
+            let mut bytes = [0; 4096];
+            while let Ok((count, peer)) = front.recv_from(&mut bytes).await {
+                let message = Message::from_vec(&bytes[..count]).expect("a request");
+                asked.lock().extend(message.queries.iter().map(|query| query.name.to_ascii()));
+                back.send(&bytes[..count]).await.expect("sent");
+                let count = back.recv(&mut bytes).await.expect("an answer");
+                front.send_to(&bytes[..count], peer).await.expect("sent");
+            }
+        });
+        relay
+    }
+
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.asked.lock().clone()
+    }
+}
+
 /// What `dig` says, as short as these arguments ask for.
 pub(super) async fn dig(server: SocketAddr, arguments: &[&str]) -> String {
     let mut command = Command::new("dig");
@@ -166,4 +200,14 @@ pub(super) fn script(path: &Path, body: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::write(path, format!("#!/bin/sh\n{body}\n")).expect("writable");
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("ours");
+}
+
+/// Sets a value and waits until it is seen; gives what to tell when it is removed.
+pub(super) async fn present(
+    provider: &dyn DnsProvider,
+    record: &ChallengeRecord,
+) -> Result<Option<String>, DnsError> {
+    let memo = provider.set(record).await?;
+    provider.seen(record).await?;
+    Ok(memo)
 }
