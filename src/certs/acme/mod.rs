@@ -26,6 +26,7 @@ mod fault;
 mod folders;
 mod keeper;
 mod known;
+mod left;
 mod mark;
 mod notes;
 mod on_demand;
@@ -138,6 +139,9 @@ impl Acme {
             self.keep(name);
         }
         self.spawn("requests to renew", self.clone().follow_requests());
+        if let Some(dns) = self.0.answers.dns.clone() {
+            left::remove_orphans(&self.0.tasks, &self.0.vault, dns, self.0.acme.names.clone());
+        }
     }
 
     /// Begins to keep a certificate for a name, unless that is done already. One that was ordered

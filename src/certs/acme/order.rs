@@ -17,9 +17,10 @@ use tokio::time::Instant;
 
 use super::client::Asker;
 use super::fault::{Asked, Fault, FaultKind, host};
+use super::left::{self, Left};
 use super::off_thread;
 use super::vault::{Pending, Vault};
-use crate::certs::dns::{ChallengeRecord, DnsProvider};
+use crate::certs::dns::{ChallengeRecord, DnsError, DnsProvider};
 use crate::certs::{Answering, CertError, Challenges};
 use crate::config::{ChallengeWay, KeyType};
 use crate::name::CertName;
@@ -75,10 +76,12 @@ pub(super) struct Issued {
     pub(super) way: String,
 }
 
-/// An answer that stands until it is taken away.
+/// An answer that stands.
 enum Standing {
+    /// Until this is dropped.
     Here(#[expect(dead_code, reason = "held, not read")] Answering),
-    InDns(Arc<dyn DnsProvider>, ChallengeRecord),
+    /// Until the record is removed that is noted beside the order.
+    InDns,
 }
 
 impl Wish<'_> {
@@ -107,10 +110,18 @@ impl Wish<'_> {
     /// in another way; and how many proofs may have failed since the last outcome.
     async fn resume(&self) -> Result<(Option<(Order, Pending)>, u32), Fault> {
         let (vault, name) = (self.vault.clone(), self.name.clone());
-        let pending = off_thread(move || vault.pending(&name)).await??;
-        let ours =
-            pending.filter(|pending| pending.directory == self.asked.directory && is_https(&pending.url));
-        let Some(pending) = ours else { return Ok((None, 0)) };
+        let Some(pending) = off_thread(move || vault.pending(&name)).await?? else { return Ok((None, 0)) };
+        let resumed = self.resume_pending(pending).await?;
+        if resumed.0.is_none() {
+            self.clear().await?;
+        }
+        Ok(resumed)
+    }
+
+    async fn resume_pending(&self, pending: Pending) -> Result<(Option<(Order, Pending)>, u32), Fault> {
+        if pending.directory != self.asked.directory || !is_https(&pending.url) {
+            return Ok((None, 0));
+        }
         let proofs = pending.proofs;
         let mut order = match persist!(self.account.order(pending.url.clone())) {
             Ok(order) => order,
@@ -148,6 +159,7 @@ impl Wish<'_> {
             way: self.way.word().to_owned(),
             key,
             proofs,
+            record: None,
         };
         self.keep(Some(&pending)).await?;
         Ok((order, pending))
@@ -155,6 +167,7 @@ impl Wish<'_> {
 
     /// Forgets an order that came to nothing, and notes what that took.
     async fn give_up(&self, fault: Fault, pending: &Pending) -> Result<Fault, Fault> {
+        self.clear().await?;
         self.keep(None).await?;
         Ok(Fault { proofs: pending.proofs, ..fault })
     }
@@ -182,9 +195,13 @@ impl Wish<'_> {
     }
 
     async fn go_on(&self, mut order: Order, pending: &mut Pending) -> Result<Issued, Fault> {
-        if order.state().status == OrderStatus::Pending {
-            self.prove(&mut order, pending).await?;
-        }
+        let proved = match order.state().status {
+            OrderStatus::Pending => self.prove(&mut order, pending).await,
+            _ => Ok(()),
+        };
+        // Also what a process left that ended in the midst.
+        self.clear().await?;
+        proved?;
         // They did not fail.
         pending.proofs = 0;
         let chain = self.finish(&mut order, pending).await.map_err(|error| self.fault(&error))?;
@@ -201,10 +218,8 @@ impl Wish<'_> {
             }
         })
         .map_err(|error| self.fault(&error))?;
-        let Some(standing) = self.answer(order, pending).await? else { return Ok(()) };
-        let outcome = self.wait_until_seen(order).await;
-        standing.take_away().await;
-        outcome
+        let Some(_standing) = self.answer(order, pending).await? else { return Ok(()) };
+        self.wait_until_seen(order).await
     }
 
     /// Puts the answer where the authority looks, and tells it to. `None` when it need not look.
@@ -235,7 +250,6 @@ impl Wish<'_> {
         if challenge.status == ChallengeStatus::Pending
             && let Err(fault) = self.call(&mut challenge, pending).await
         {
-            standing.take_away().await;
             return Err(fault);
         }
         Ok(Some(standing))
@@ -249,6 +263,7 @@ impl Wish<'_> {
         persist!(challenge.set_ready()).map_err(|error| self.fault(&error))
     }
 
+    /// Sets the record, which is noted before it can stand.
     async fn set_record(&self, value: String) -> Result<Standing, Fault> {
         let Some(dns) = &self.answers.dns else {
             return Err(Fault::new(
@@ -256,19 +271,33 @@ impl Wish<'_> {
                 "no way to set records is there; set one under `[dns]`",
             ));
         };
-        let standing = Standing::InDns(
-            dns.clone(),
-            ChallengeRecord { name: format!("_acme-challenge.{}", self.name.host()), value },
-        );
-        let Standing::InDns(_, record) = &standing else { return Ok(standing) };
-        match dns.present(record).await {
-            Ok(()) => Ok(standing),
-            Err(error) => {
-                // It may stand at some of the servers.
-                standing.take_away().await;
-                Err(Fault::new(FaultKind::DnsNotSet, error.to_string()))
-            }
+        let record = ChallengeRecord { name: format!("_acme-challenge.{}", self.name.host()), value };
+        let fault = |error: DnsError| Fault::new(FaultKind::DnsNotSet, error.to_string());
+        let before = self.noted().await?.filter(|left| left.record() == record);
+        // Whatever has a memo is set already, and must not be set twice.
+        if before.is_none_or(|left| left.memo.is_none()) {
+            let ChallengeRecord { name, value } = record.clone();
+            let left = Left { name, value, memo: None };
+            left::note(self.vault, self.name, Some(left.clone())).await?;
+            let memo = dns.set(&record).await.map_err(fault)?;
+            left::note(self.vault, self.name, Some(Left { memo, ..left })).await?;
         }
+        dns.seen(&record).await.map_err(fault)?;
+        Ok(Standing::InDns)
+    }
+
+    /// Removes the record, if one stands.
+    async fn clear(&self) -> Result<(), Fault> {
+        if let (Some(left), Some(dns)) = (self.noted().await?, &self.answers.dns) {
+            left::remove(&**dns, self.vault, self.name, &left).await;
+        }
+        Ok(())
+    }
+
+    async fn noted(&self) -> Result<Option<Left>, Fault> {
+        let (vault, name) = (self.vault.clone(), self.name.clone());
+        let pending = off_thread(move || vault.pending(&name)).await??;
+        Ok(pending.and_then(|pending| pending.record))
     }
 
     async fn wait_until_seen(&self, order: &mut Order) -> Result<(), Fault> {
@@ -338,16 +367,6 @@ impl Wish<'_> {
 
     fn plain(&self, kind: FaultKind, what: &str) -> Fault {
         Fault::new(kind, format!("`{}` {what} (`{}` by {})", host(self.asked.directory), self.name, self.way))
-    }
-}
-
-impl Standing {
-    async fn take_away(self) {
-        if let Self::InDns(dns, record) = self
-            && let Err(error) = dns.cleanup(&record).await
-        {
-            tracing::warn!(record = record.name, "{error}");
-        }
     }
 }
 

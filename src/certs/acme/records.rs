@@ -1,5 +1,6 @@
 //! What the vault writes down of a name and of an account, as JSON.
 
+use super::left::Left;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,9 @@ pub(super) struct Pending {
     /// order, and of those before it that were cut off.
     #[serde(default)]
     pub(super) proofs: u32,
+    /// The record that proves the name, while it may stand in the DNS.
+    #[serde(default)]
+    pub(super) record: Option<Left>,
 }
 
 /// An account at a directory.

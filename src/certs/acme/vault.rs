@@ -421,8 +421,14 @@ mod tests {
         let name = name("a.test");
         let (chain, key) = pair("a.test");
         let text = |text: &str| text.to_owned();
-        let pending =
-            Pending { directory: text("d"), url: text("u"), way: text("w"), key: key.clone(), proofs: 0 };
+        let pending = Pending {
+            directory: text("d"),
+            url: text("u"),
+            way: text("w"),
+            key: key.clone(),
+            proofs: 0,
+            record: None,
+        };
         vault.set_pending(&name, Some(&pending)).expect("written");
         assert!(vault.pending(&name).expect("readable").is_some());
         vault.keep(&name, &chain, &key, &about(&name)).expect("kept");
