@@ -59,8 +59,9 @@ enum Command {
         #[arg(long)]
         profile: bool,
     },
-    /// Say which DNS record is needed, and whether names can be proved by DNS; exit code 1 if not.
+    /// Say which DNS record is needed, and whether certificates can be had; exit code 1 if not.
     ///
+    /// Looks at the DNS, the ports, CAA records, the directories, and what failed last. Orders nothing.
     /// Where another server holds the records, a value is set at `_acme-challenge.HOST` and removed.
     Check {
         /// Configuration file (TOML). Environment variables win over it.

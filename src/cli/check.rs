@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use oneport::certs::dns;
+use oneport::certs::{acme, dns};
 
 use super::{EXIT_INVALID, print, settings};
 
@@ -20,7 +20,11 @@ pub fn run(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         print(&format!("\n    {}\n\n", records.join("\n    ")));
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let found = runtime.block_on(Box::pin(dns::check(&settings)));
+    let found = runtime.block_on(async {
+        let mut found = Box::pin(dns::check(&settings)).await;
+        found.extend(Box::pin(acme::check(&settings)).await);
+        found
+    });
     runtime.shutdown_background();
     for finding in &found {
         print(&format!("{}  {}\n", if finding.is_good { "ok  " } else { "FAIL" }, finding.what));

@@ -1,8 +1,14 @@
 //! `oneport check`: the record to add, and what is wrong, each with what to do.
 
+use std::path::Path;
+use std::process::Command;
+
+use crate::acme::wait_issued;
 use crate::support::SOON;
-use crate::support::gateway::{Setup, oneport};
-use crate::support::process::Process;
+use crate::support::gateway::{Setup, bare, oneport};
+use crate::support::named::{KEY, Named};
+use crate::support::pebble::{PebbleSetup, directory, free_port, ordering};
+use crate::support::process::{Output, Process};
 
 #[test]
 fn without_a_way_to_set_records_it_says_so() {
@@ -55,4 +61,124 @@ fn files_that_cannot_be_used_are_faults_of_the_configuration() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let wanted = format!("dns.exec: `{}` may not be executed; make it executable", hook.display());
     assert!(output.stderr.starts_with(&wanted), "{output:?}");
+}
+
+/// Orders for these names on a port of loopback, by records at this server.
+fn by_update(named: &Named, port: u16, names: &[&str], directories: Vec<toml::Value>) -> Setup {
+    let mut setup = ordering(port, names, directories);
+    setup.set("base_url", format!("https://gw.test:{port}"));
+    setup.set("acme.challenges", vec!["dns-01"]);
+    setup.set("dns.resolver", vec![named.address()]);
+    setup.set("dns.servers", vec![named.address()]);
+    setup.set("dns.rfc2136.server", named.address());
+    setup.set("dns.rfc2136.key_name", "oneport");
+    setup.set("dns.rfc2136.key_secret", KEY);
+    setup
+}
+
+#[track_caller]
+fn check(config: &Path) -> Output {
+    oneport(&["check", "--config", config.to_str().expect("UTF-8")])
+}
+
+#[test]
+fn all_that_an_order_needs_is_looked_at() {
+    let named = Named::start("@ A 127.0.0.1\n@ CAA 0 issue \"ca.test\"");
+    let port = free_port();
+    let pebble = PebbleSetup::new(&named, port, 1).start();
+    let directories = vec![directory(&pebble.directory(), &pebble.server_root())];
+    let setup = by_update(&named, port, &["gw.test", "*.gw.test"], directories);
+    // Before the first start, and while it runs.
+    let before = check(&setup.write());
+    assert_eq!(before.status.code(), Some(0), "{before:?}");
+    assert!(!setup.path("state").exists(), "something was made");
+    assert_eq!(pebble.count("accounts in memory"), 0, "an account was made");
+    let through =
+        format!("ok    connections get through to `127.0.0.1:{port}` for `gw.test`; run this again");
+    assert!(before.stdout.contains(&through), "{before:?}");
+    let gateway = setup.start();
+    wait_issued(&gateway, "*.gw.test");
+    wait_issued(&gateway, "gw.test");
+    let output = check(&gateway.path("oneport.toml"));
+    let wanted = format!(
+        "ok    the directory `{}` answers
+ok    `gw.test` is at `127.0.0.1` (this machine's)
+ok    TLS is answered at `127.0.0.1:{port}` for `gw.test`
+ok    the CAA records of `gw.test` allow some to issue for `gw.test`; `{authority}` does not say under which name, so see that it is among them
+ok    the CAA records of `gw.test` allow some to issue for `*.gw.test`; `{authority}` does not say under which name, so see that it is among them
+",
+        pebble.directory(),
+        authority = pebble.directory().trim_start_matches("https://").trim_end_matches("/dir"),
+    );
+    assert!(output.stdout.ends_with(&wanted), "{}", output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn what_stands_against_an_order_is_told_with_what_to_do() {
+    // `app` leads to where nobody listens, and no authority may issue for `caa`.
+    let records = "@ A 192.0.2.1\napp A 127.0.0.3\ncaa A 127.0.0.3\ncaa CAA 0 issue \";\"";
+    let (named, port) = (Named::start(records), free_port());
+    let directories = vec![toml::Value::from("https://localhost:1/dir")];
+    let names = ["gw.test", "*.gw.test", "app.gw.test", "caa.gw.test", "gone.gw.test"];
+    let gateway = by_update(&named, port, &names, directories).start();
+    gateway.wait_log("a fault", |record| {
+        record["fault"] == "directory-unreachable" && record["name"] == "app.gw.test"
+    });
+    let output = check(&gateway.path("oneport.toml"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let refused = format!("FAIL  `app.gw.test` cannot be reached at `127.0.0.3:{port}` (Connection refused");
+    for wanted in [
+        "FAIL  the directory `https://localhost:1/dir` cannot be used: `localhost:1` cannot be reached",
+        "ok    `gw.test` is at `192.0.2.1` (not this machine's own); where it is not that of a router",
+        &refused,
+        "FAIL  `gone.gw.test` has no address; make an A or AAAA record that leads to this host",
+        "FAIL  a CAA record of `caa.gw.test` forbids `localhost:1` to issue for `caa.gw.test` (`issue \";\"`); add `caa.gw.test. CAA 0 issue ",
+        "ok    no CAA record limits who may issue for `*.gw.test`",
+        "FAIL  the last order for `app.gw.test` failed at ",
+        " (directory-unreachable), and is tried again at ",
+    ] {
+        assert!(output.stdout.contains(wanted), "`{wanted}` is not in\n{}", output.stdout);
+    }
+}
+
+#[test]
+fn another_server_is_told_from_a_directory() {
+    let named = Named::start("@ A 127.0.0.1");
+    let port = free_port();
+    let pebble = PebbleSetup::new(&named, port, 1).start();
+    let url = |path: &str| pebble.directory().replace("/dir", path);
+    let directories = vec![
+        directory(&url("/absent"), &pebble.server_root()),
+        toml::Value::from(pebble.directory()), // whose root nobody named
+    ];
+    let setup = by_update(&named, port, &["gw.test"], directories);
+    // What holds the port speaks no TLS.
+    let _other = std::net::TcpListener::bind(("127.0.0.1", port)).expect("free");
+    let output = check(&setup.write());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let silent = format!("FAIL  what listens at `127.0.0.1:{port}` for `gw.test` does not answer a TLS");
+    for wanted in [
+        format!("FAIL  there is no ACME server at `{}` (status 404); check the URL", url("/absent")),
+        format!("FAIL  the directory `{}` cannot be used: `localhost:", pebble.directory()),
+        silent,
+    ] {
+        assert!(output.stdout.contains(&wanted), "`{wanted}` is not in\n{}", output.stdout);
+    }
+    assert!(output.stdout.contains("cannot be trusted"), "{}", output.stdout);
+}
+
+/// A bare name is a file beside the configuration, and not one of the folders of `PATH`.
+#[test]
+fn a_program_beside_the_configuration_is_run() {
+    let mut setup = Setup::new();
+    let hook = setup.path("false");
+    std::fs::write(&hook, "#!/bin/sh\necho the right one >&2\nexit 5\n").expect("writable");
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    setup.set("dns.exec", "false");
+    let folder = setup.write().parent().expect("a folder").to_owned();
+    let mut command: Command = bare();
+    command.args(["check", "--config", "oneport.toml"]).current_dir(folder);
+    let output = Process::run(&mut command, SOON);
+    assert!(output.stdout.contains("(exit status 5): `the right one`"), "{output:?}");
 }

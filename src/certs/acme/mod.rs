@@ -21,6 +21,7 @@ macro_rules! persist {
 
 mod account;
 mod attempt;
+mod check;
 mod client;
 mod fault;
 mod folders;
@@ -45,6 +46,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub use check::check;
 pub use fault::{Fault, FaultKind};
 pub use on_demand::{NotNow, OnDemand};
 pub use vault::{About, FaultNote, Kept, Status, Vault, VaultError, Window};

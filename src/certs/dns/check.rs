@@ -29,11 +29,11 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn good(what: impl Into<String>) -> Self {
+    pub(in crate::certs) fn good(what: impl Into<String>) -> Self {
         Self { is_good: true, what: what.into() }
     }
 
-    fn bad(what: impl Into<String>) -> Self {
+    pub(in crate::certs) fn bad(what: impl Into<String>) -> Self {
         Self { is_good: false, what: what.into() }
     }
 }

@@ -10,6 +10,7 @@ mod cloudflare;
 mod delegation;
 mod exec;
 mod lookup;
+mod names;
 mod propagation;
 mod responder;
 mod rfc2136;
@@ -34,6 +35,7 @@ pub use ask::AskError;
 pub use check::{Finding, check, records_to_add};
 pub use cloudflare::CloudflareError;
 pub use exec::ExecError;
+pub(super) use names::{Caa, CaaSet, Names};
 pub use rfc2136::UpdateError;
 
 /// What must stand in DNS while a name is being proved (RFC 8555 8.4).

@@ -50,6 +50,14 @@ zone "." {{ type primary; file "root"; }};
         Self { port, _dir: dir, _process: process }
     }
 
+    /// The TXT values at a name, as `dig` shows them; those that this server finds elsewhere, too.
+    #[track_caller]
+    pub fn texts(&self, name: &str) -> String {
+        let mut dig = Command::new("dig");
+        dig.args(["@127.0.0.1", "-p", &self.port.to_string(), "+short", name, "TXT"]);
+        Process::run(&mut dig, SOON).stdout
+    }
+
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
