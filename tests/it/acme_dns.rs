@@ -33,7 +33,8 @@ fn check(gateway: &Gateway, pebble: &Pebble, named: &Named) {
     let visit = |url| Curl::new(gateway).args(&["--cacert", &root]).get(url);
     assert_eq!(visit("https://gw.test/").status, 200);
     assert_eq!(visit("https://any-name.gw.test/").status, 502);
-    assert_eq!(named.texts("_acme-challenge.gw.test"), "", "a record was left");
+    // A resolver may remember them for the rest of the second.
+    poll("the records' end", SOON, || named.texts("_acme-challenge.gw.test").is_empty().then_some(()));
 }
 
 /// A program that can `change add NAME. VALUE` and `change delete NAME. VALUE`.
