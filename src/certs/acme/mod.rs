@@ -23,6 +23,7 @@ mod account;
 mod attempt;
 mod check;
 mod client;
+mod csr;
 mod fault;
 mod folders;
 mod keeper;

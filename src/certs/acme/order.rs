@@ -10,18 +10,16 @@ use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeHandle, ChallengeStatus, ChallengeType,
     Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use rcgen::{
-    CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize,
-};
 use tokio::time::Instant;
 
 use super::client::Asker;
+use super::csr::{new_key, signing_request};
 use super::fault::{Asked, Fault, FaultKind, host};
 use super::left::{self, Left};
 use super::off_thread;
 use super::vault::{Pending, Vault};
 use crate::certs::dns::{ChallengeRecord, DnsError, DnsProvider};
-use crate::certs::{Answering, CertError, Challenges};
+use crate::certs::{Answering, Challenges};
 use crate::config::{ChallengeWay, KeyType};
 use crate::name::CertName;
 
@@ -383,32 +381,4 @@ fn is_passing(kind: FaultKind) -> bool {
             | FaultKind::RateLimited
             | FaultKind::Local
     )
-}
-
-fn new_key(key_type: KeyType) -> Result<KeyPair, CertError> {
-    Ok(match key_type {
-        KeyType::P256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
-        KeyType::Rsa2048 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
-    })
-}
-
-fn signing_request(key: &str, name: &CertName) -> Result<Vec<u8>, CertError> {
-    let key = KeyPair::from_pem(key)?;
-    let mut params = CertificateParams::new(vec![name.to_string()])?;
-    params.distinguished_name = DistinguishedName::new();
-    Ok(params.serialize_request(&key)?.der().to_vec())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_kinds_of_key_can_be_asked_for() {
-        let name = CertName::parse("*.a.test").expect("valid");
-        for (kind, least) in [(KeyType::P256, 150), (KeyType::Rsa2048, 550)] {
-            let key = new_key(kind).expect("made").serialize_pem();
-            assert!(signing_request(&key, &name).expect("signed").len() > least);
-        }
-    }
 }
