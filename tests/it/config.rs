@@ -1,11 +1,10 @@
 //! What is written: all faults at once, and the old container's environment.
 
-use std::net::TcpListener;
-
 use crate::support::SOON;
 use crate::support::agent::{OpenSsh, Via, host};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Setup, bare, oneport};
+use crate::support::named::free_port;
 use crate::support::process::Process;
 use crate::support::visitor::Curl;
 
@@ -133,8 +132,7 @@ fn a_variable_with_a_typing_mistake_is_refused() {
 
 /// Ports that were free a moment ago: the old variables cannot ask for any free one.
 fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    held.iter().map(|listener| listener.local_addr().expect("bound").port()).collect()
+    (0..count).map(|_| free_port(&["127.0.0.1", "0.0.0.0"])).collect()
 }
 
 #[test]

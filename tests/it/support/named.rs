@@ -65,7 +65,7 @@ zone "." {{ type primary; file "root"; }};
 
 /// A port that is free over UDP and TCP, on each of these addresses. None that the system gives to
 /// outgoing connections, and another one for each process, since it is free only until it is bound.
-fn free_port(ips: &[&str]) -> u16 {
+pub fn free_port(ips: &[&str]) -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..1000 {
         let offset =

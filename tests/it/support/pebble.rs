@@ -1,7 +1,7 @@
 //! Certificate authorities: pebble, a real ACME server, with a DNS of its own that leads every name
 //! to this machine.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +15,7 @@ use super::{SOON, poll};
 
 /// A port of loopback that was free just now, for programs that must be told theirs.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port").local_addr().expect("bound").port()
+    super::named::free_port(&["127.0.0.1"])
 }
 
 /// A DNS server that says what it is told: by default, every name is at 127.0.0.1.
