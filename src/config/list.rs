@@ -227,6 +227,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("ssh.login_timeout", "duration", "20s", "Time in which an agent must authenticate."),
     setting("ssh.open_timeout", "duration", "10s", "Time in which an agent must answer a channel open."),
+    setting(
+        "ssh.close_timeout",
+        "duration",
+        "5s",
+        "Time in which an agent should close a channel whose visitor has left; 120 times as long once a session has had 1,024 that were closed without it.",
+    ),
     setting("ssh.max_forwards", "number", "64", "Tunnels that one session may offer."),
     setting(
         "ssh.rekey_after",

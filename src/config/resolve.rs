@@ -160,6 +160,7 @@ impl Resolver {
             keepalive_interval: self.duration("ssh.keepalive_interval", SECOND, HOUR),
             login_timeout: self.duration("ssh.login_timeout", SECOND, HOUR),
             open_timeout: self.duration("ssh.open_timeout", SECOND, HOUR),
+            close_timeout: self.duration("ssh.close_timeout", Duration::from_millis(1), HOUR),
             max_forwards: self.count("ssh.max_forwards", 1, 10_000),
             max_channels: self.count("ssh.max_channels", 1, 10_000),
             rekey_after: self.size("ssh.rekey_after", 4 << 20, 32 << 30),

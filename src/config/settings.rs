@@ -211,6 +211,8 @@ pub struct SshSettings {
     pub login_timeout: Duration,
     /// How long an agent may take to answer a channel open.
     pub open_timeout: Duration,
+    /// How long an agent may take to close a channel that nobody uses any more.
+    pub close_timeout: Duration,
     /// How many forwards one session may hold.
     pub max_forwards: usize,
     /// How many channels the gateway keeps open on one session at most.

@@ -19,11 +19,12 @@ use parking_lot::Mutex;
 use russh::Channel;
 use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
 use super::ahead::Ahead;
 use super::backlog::Backlog;
+use super::ending::Ending;
 use super::progress::Progress;
 use super::pump::Pump;
 use super::spill::Budget;
@@ -143,22 +144,14 @@ pub enum Failure {
     NoSpace,
 }
 
-/// What a channel may hold on to.
-pub struct Permits {
-    /// While somebody uses it.
-    pub open: OwnedSemaphorePermit,
-    /// Where it takes one when it waits to be closed by the peer; without one, it is closed at once.
-    pub closing: Arc<Semaphore>,
-}
-
 /// Makes a stream of an open channel. `cut` tells when the stream fails because too much of it is
-/// unread.
+/// unread, and `ending` is what follows when the stream was dropped.
 pub fn stream(
     channel: Channel<Msg>,
     link: Arc<Link>,
     budget: Arc<Budget>,
     tasks: &Tasks,
-    permits: Permits,
+    ending: Ending,
     cut: Cut,
 ) -> ChannelStream {
     let (read, write) = channel.split();
@@ -180,8 +173,7 @@ pub fn stream(
         shared: shared.clone(),
         link: link.clone(),
         backlog: Backlog::new(budget, link.clone()),
-        permit: Some(permits.open),
-        closing: permits.closing,
+        ending,
     };
     tasks.spawn("ssh channel", pump.run());
     ChannelStream { shared, link, writer, is_writing: false, wait: None, patience: None }

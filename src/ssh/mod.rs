@@ -8,6 +8,7 @@ mod ahead;
 mod backlog;
 pub mod channel;
 mod commands;
+pub mod ending;
 pub mod forward;
 mod greeting;
 mod handler;

@@ -7,7 +7,8 @@ use russh::server::{Handle, Msg};
 use russh::{Channel, Error};
 use tokio::sync::oneshot;
 
-use super::channel::{self, Permits};
+use super::channel;
+use super::ending::Ending;
 use super::session::{ForwardKey, Session};
 use crate::net::{ByteStream, VisitorAddr};
 use crate::registry::{BoxFuture, Cut, OpenError, Opener};
@@ -38,8 +39,9 @@ impl Opener for ChannelOpener {
             }
             let handle = session.handle().ok_or(OpenError::Gone)?.clone();
             let open = session.channels.clone().try_acquire_owned().map_err(|_| OpenError::Full)?;
-            let permits = Permits { open, closing: session.closing.clone() };
-            let patience = session.shared.settings.ssh.open_timeout;
+            let ssh = &session.shared.settings.ssh;
+            let (patience, close_timeout) = (ssh.open_timeout, ssh.close_timeout);
+            let ending = Ending { open, waiting: session.closing.clone(), timeout: close_timeout };
             let (give, take) = oneshot::channel();
             let tasks = session.shared.tasks.clone();
             // A task of its own that is never given up: a late answer to an open that nobody
@@ -53,7 +55,7 @@ impl Opener for ChannelOpener {
                     let shared = &session.shared;
                     shared.metrics.ssh.channels.one();
                     let budget = shared.budget.clone();
-                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, permits, cut)
+                    channel::stream(opened, session.link.clone(), budget, &shared.tasks, ending, cut)
                 });
                 let _ = give.send(opened);
             });

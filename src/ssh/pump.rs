@@ -7,22 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::backlog::{Backlog, Done, Event};
 use super::channel::{Failure, Inbox, PIECE, Shared};
+use super::ending::Ending;
 use super::transport::Link;
 use crate::observe::Reason;
 
-/// How long the peer may take to close a channel that nobody uses any more.
-const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// Octets that may still arrive on such a channel before it is closed from this side: more than
-/// the peer may send at the largest window, because closing first costs the library memory; and
-/// not many more, because they take up the agent's uplink for nobody.
-const CLOSE_DISCARD: usize = 4 << 20;
-/// How long nothing has to arrive on a channel that was closed from this side.
-const QUIET: Duration = Duration::from_millis(250);
 /// Pause between two looks at whether the owner takes anything, at the least.
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 
@@ -33,10 +25,8 @@ pub(super) struct Pump {
     pub(super) shared: Arc<Shared>,
     pub(super) link: Arc<Link>,
     pub(super) backlog: Backlog,
-    /// Counts the channel as open, as long as somebody uses it.
-    pub(super) permit: Option<OwnedSemaphorePermit>,
-    /// For channels that nobody uses any more, and that the peer has to close.
-    pub(super) closing: Arc<Semaphore>,
+    /// What follows when nobody uses the channel any more.
+    pub(super) ending: Ending,
 }
 
 enum Step {
@@ -90,7 +80,9 @@ impl Pump {
         }
         self.backlog.clear();
         if peer_open {
-            self.close().await;
+            let is_told = self.shared.inbox.lock().finished;
+            let metrics = &self.shared.budget.metrics;
+            self.ending.run(self.read, self.write, is_told, &self.link, metrics).await;
         }
     }
 
@@ -179,36 +171,5 @@ impl Pump {
         }
         self.backlog.begin(wanted, &self.shared.call, &self.shared.progress);
         self.backlog.relieve()
-    }
-
-    /// Ends a channel that nobody uses any more. It no longer counts as open: others must not wait
-    /// for this.
-    async fn close(mut self) {
-        let deadline = Instant::now() + CLOSE_WAIT;
-        let mut discarded = 0;
-        self.permit = None;
-        let may_wait = self.closing.clone().try_acquire_owned();
-        let finished = self.shared.inbox.lock().finished;
-        // An error means that the session is gone, and the channel with it.
-        let mut open = finished || self.write.eof().await.is_ok();
-        while open && discarded <= CLOSE_DISCARD && may_wait.is_ok() {
-            match tokio::time::timeout_at(deadline, self.read.wait()).await {
-                Ok(Some(ChannelMsg::Data { data })) => discarded += data.len(),
-                Ok(Some(ChannelMsg::Close) | None) => open = false,
-                Ok(Some(_)) => {}
-                Err(_) => break,
-            }
-        }
-        if open {
-            self.shared.budget.metrics.ssh.closed_first.one();
-            self.link.note_closed_first();
-            tracing::debug!(discarded, "closing a channel that the agent left open");
-            let _ = self.write.close().await;
-            // The library still sends what was queued for this channel, and never says that this
-            // was all.
-            let rest =
-                async { while let Ok(Some(_)) = tokio::time::timeout(QUIET, self.read.wait()).await {} };
-            let _ = tokio::time::timeout(CLOSE_WAIT, rest).await;
-        }
     }
 }

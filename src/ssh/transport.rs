@@ -227,11 +227,16 @@ impl Link {
         self.closed_one.notify_one();
     }
 
+    /// How many there are of these.
+    pub fn closed_first(&self) -> usize {
+        self.closed_first.load(Ordering::Relaxed)
+    }
+
     /// Resolves when there is one more of these; the value is how many there are. For one who
     /// waits. Cancel safe.
     pub async fn closed_one_more(&self) -> usize {
         self.closed_one.notified().await;
-        self.closed_first.load(Ordering::Relaxed)
+        self.closed_first()
     }
 
     /// Octets received from the peer, and sent to it.

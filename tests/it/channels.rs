@@ -1,10 +1,13 @@
 //! One session carries any number of channels, one after the other, and a channel that goes wrong
 //! ends nothing but itself.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use russh::ChannelOpenFailure;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::agent::{Agent, OpenSsh, host};
 use crate::support::backend::{Backend, raw};
@@ -22,6 +25,8 @@ const ONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nsmall";
 const LOST: u64 = 4608;
 /// After how many of these a session ends when nobody is being served, and in any case.
 const MANY: u64 = 3072;
+/// How many of these there may be before the agent is given more time to close.
+const FREELY: u64 = 1024;
 const MAX: u64 = 4096;
 
 /// Answers one request, and ends what it sends before the gateway does.
@@ -160,11 +165,10 @@ fn leave_until(gateway: &Gateway, visitor: &H2, count: u64) {
             return;
         }
         let asked = left.min(96).next_multiple_of(8);
-        for _ in 0..asked / 8 {
-            drop(visitor.get_many("/", 8));
-        }
+        // One for whom no channel is free does not count.
+        let begun: u64 = (0..asked / 8).map(|_| visitor.statuses("/", 8, 200)).sum();
         // Those that may wait for the agent are closed later.
-        let expected = count - left + asked - 16;
+        let expected = (count - left + begun).saturating_sub(16);
         poll("channels closed", SOON, || (closed() >= expected.min(count)).then_some(()));
     }
 }
@@ -172,9 +176,9 @@ fn leave_until(gateway: &Gateway, visitor: &H2, count: u64) {
 #[test]
 fn what_channels_cost_that_the_gateway_closes_first_is_bounded() {
     let mut setup = Setup::new();
-    // Few may wait for the agent to close, so that the others are closed at once.
-    setup.set("ssh.max_channels", 16).set("http.upstream_idle_max", 0).with_figures();
-    setup.set("log.filter", "info,oneport::http=warn");
+    setup.set("ssh.max_channels", 64).set("http.upstream_idle_max", 0).with_figures();
+    // The agent has no more than a moment, later on too.
+    setup.set("log.filter", "info,oneport::http=warn").set("ssh.close_timeout", "1ms");
     let gateway = setup.start();
     let closed = || gateway.figure("oneport_ssh_channels_closed_first_total");
     let visitor = H2::connect(&gateway, &host("web"), None);
@@ -205,6 +209,59 @@ fn what_channels_cost_that_the_gateway_closes_first_is_bounded() {
     }
     // The second session takes the space that the first has left.
     assert!(peaks[1] <= peaks[0] + (MAX - MANY) * LOST + 2 * MIB, "{peaks:?}");
+}
+
+/// Begins an answer, and closes the channel when it was told of its end, and is let.
+async fn late(visit: Visit, told: Arc<AtomicUsize>, may_close: CancellationToken) {
+    visit.reply.accept().await;
+    let (mut read, write) = visit.channel.split();
+    let _ = write.data(&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"[..]).await;
+    loop {
+        match read.wait().await {
+            None | Some(russh::ChannelMsg::Close) => return,
+            Some(russh::ChannelMsg::Eof) => break,
+            Some(_) => {}
+        }
+    }
+    told.fetch_add(1, Ordering::Relaxed);
+    tokio::select! {
+        () = may_close.cancelled() => { let _ = write.close().await; }
+        () = async { while !matches!(read.wait().await, None | Some(russh::ChannelMsg::Close)) {} } => {}
+    }
+}
+
+#[test]
+fn a_session_that_has_cost_much_waits_much_longer_for_its_agent() {
+    const TIMEOUT: Duration = Duration::from_millis(50);
+    let mut setup = Setup::new();
+    setup.set("ssh.max_channels", 16).set("http.upstream_idle_max", 0).with_figures();
+    setup.set("log.filter", "info,oneport::http=warn").set("ssh.close_timeout", "50ms");
+    let gateway = setup.start();
+    let may_close = CancellationToken::new();
+    let told = Arc::new(AtomicUsize::new(0));
+    let (of, may) = (told.clone(), may_close.clone());
+    let agent = LibraryAgent::start(&gateway, "/web", move |visit| late(visit, of.clone(), may.clone()));
+    let visitor = H2::connect(&gateway, &host("web"), None);
+    leave_until(&gateway, &visitor, FREELY);
+    poll("the last to be closed", SOON, || (agent.ended() == agent.opened()).then_some(()));
+    let closed = || gateway.figure("oneport_ssh_channels_closed_first_total");
+    let (before, told_before) = (closed(), told.load(Ordering::Relaxed));
+    // Half of them wait as those did before, half count as open.
+    for _ in 0..4 {
+        drop(visitor.get_many("/", 8));
+    }
+    poll("all to be told", SOON, || (told.load(Ordering::Relaxed) == told_before + 32).then_some(()));
+    let asked = Instant::now();
+    poll("more than the usual time", SOON, || {
+        assert_eq!(visitor.statuses("/", 1, 503), 1, "somebody else's channel was closed");
+        (asked.elapsed() > 3 * TIMEOUT).then_some(())
+    });
+    assert_eq!(closed(), before);
+    may_close.cancel();
+    poll("the agent to close them", SOON, || (agent.ended() == agent.opened()).then_some(()));
+    assert_eq!(visitor.statuses("/", 1, 200), 1);
+    assert_eq!(closed(), before);
+    agent.assert_lives(&gateway);
 }
 
 #[test]

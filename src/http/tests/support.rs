@@ -63,6 +63,7 @@ pub fn settings() -> Settings {
             keepalive_interval: LIMIT,
             login_timeout: LIMIT,
             open_timeout: LIMIT,
+            close_timeout: LIMIT,
             max_forwards: 8,
             max_channels: 8,
             rekey_after: 32 << 30,

@@ -257,9 +257,20 @@ impl H2 {
         self.get_many(path, 1).remove(0)
     }
 
+    /// Asks so many times at once, and leaves before the answers' end; how many had this status.
+    #[track_caller]
+    pub fn statuses(&self, path: &str, count: usize, status: u16) -> u64 {
+        self.ask(path, count).iter().filter(|answer| answer.status() == status).count() as u64
+    }
+
     /// Asks so many times at once.
     #[track_caller]
     pub fn get_many(&self, path: &str, count: usize) -> Vec<Incoming> {
+        self.ask(path, count).into_iter().map(http::Response::into_body).collect()
+    }
+
+    #[track_caller]
+    fn ask(&self, path: &str, count: usize) -> Vec<http::Response<Incoming>> {
         let url = format!("https://{}{path}", self.host);
         let ask = || {
             let request = http::Request::get(&url).body(Empty::new()).expect("a request");
@@ -267,8 +278,7 @@ impl H2 {
         };
         let answers = futures_util::future::try_join_all((0..count).map(|_| ask()));
         let answers = self.runtime.block_on(async { tokio::time::timeout(SOON, answers).await });
-        let answers = answers.expect("answers in time").expect("answers");
-        answers.into_iter().map(http::Response::into_body).collect()
+        answers.expect("answers in time").expect("answers")
     }
 
     /// Takes an answer to its end.
