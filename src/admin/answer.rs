@@ -1,5 +1,7 @@
 //! What is asked, and what is answered. Looks at method, host and path, and at nothing else.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -18,7 +20,7 @@ type Answer = Response<Full<Bytes>>;
 impl Admin {
     /// Answers a request. With `names`, only one that asks for this machine: a page on the web
     /// can have its own name lead to a loopback address, and read what it finds there.
-    pub(super) fn answer<B>(&self, request: &Request<B>, names: bool) -> Answer {
+    pub(super) async fn answer<B>(self: Arc<Self>, request: &Request<B>, names: bool) -> Answer {
         if names && !is_for_this_machine(request) {
             let what = "only this machine is served here: ask for `localhost` or a loopback address\n";
             return say(StatusCode::MISDIRECTED_REQUEST, TEXT, what);
@@ -29,13 +31,13 @@ impl Admin {
             return answer;
         }
         match request.uri().path() {
-            "/metrics" => say(StatusCode::OK, OPENMETRICS, openmetrics(&self.metrics, self.now())),
+            "/metrics" => say(StatusCode::OK, OPENMETRICS, openmetrics(&self.of.metrics, self.now())),
             "/healthz" => say(StatusCode::OK, TEXT, "OK\n"),
-            "/readyz" if self.draining.is_cancelled() => {
+            "/readyz" if self.of.draining.is_cancelled() => {
                 say(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n")
             }
             "/readyz" => say(StatusCode::OK, TEXT, "OK\n"),
-            "/status" => say(StatusCode::OK, JSON, format!("{:#}\n", self.status())),
+            "/status" => say(StatusCode::OK, JSON, format!("{:#}\n", self.status().await)),
             _ => say(
                 StatusCode::NOT_FOUND,
                 TEXT,

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::certs::CertStore;
+use crate::certs::acme::Vault;
 use crate::config::Settings;
 use crate::net::{ByteStream, Slots, Tasks};
 use crate::observe::{Metrics, Now};
@@ -37,32 +38,37 @@ const HEAD_MAX: usize = 16 * 1024;
 /// Header fields of a request.
 const FIELDS_MAX: usize = 64;
 
+/// What is told of.
+pub struct Sources {
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
+    /// Places for connections.
+    pub slots: Slots,
+    /// The tunnels.
+    pub registry: Registry,
+    /// The certificates that are shown.
+    pub certs: CertStore,
+    /// Those that are ordered.
+    pub vault: Option<Vault>,
+    /// The agents.
+    pub ssh: Arc<Ssh>,
+    /// Cancelled when no new connection is taken any more.
+    pub draining: CancellationToken,
+}
+
 /// Knows where to ask for everything that is told.
 pub struct Admin {
-    settings: Arc<Settings>,
-    metrics: Arc<Metrics>,
-    slots: Slots,
-    registry: Registry,
-    certs: CertStore,
-    ssh: Arc<Ssh>,
-    draining: CancellationToken,
+    of: Sources,
     started: SystemTime,
 }
 
 impl Admin {
-    /// Prepares to tell. `draining` is cancelled when no new connection is taken any more.
+    /// Prepares to tell.
     #[must_use]
-    pub fn new(
-        settings: Arc<Settings>,
-        metrics: Arc<Metrics>,
-        slots: Slots,
-        registry: Registry,
-        certs: CertStore,
-        ssh: Arc<Ssh>,
-        draining: CancellationToken,
-    ) -> Arc<Self> {
-        let started = SystemTime::now();
-        Arc::new(Self { settings, metrics, slots, registry, certs, ssh, draining, started })
+    pub fn new(of: Sources) -> Arc<Self> {
+        Arc::new(Self { of, started: SystemTime::now() })
     }
 
     /// Answers whoever comes, until `tasks` are cut.
@@ -85,8 +91,8 @@ impl Admin {
     /// Answers one request. `names`: whether a browser could have been led here by a name.
     async fn talk(self: Arc<Self>, stream: ByteStream, names: bool, slot: OwnedSemaphorePermit) {
         let service = service_fn(move |request| {
-            let answer = self.answer(&request, names);
-            async move { Ok::<_, std::convert::Infallible>(answer) }
+            let admin = self.clone();
+            async move { Ok::<_, std::convert::Infallible>(admin.answer(&request, names).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -105,15 +111,15 @@ impl Admin {
 
     /// Figures that are read off now.
     fn now(&self) -> Now {
-        let certificates = self.certs.all();
+        let certificates = self.of.certs.all();
         let ends = certificates.iter().map(|served| served.not_after.unix_timestamp());
         Now {
             started: Some(self.started),
-            connections: self.slots.taken() as u64,
-            connections_max: self.slots.limits().0 as u64,
+            connections: self.of.slots.taken() as u64,
+            connections_max: self.of.slots.limits().0 as u64,
             certificate_end: ends.min(),
-            tunnels: self.registry.count() as u64,
-            ssh: self.ssh.now(),
+            tunnels: self.of.registry.count() as u64,
+            ssh: self.of.ssh.now(),
         }
     }
 }

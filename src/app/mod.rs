@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 pub use provision::AppError;
 pub use validate::validate;
 
-use crate::admin::{Admin, Listener};
+use crate::admin::{Admin, Listener, Sources};
 use crate::config::Settings;
 use crate::edge::Edge;
 use crate::net::{BindError, Slots, Tasks, accept_loop, bind};
@@ -51,7 +51,17 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     let admin_tasks = Tasks::new();
     let draining = visitors.drain_begun();
     certs.watch(&settings.tls, &visitors);
-    let admin = Admin::new(settings.clone(), metrics.clone(), slots.clone(), registry, certs, ssh, draining);
+    let vault = acme.as_ref().map(|acme| acme.vault().clone());
+    let admin = Admin::new(Sources {
+        settings: settings.clone(),
+        metrics: metrics.clone(),
+        slots: slots.clone(),
+        registry,
+        certs,
+        vault,
+        ssh,
+        draining,
+    });
     let (admin_listener, _socket) = settings.admin.as_ref().map(Listener::bind).transpose()?.unzip();
     let bound = listen(&settings, &edge, &slots, &metrics, &visitors)?;
     if let Some(listener) = admin_listener {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use oneport::certs::acme::{Kept, Status, Vault};
+use oneport::certs::acme::{Kept, Ordered, Status, Vault};
 use oneport::certs::{CertStore, Served};
 use oneport::config::Settings;
 use oneport::name::CertName;
@@ -27,10 +27,10 @@ pub fn list(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         blocks.push(block(&served.names.join(" "), Some((&served, "a file of the operator's")), None));
     }
     if let Some(vault) = vault(&settings)? {
-        for name in names(&settings, &vault) {
-            let kept = vault.load(&name)?;
+        for name in vault.ordered_names(configured(&settings)) {
+            let Ordered { name, kept, status } = vault.ordered(name)?;
             let shown = kept.as_ref().map(|kept| (&*kept.served, kept.about.way.as_str()));
-            blocks.push(block(&name.to_string(), shown, Some((&vault.status(&name), kept.is_some()))));
+            blocks.push(block(&name.to_string(), shown, Some((&status, kept.is_some()))));
         }
     }
     if blocks.is_empty() {
@@ -47,7 +47,7 @@ pub fn renew(config: Option<PathBuf>, name: &str) -> anyhow::Result<ExitCode> {
     let Some(vault) = vault(&settings)? else {
         anyhow::bail!("no certificates are ordered here: `acme.email` is not set");
     };
-    let known = names(&settings, &vault);
+    let known = vault.ordered_names(configured(&settings));
     if !known.contains(&name) {
         let known: Vec<_> = known.iter().map(ToString::to_string).collect();
         anyhow::bail!("no certificate is ordered for `{name}`, but for `{}`", known.join("`, `"));
@@ -87,12 +87,9 @@ fn vault(settings: &Settings) -> anyhow::Result<Option<Vault>> {
     Ok(settings.acme.as_ref().map(|_| Vault::open(&settings.state_dir)).transpose()?)
 }
 
-/// The configured names, and those that were ordered on demand.
-fn names(settings: &Settings, vault: &Vault) -> Vec<CertName> {
-    let mut names = settings.acme.as_ref().map(|acme| acme.names.clone()).unwrap_or_default();
-    let more: Vec<_> = vault.names().into_iter().filter(|name| !names.contains(name)).collect();
-    names.extend(more);
-    names
+/// The names that are to have a certificate from the start on.
+fn configured(settings: &Settings) -> &[CertName] {
+    settings.acme.as_ref().map_or(&[], |acme| &acme.names)
 }
 
 fn block(name: &str, shown: Option<(&Served, &str)>, status: Option<(&Status, bool)>) -> String {

@@ -104,7 +104,8 @@ fn one_name_that_always_fails_holds_up_no_other() {
     let others: Vec<String> = (0..20).map(|number| format!("bad-{number}.test")).collect();
     others.iter().for_each(|name| names.lead(name, [127, 0, 0, 9].into()));
     let all: Vec<&str> = others.iter().map(String::as_str).chain(["bad.gw.test", "gw.test"]).collect();
-    let setup = ordering(port, &all, directories);
+    let mut setup = ordering(port, &all, directories);
+    setup.with_figures();
     let mut gateway = setup.start();
     wait_issued(&gateway, "gw.test");
     let failed = |gateway: &Gateway| {
@@ -121,6 +122,18 @@ fn one_name_that_always_fails_holds_up_no_other() {
         (&1.into(), &"unreachable".into()),
         "{status}"
     );
+    let all: Value = serde_json::from_str(&gateway.admin("/status")).expect("JSON");
+    let told = |name: &str| {
+        let mut orders = all["orders"].as_array().expect("a list").iter();
+        orders.find(|order| order["name"] == name).unwrap_or_else(|| panic!("no `{name}` in {all}"))
+    };
+    let (good, bad) = (told("gw.test"), told("bad.gw.test"));
+    assert_eq!((&good["proof"], &good["fault"]), (&"tls-alpn-01".into(), &Value::Null), "{good}");
+    assert!(good["renewal"].is_string() && good["not_after"].is_string(), "{good}");
+    assert_eq!((&bad["failures"], &bad["not_after"]), (&1.into(), &Value::Null), "{bad}");
+    assert_eq!(bad["fault"]["kind"], "unreachable");
+    assert!(bad["fault"]["text"].as_str().is_some_and(|text| text.contains("127.0.0.9")), "{bad}");
+    assert!(bad["retry"].is_string(), "{bad}");
     gateway = gateway.restart();
     assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
     gateway.wait_log("the decision", |record| {

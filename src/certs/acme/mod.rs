@@ -33,6 +33,7 @@ mod mark;
 mod notes;
 mod on_demand;
 mod order;
+mod overview;
 mod records;
 mod requests;
 mod times;
@@ -50,6 +51,7 @@ use tokio::time::Instant;
 pub use check::check;
 pub use fault::{Fault, FaultKind};
 pub use on_demand::{NotNow, OnDemand};
+pub use overview::Ordered;
 pub use vault::{About, FaultNote, Kept, Status, Vault, VaultError, Window};
 
 use super::dns::DnsProvider;

@@ -343,14 +343,21 @@ impl Gateway {
             .collect()
     }
 
-    /// A figure of `/metrics`, where `admin.listen` is set; zero while it does not appear.
+    /// What the admin listener says under a path.
     #[track_caller]
-    pub fn figure(&self, name: &str) -> u64 {
+    pub fn admin(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address_of("admin")).expect("the admin listens");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("open");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("open");
         let mut page = String::new();
         stream.read_to_string(&mut page).expect("a page");
         assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+        page.split_once("\r\n\r\n").expect("a head").1.to_owned()
+    }
+
+    /// A figure of `/metrics`, where `admin.listen` is set; zero while it does not appear.
+    #[track_caller]
+    pub fn figure(&self, name: &str) -> u64 {
+        let page = self.admin("/metrics");
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap_or_else(|_| panic!("{name} is {value}")))
     }
