@@ -41,21 +41,32 @@ fn accounts(pebble: &Pebble) -> usize {
     pebble.count("accounts in memory")
 }
 
-#[test]
-fn a_short_certificate_is_renewed_under_an_open_stream() {
-    let (names, port, backend) = (Names::start(), free_port(), Backend::start());
-    let pebble = PebbleSetup::new(&names, port, 1).set("certificateValidityPeriod", 4).start();
-    let mut setup = one(port, &pebble, &["gw.test", "app.gw.test"]);
+/// Leads `app.gw.test` to a service.
+fn with_app(mut setup: Setup, backend: &Backend) -> Setup {
     let mut route = toml::Table::new();
     route.insert("host".to_owned(), "app.gw.test".into());
     route.insert("to".to_owned(), format!("http://{}", backend.address()).into());
     setup.set("routes", vec![toml::Value::from(route)]);
-    let gateway = setup.start();
-    wait_issued(&gateway, "app.gw.test");
+    setup
+}
+
+/// A visitor of `app.gw.test` whose answer ends when the backend lets go.
+fn hold(gateway: &Gateway, pebble: &Pebble, backend: &Backend) -> Process {
+    wait_issued(gateway, "app.gw.test");
     let root = pebble.root().display().to_string();
-    let mut held: Command = Curl::new(&gateway).args(&["--cacert", &root]).build("https://app.gw.test/held");
-    let mut held = Process::start(&mut held);
+    let mut held: Command = Curl::new(gateway).args(&["--cacert", &root]).build("https://app.gw.test/held");
+    let held = Process::start(&mut held);
     poll("the request at the service", SOON, || (backend.requests() > 0).then_some(()));
+    held
+}
+
+#[test]
+fn a_short_certificate_is_renewed_under_an_open_stream() {
+    let (names, port, backend) = (Names::start(), free_port(), Backend::start());
+    let pebble = PebbleSetup::new(&names, port, 1).set("certificateValidityPeriod", 4).start();
+    let setup = one(port, &pebble, &["gw.test", "app.gw.test"]);
+    let gateway = with_app(setup, &backend).start();
+    let mut held = hold(&gateway, &pebble, &backend);
     poll("renewals", SOON, || (issued(&gateway, "app.gw.test") >= 3).then_some(()));
     assert_eq!(visit(&gateway, &pebble, "app.gw.test/small"), 200);
     backend.release();
@@ -78,17 +89,21 @@ fn with_renewal_info(body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_authority_says_when_to_renew() {
-    let (names, port) = (Names::start(), free_port());
+fn the_authority_says_when_to_renew_and_open_streams_go_on() {
+    let (names, port, backend) = (Names::start(), free_port(), Backend::start());
     // By its lifetime it is due after twenty seconds; it is not renewed before a tenth of it is over.
     let pebble = PebbleSetup::new(&names, port, 1).set("certificateValidityPeriod", 30).start();
     let front = Front::start(&pebble);
-    let first = std::sync::OnceLock::<String>::new();
+    let first = parking_lot::Mutex::<Vec<String>>::default();
     front.judge(move |_, request| match request.uri().path() {
         "/dir" => Verdict::Change(with_renewal_info),
         path if path.starts_with("/renewal-info/") => {
-            // What was ordered first is to be renewed at once, and nothing else.
-            let is_first = first.get_or_init(|| path.to_owned()) == path;
+            // What was ordered first for each of the names is to be renewed at once, and nothing else.
+            let mut first = first.lock();
+            if first.len() < 2 && !first.iter().any(|known| known == path) {
+                first.push(path.to_owned());
+            }
+            let is_first = first.iter().any(|known| known == path);
             let day = |days| {
                 (OffsetDateTime::now_utc() + time::Duration::days(days)).format(&Rfc3339).expect("a date")
             };
@@ -98,16 +113,24 @@ fn the_authority_says_when_to_renew() {
         }
         _ => Verdict::Pass,
     });
-    let gateway = through(port, &front).start();
-    poll("the renewal", SOON, || (issued(&gateway, "gw.test") == 2).then_some(()));
+    let directories = vec![directory(&front.directory(), &front.root())];
+    let setup = ordering(port, &["gw.test", "app.gw.test"], directories);
+    let gateway = with_app(setup, &backend).start();
+    let mut held = hold(&gateway, &pebble, &backend);
+    assert_eq!(issued(&gateway, "app.gw.test"), 1, "the stream is younger than the renewal");
+    poll("the renewal", SOON, || (issued(&gateway, "app.gw.test") == 2).then_some(()));
     let status = || -> Option<Value> {
-        let text = std::fs::read_to_string(gateway.path("state/acme/names/gw.test/status.json")).ok()?;
+        let text = std::fs::read_to_string(gateway.path("state/acme/names/app.gw.test/status.json")).ok()?;
         serde_json::from_str(&text).ok()
     };
     let status = poll("the next window", SOON, || status().filter(|status| status["window"].is_object()));
     assert!(status["renew_at"].as_str() >= status["window"]["start"].as_str(), "{status}");
     assert!(status["renew_at"].as_str() <= status["window"]["end"].as_str(), "{status}");
-    assert_eq!((issued(&gateway, "gw.test"), visit(&gateway, &pebble, "gw.test")), (2, 200));
+    let small = visit(&gateway, &pebble, "app.gw.test/small");
+    assert_eq!((issued(&gateway, "app.gw.test"), small), (2, 200));
+    backend.release();
+    assert_eq!(held.finish(SOON).stdout, "let go");
+    assert!(held.has_ended().is_some_and(|status| status.success()));
 }
 
 #[test]
