@@ -238,7 +238,7 @@ pub const SETTINGS: &[Setting] = &[
         "ssh.rekey_after",
         "size",
         "32GiB",
-        "How much may be sent in one direction of a session before it gets new keys; clients may have bounds of their own.",
+        "How much may be sent in one direction of a session before the gateway asks for new keys. OpenSSH is never asked: it asks itself, after its `RekeyLimit`.",
     ),
     setting("ssh.max_channels", "number", "512", "Channels that are open on one session at most."),
     setting(

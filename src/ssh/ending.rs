@@ -3,8 +3,8 @@
 //! Closing first costs the library memory until the session ends, and a session that has cost too
 //! much of it has to end. So the peer is told that no more is coming, and has some time to close;
 //! what it goes on sending meanwhile is thrown away. A session that has used up a part of what it
-//! may cost gives its peer much more time, so that no visitor who leaves in the middle of answers
-//! can end it within hours.
+//! may cost gives its peer much more time, so that visitors who leave in the middle of answers
+//! do not end it soon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,8 @@ const LONGER: u32 = 120;
 /// the peer may send at the largest window, because closing first costs the library memory; and
 /// not many more, because they take up the agent's uplink for nobody.
 const DISCARD: usize = 4 << 20;
-/// The same when there is more time: whole downloads.
-const DISCARD_MORE: usize = 1 << 30;
+/// The same when there is more time.
+const DISCARD_MORE: usize = 64 << 20;
 /// How long nothing has to arrive on a channel that was closed from this side.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -50,7 +50,7 @@ impl Ending {
         link: &Link,
         metrics: &Metrics,
     ) {
-        let is_sparing = link.closed_first() >= FREELY;
+        let is_sparing = link.left() >= FREELY;
         // An error means that the session is gone, and the channel with it.
         if !is_told && write.eof().await.is_err() {
             return;
@@ -61,7 +61,7 @@ impl Ending {
             return;
         }
         metrics.ssh.closed_first.one();
-        link.note_closed_first();
+        link.note_left();
         tracing::debug!("closing a channel that the agent left open");
         let _ = write.close().await;
         // The library still sends what was queued for this channel, and never says that this

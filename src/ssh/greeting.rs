@@ -22,6 +22,8 @@ pub const VERSION: &str = "SSH-2.0-oneport_10";
 /// Octets of our version line: what the library writes first.
 pub const VERSION_LINE: usize = VERSION.len() + 2;
 
+/// What OpenSSH's version line begins with.
+const OPENSSH: &[u8] = b"SSH-2.0-OpenSSH_";
 /// How long the list is waited for once the version line came: more than a round trip, and no
 /// harm to who waits for ours first.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,7 +39,9 @@ const COOKIE: usize = 16;
 pub struct Greeting {
     /// What was read ahead: the library's to read again.
     pub head: Bytes,
-    /// Whether it is an OpenSSH client that has AES-GCM in both directions.
+    /// Whether it is an OpenSSH client.
+    pub is_openssh: bool,
+    /// Whether it is one that has AES-GCM in both directions.
     pub has_aes_gcm: bool,
 }
 
@@ -79,7 +83,8 @@ pub async fn greet(io: &mut impl Duplex) -> io::Result<Greeting> {
     // Without the list in time, everything is offered.
     let _ = tokio::time::timeout(PATIENCE, more).await;
     let has_aes_gcm = look(&head) == Seen::Enough { has_aes_gcm: true };
-    Ok(Greeting { head: head.freeze(), has_aes_gcm })
+    let is_openssh = head.starts_with(OPENSSH);
+    Ok(Greeting { head: head.freeze(), is_openssh, has_aes_gcm })
 }
 
 fn look(head: &[u8]) -> Seen {
@@ -88,7 +93,7 @@ fn look(head: &[u8]) -> Seen {
         // The longest line (RFC 4253, section 4.2).
         return if head.len() < 255 { Seen::Nothing } else { OTHERWISE };
     };
-    if !head.starts_with(b"SSH-2.0-OpenSSH_") {
+    if !head.starts_with(OPENSSH) {
         return OTHERWISE;
     }
     let mut packet = &head[end + 1..];
@@ -141,20 +146,20 @@ mod tests {
         all
     }
 
-    const OPENSSH: &str = "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n";
+    const LINE: &str = "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n";
     const USUAL: &str = "chacha20-poly1305@openssh.com,aes128-ctr,aes128-gcm@openssh.com";
 
     #[test]
     fn the_list_is_needed_whole_and_only_from_openssh() {
-        let all = opening(OPENSSH, USUAL);
+        let all = opening(LINE, USUAL);
         for length in 0..all.len() - 1 {
-            let expected = if length < OPENSSH.len() { Seen::Nothing } else { Seen::OpenSsh };
+            let expected = if length < LINE.len() { Seen::Nothing } else { Seen::OpenSsh };
             assert_eq!(look(&all[..length]), expected, "{length} octets");
         }
         assert_eq!(look(&all), Seen::Enough { has_aes_gcm: true });
         let other = |version, ciphers| look(&opening(version, ciphers));
         let otherwise = Seen::Enough { has_aes_gcm: false };
-        assert_eq!(other(OPENSSH, "chacha20-poly1305@openssh.com"), otherwise);
+        assert_eq!(other(LINE, "chacha20-poly1305@openssh.com"), otherwise);
         assert_eq!(other("SSH-2.0-ssh2js1.16.0\r\n", USUAL), otherwise);
         assert_eq!(look(&[b'x'; 255]), otherwise);
     }
@@ -162,12 +167,12 @@ mod tests {
     #[test]
     fn nonsense_after_the_version_is_left_alone() {
         let otherwise = Seen::Enough { has_aes_gcm: false };
-        let with = |rest: &[u8]| look(&[OPENSSH.as_bytes(), rest].concat());
+        let with = |rest: &[u8]| look(&[LINE.as_bytes(), rest].concat());
         assert_eq!(with(&u32::MAX.to_be_bytes()), otherwise);
         assert_eq!(with(&[0, 0, 0, 0]), otherwise);
         assert_eq!(with(&[0, 0, 0, 3, 1, KEXINIT, 0]), otherwise);
-        let mut cut_short = opening(OPENSSH, USUAL);
-        let kex = OPENSSH.len() + 4 + 2 + COOKIE;
+        let mut cut_short = opening(LINE, USUAL);
+        let kex = LINE.len() + 4 + 2 + COOKIE;
         cut_short[kex..kex + 4].copy_from_slice(&u32::MAX.to_be_bytes());
         assert_eq!(look(&cut_short), otherwise);
     }
@@ -175,9 +180,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_our_list_gets_it_after_a_moment() {
         let (mut near, mut far) = tokio::io::duplex(64);
-        far.write_all(OPENSSH.as_bytes()).await.expect("open");
+        far.write_all(LINE.as_bytes()).await.expect("open");
         let greeting = greet(&mut near).await.expect("open");
-        assert!(!greeting.has_aes_gcm && greeting.head == OPENSSH.as_bytes());
+        assert!(greeting.is_openssh && !greeting.has_aes_gcm && greeting.head == LINE.as_bytes());
         let mut line = [0; VERSION_LINE];
         far.read_exact(&mut line).await.expect("sent");
         assert_eq!(&line, b"SSH-2.0-oneport_10\r\n");

@@ -42,9 +42,9 @@ pub struct Callbacks {
 }
 
 impl Callbacks {
-    /// Callbacks for one session.
-    pub fn new(session: Arc<Session>) -> Self {
-        let rekey = Rekey::new(session.shared.settings.ssh.rekey_after);
+    /// Callbacks for one session, which the library gives new keys after so many octets.
+    pub fn new(session: Arc<Session>, rekey_after: u64) -> Self {
+        let rekey = Rekey::new(rekey_after);
         Self {
             session,
             rekey,

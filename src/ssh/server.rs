@@ -9,7 +9,7 @@ use russh::{Limits, MethodKind, MethodSet, Preferred, SshId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::greeting::{VERSION, VERSION_LINE, greet};
+use super::greeting::{Greeting, VERSION, VERSION_LINE, greet};
 use super::handler::Callbacks;
 use super::host_key;
 use super::session::Session;
@@ -34,6 +34,10 @@ const KEEPALIVES: usize = 3;
 const ATTEMPTS: usize = 6;
 /// When keys are changed for the time alone: never, as in OpenSSH.
 const REKEY_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// Octets after which the library asks OpenSSH for new keys: OpenSSH asks for them itself, after
+/// 64 GiB with AES-GCM, and after one with ChaCha20 (RFC 4344, section 3.2). The library ends a
+/// session that has more on its way than it likes when it asks first.
+const NEVER: u64 = u64::MAX;
 /// How often a session's key is checked anew; a removed key is noticed at once, an expired one
 /// within this.
 const KEY_CHECK: Duration = Duration::from_secs(20);
@@ -65,12 +69,19 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
+/// How the library serves each kind of client.
+struct Configs {
+    /// All but OpenSSH.
+    any: Arc<Config>,
+    openssh: Arc<Config>,
+    /// Has AES-GCM, but would ask for another cipher.
+    openssh_aes_gcm: Arc<Config>,
+}
+
 /// Serves agents.
 pub struct Ssh {
     shared: Arc<Shared>,
-    config: Arc<Config>,
-    /// For clients who have AES-GCM but would ask for another cipher.
-    aes_gcm_only: Arc<Config>,
+    configs: Configs,
 }
 
 /// What is known of a connection by the time that it carries SSH.
@@ -98,12 +109,17 @@ impl Ssh {
     ) -> Arc<Self> {
         let patience = settings.http.send_timeout;
         let budget = Budget::new(&settings.limits, patience, settings.state_dir.clone(), metrics.clone());
-        let config_with = |algorithms| Arc::new(library_config(&settings, host_key.clone(), algorithms));
-        let config = config_with(host_key::algorithms());
-        let aes_gcm_only = config_with(host_key::aes_gcm_only());
+        let config_with = |algorithms, rekey_after| {
+            Arc::new(library_config(&settings, host_key.clone(), algorithms, rekey_after))
+        };
+        let configs = Configs {
+            any: config_with(host_key::algorithms(), settings.ssh.rekey_after),
+            openssh: config_with(host_key::algorithms(), NEVER),
+            openssh_aes_gcm: config_with(host_key::aes_gcm_only(), NEVER),
+        };
         let sessions = Sessions::default();
         let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget, sessions, metrics });
-        Arc::new(Self { shared, config, aes_gcm_only })
+        Arc::new(Self { shared, configs })
     }
 
     /// Serves one connection to its end, which is the value.
@@ -143,9 +159,13 @@ impl Ssh {
     ) -> Result<RunningSession<Callbacks>, russh::Error> {
         let greeting = greet(&mut io).await?;
         io.have_said(VERSION_LINE);
-        let config = if greeting.has_aes_gcm { &self.aes_gcm_only } else { &self.config };
+        let (config, rekey_after) = match greeting {
+            Greeting { has_aes_gcm: true, .. } => (&self.configs.openssh_aes_gcm, NEVER),
+            Greeting { is_openssh: true, .. } => (&self.configs.openssh, NEVER),
+            _ => (&self.configs.any, self.shared.settings.ssh.rekey_after),
+        };
         let io = Replay::new(greeting.head, io);
-        russh::server::run_stream(config.clone(), io, Callbacks::new(session)).await
+        russh::server::run_stream(config.clone(), io, Callbacks::new(session, rekey_after)).await
     }
 
     /// Figures of all sessions as they are now. Looks at each session: not for every request.
@@ -180,7 +200,12 @@ impl Drop for EndGuard {
     }
 }
 
-fn library_config(settings: &Settings, host_key: PrivateKey, preferred: Preferred) -> Config {
+fn library_config(
+    settings: &Settings,
+    host_key: PrivateKey,
+    preferred: Preferred,
+    rekey_after: u64,
+) -> Config {
     Config {
         server_id: SshId::Standard(VERSION.into()),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
@@ -191,7 +216,7 @@ fn library_config(settings: &Settings, host_key: PrivateKey, preferred: Preferre
         channel_buffer_size: CHANNEL_MESSAGES,
         event_buffer_size: EVENTS,
         preferred,
-        limits: limits(settings.ssh.rekey_after),
+        limits: limits(rekey_after),
         max_auth_attempts: ATTEMPTS,
         inactivity_timeout: None,
         keepalive_interval: Some(settings.ssh.keepalive_interval),

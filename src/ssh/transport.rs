@@ -78,6 +78,8 @@ pub struct Link {
     pub(super) asked: AtomicU64,
     /// Channels that this side closed before the peer did.
     closed_first: AtomicUsize,
+    /// Of these, the ones whose visitors had left.
+    left: AtomicUsize,
     closed_one: Notify,
     received: AtomicU64,
     sent: AtomicU64,
@@ -227,16 +229,22 @@ impl Link {
         self.closed_one.notify_one();
     }
 
-    /// How many there are of these.
-    pub fn closed_first(&self) -> usize {
-        self.closed_first.load(Ordering::Relaxed)
+    /// As [`Link::note_closed_first`], of a channel whose visitor had left.
+    pub fn note_left(&self) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+        self.note_closed_first();
+    }
+
+    /// How many channels this side has closed first because their visitors had left.
+    pub fn left(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// Resolves when there is one more of these; the value is how many there are. For one who
     /// waits. Cancel safe.
     pub async fn closed_one_more(&self) -> usize {
         self.closed_one.notified().await;
-        self.closed_first()
+        self.closed_first.load(Ordering::Relaxed)
     }
 
     /// Octets received from the peer, and sent to it.

@@ -21,8 +21,8 @@ const MOST: u64 = 2 * 1024 * 1024;
 /// What all busy channels share while the library may be about to change keys: it ends a session
 /// that has more than twice [`FIRST`] on its way when it asks for new keys first.
 const NEAR_REKEY: u64 = 3 * FIRST as u64 / 2;
-/// The least for one channel then: the largest packet.
-const LEAST_NEAR_REKEY: u64 = 32 * 1024;
+/// The least for one channel then.
+const LEAST_NEAR_REKEY: u64 = 8 * 1024;
 /// Octets before that in which windows shrink, so that those given before are used up; or a quarter
 /// of the way, if that is less.
 const REKEY_ZONE: u64 = 64 * 1024 * 1024;
@@ -76,7 +76,7 @@ impl Rekey {
         // The head of such a packet (RFC 4254, section 5.2).
         self.received += data as u64 + 9;
         // Twice the bound on what may be on its way meanwhile: by then the keys are new.
-        if self.received > self.after + 4 * u64::from(FIRST) {
+        if self.received > self.after.saturating_add(4 * u64::from(FIRST)) {
             self.received = 0;
         }
     }

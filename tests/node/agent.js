@@ -52,6 +52,7 @@ const exec = (client, command) => new Promise((resolve) => {
 const main = async () => {
   const client = new Client();
   client.on('error', (error) => { say({ event: 'error', error: error.message }); process.exit(3); });
+  client.on('handshake', () => say({ event: 'keys' }));
   client.on('close', () => { say({ event: 'close' }); process.exit(0); });
   client.on('unix connection', (info, accept, reject) => {
     say({ event: 'channel', path: info.socketPath });

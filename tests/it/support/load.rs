@@ -19,7 +19,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::gateway::Gateway;
 use super::machine::{Machine, TOO_BUSY};
-use super::visitor::{Tls, read_until, tls, tls_async, tls_config};
+use super::process::Process;
+use super::visitor::{Curl, Tls, read_until, tls, tls_async, tls_config};
 use super::{SOON, hex, poll};
 
 /// Octets.
@@ -232,6 +233,23 @@ impl Download {
             }
         }
         hex(self.context.finish().as_ref())
+    }
+}
+
+/// Downloads 64 MiB in so many parts at once, each through a connection of its own.
+#[track_caller]
+pub fn download_many(gateway: &Gateway, host: &str, count: usize) {
+    let megabytes = 64 / count.clamp(1, 64) as u64;
+    let url = format!("https://{host}/big?mb={megabytes}");
+    let calls: Vec<_> = (0..count)
+        .map(|_| {
+            let mut curl = Curl::new(gateway).http1().build(&url);
+            Process::start(curl.args(["-o", "/dev/null", "-w", "%{http_code} %{size_download}"]))
+        })
+        .collect();
+    for mut call in calls {
+        let expected = format!("200 {}", megabytes * MIB);
+        assert_eq!(call.finish(Duration::from_secs(60)).stdout, expected, "{count} at once");
     }
 }
 
