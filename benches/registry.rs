@@ -17,6 +17,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("tunnels");
     measure(&mut group, "look-up", |bencher, crowd| bencher.iter(|| crowd.look_up()));
+    measure(&mut group, "list", |bencher, crowd| bencher.iter(|| crowd.list()));
     measure(&mut group, "claim", |bencher, crowd| bencher.iter(|| crowd.claim()));
     measure(&mut group, "request", |bencher, crowd| bencher.iter(|| crowd.request()));
     group.finish();

@@ -6,12 +6,20 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::{TargetId, Tunnel};
-use crate::name::TunnelName;
+use crate::name::{Thumbprint, TunnelName};
 
 /// All tunnels that exist now. Clones share the contents.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    tunnels: Arc<RwLock<HashMap<TunnelName, Arc<Tunnel>>>>,
+    tunnels: Arc<RwLock<Tunnels>>,
+}
+
+/// Changed in one place each, so that both always hold the same tunnels.
+#[derive(Debug, Default)]
+struct Tunnels {
+    by_name: HashMap<TunnelName, Arc<Tunnel>>,
+    /// Of those whose key has a profile.
+    by_profile: HashMap<Thumbprint, HashMap<TunnelName, Arc<Tunnel>>>,
 }
 
 /// The name is held already.
@@ -44,11 +52,11 @@ impl Registry {
     /// When the name is held; the claim comes back with the holder.
     pub fn claim(&self, claim: Tunnel) -> Result<Lease, Taken> {
         let mut tunnels = self.tunnels.write();
-        if let Some(by) = tunnels.get(&claim.name) {
+        if let Some(by) = tunnels.by_name.get(&claim.name) {
             return Err(Taken { by: by.clone(), claim: Box::new(claim) });
         }
         let tunnel = Arc::new(claim);
-        tunnels.insert(tunnel.name.clone(), tunnel.clone());
+        tunnels.insert(&tunnel);
         Ok(Lease { registry: self.clone(), tunnel })
     }
 
@@ -61,30 +69,52 @@ impl Registry {
     /// The tunnel of this name.
     #[must_use]
     pub fn look_up(&self, name: &TunnelName) -> Option<Arc<Tunnel>> {
-        self.tunnels.read().get(name).cloned()
+        self.tunnels.read().by_name.get(name).cloned()
     }
 
-    /// The tunnels of one profile, by their names. Looks at every tunnel: not for each request.
+    /// The tunnels of one profile, by their names. Looks at these only.
     #[must_use]
     pub fn of_profile(&self, profile: &str) -> Vec<Arc<Tunnel>> {
-        let is_its = |tunnel: &&Arc<Tunnel>| {
-            tunnel.owner.thumbprint.as_ref().is_some_and(|own| own.as_str() == profile)
+        let mut all: Vec<_> = {
+            let tunnels = self.tunnels.read();
+            tunnels.by_profile.get(profile).into_iter().flat_map(HashMap::values).cloned().collect()
         };
-        let mut all: Vec<_> = self.tunnels.read().values().filter(is_its).cloned().collect();
-        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         all
     }
 
     /// How many tunnels there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.tunnels.read().len()
+        self.tunnels.read().by_name.len()
     }
 
     fn remove(&self, id: TargetId, name: &TunnelName) {
         let mut tunnels = self.tunnels.write();
-        if tunnels.get(name).is_some_and(|held| held.id == id) {
+        if tunnels.by_name.get(name).is_some_and(|held| held.id == id) {
             tunnels.remove(name);
+        }
+    }
+}
+
+impl Tunnels {
+    fn insert(&mut self, tunnel: &Arc<Tunnel>) {
+        self.by_name.insert(tunnel.name.clone(), tunnel.clone());
+        if let Some(profile) = &tunnel.owner.thumbprint {
+            let its = self.by_profile.entry(profile.clone()).or_default();
+            its.insert(tunnel.name.clone(), tunnel.clone());
+        }
+    }
+
+    fn remove(&mut self, name: &TunnelName) {
+        let Some(tunnel) = self.by_name.remove(name) else { return };
+        if let Some(profile) = &tunnel.owner.thumbprint
+            && let Some(its) = self.by_profile.get_mut(profile)
+        {
+            its.remove(name);
+            if its.is_empty() {
+                self.by_profile.remove(profile);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a look-up, a claim and a request cost does not depend on how many tunnels there are.
+//! What a look-up, the list of a profile, a claim and a request cost does not depend on how many tunnels there are.
 //! Counted in instructions, in one process that is told when to do what; the time that they take
 //! is for `cargo bench --bench registry`.
 
@@ -15,7 +15,7 @@ use crate::support::process::Process;
 /// How many tunnels.
 const SIZES: [usize; 3] = [10, 1_000, 100_000];
 /// What is done, and how often for one figure.
-const WORK: [(&str, u64); 3] = [("look-up", 1_000), ("claim", 500), ("request", 50)];
+const WORK: [(&str, u64); 4] = [("look-up", 1_000), ("list", 1_000), ("claim", 500), ("request", 50)];
 /// How much more anything may cost among many tunnels than among few. A hash table that is nearly
 /// full is searched a little longer; what looks at all tunnels, or at a tree of them, is beyond.
 const FLAT: f64 = 1.3;
@@ -82,6 +82,7 @@ fn worker() {
         match what {
             "grow" => crowd.grow_to(times),
             "look-up" => (0..times).for_each(|_| drop(std::hint::black_box(crowd.look_up()))),
+            "list" => (0..times).for_each(|_| drop(std::hint::black_box(crowd.list()))),
             "claim" => (0..times).for_each(|_| crowd.claim()),
             "request" => (0..times).for_each(|_| crowd.request()),
             _ => panic!("`{what}`?"),

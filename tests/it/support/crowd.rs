@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// An agent's public key, of the vectors.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMo/TgcRr/VcqjjPluqe+bl2Iyg96b7zMu5bh6bV5OrY";
+/// That of an agent who offers one tunnel only.
+const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 const REQUEST: &[u8] = b"GET /small HTTP/1.1\r\nHost: t0-crowd.localhost\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nsmall";
 /// Octets that a stream in memory holds.
@@ -36,6 +38,8 @@ pub struct Crowd {
     /// Which name is looked up next, and claimed next.
     turn: usize,
     owner: Identity,
+    /// Whose profile has one tunnel.
+    other: Identity,
     opener: Arc<dyn Opener>,
     holder: Arc<dyn Holder>,
     visits: Watched<Visit>,
@@ -76,12 +80,16 @@ impl Crowd {
             leases: Vec::new(),
             turn: 0,
             owner: Identity::of(&PublicKey::from_openssh(KEY).expect("a key")),
+            other: Identity::of(&PublicKey::from_openssh(OTHER).expect("a key")),
             opener: Arc::new(Service(tasks)),
             holder: Arc::new(Nobody),
             visits: Watched::default(),
             runtime,
             visitor,
         };
+        let name = TunnelName::from_label("lone-other").expect("a label");
+        let lone = Tunnel { owner: crowd.other.clone(), ..crowd.tunnel(name) };
+        crowd.leases.push(crowd.registry.claim(lone).expect("it is free"));
         crowd.grow_to(count);
         crowd.request();
         crowd
@@ -100,6 +108,14 @@ impl Crowd {
     pub fn look_up(&mut self) -> Arc<Tunnel> {
         self.turn = (self.turn + 7919) % self.names.len();
         self.registry.look_up(&self.names[self.turn]).expect("it is there")
+    }
+
+    /// Lists the tunnels of a profile that has one.
+    pub fn list(&self) -> Vec<Arc<Tunnel>> {
+        let profile = self.other.thumbprint.as_ref().expect("its kind has one");
+        let list = self.registry.of_profile(profile.as_str());
+        assert_eq!(list.len(), 1);
+        list
     }
 
     /// Claims a name more, each time another, and gives it back.
