@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use russh::keys::{HashAlg, PublicKey, PublicKeyBase64 as _};
 
-use super::token::VerifyingKey;
+use super::verifying_key::VerifyingKey;
 use crate::name::{ClientId, Thumbprint};
 
 /// An agent's key, in every form that the contract asks for.

@@ -8,16 +8,19 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 use super::Identity;
-use super::token::{Claims, Terms, TokenFault, Unverified, VerifyingKey, brief};
-use crate::config::{AccessSettings, IssuerKeys, IssuerSettings, PemSource};
+use super::follow::follow;
+use super::hold::Hold;
+use super::issuer::{Issuer, IssuerError};
+use super::token::{Claims, LEEWAY, TOKEN_MAX, Terms, TokenFault, Unverified, brief};
+use super::verdicts::{Maker, TokenHash, Verdict, Verdicts};
+use crate::config::AccessSettings;
 use crate::name::Thumbprint;
+use crate::net::Tasks;
 
 /// What the issuer of a token that an agent's key signed begins with; its thumbprint follows.
 const KEY_ISSUER: &str = "preevy://";
 /// The claim of a key's own token that would name profiles: it needs none.
 const NO_CLAIM: &str = "";
-/// Most of an issuer's keys that are tried for a token that names none.
-const KEYS_MAX: usize = 8;
 /// Most keys that a warning of a token without end is remembered for.
 const WARNED_MAX: usize = 10_000;
 
@@ -27,29 +30,12 @@ pub struct Issuers(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    configured: Vec<Issuer>,
+    configured: Vec<Arc<Issuer>>,
     allow_unexpiring: bool,
+    /// Tokens that were checked already.
+    verdicts: Verdicts,
     /// Whose tokens without an end were warned of.
     warned: Mutex<HashSet<Thumbprint>>,
-}
-
-/// A configured issuer.
-#[derive(Debug)]
-struct Issuer {
-    settings: IssuerSettings,
-    keys: Vec<VerifyingKey>,
-}
-
-/// Why an issuer's keys cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("the key of the issuer `{issuer}` in {place} cannot be used: {what}")]
-pub struct IssuerError {
-    /// The issuer's name.
-    pub issuer: String,
-    /// The file, in back-ticks, or that it was given inline.
-    pub place: String,
-    /// What is wrong, and what to do.
-    pub what: String,
 }
 
 /// Why a token does not open a tunnel.
@@ -73,16 +59,39 @@ impl Issuers {
     /// # Errors
     /// When one cannot be used.
     pub fn open(settings: &AccessSettings) -> Result<Self, IssuerError> {
-        let configured = settings.issuers.iter().map(Issuer::open).collect::<Result<_, _>>()?;
-        let allow_unexpiring = settings.allow_unexpiring_tokens;
-        Ok(Self(Arc::new(Inner { configured, allow_unexpiring, warned: Mutex::default() })))
+        let open = |settings| Issuer::open(settings).map(Arc::new);
+        let configured = settings.issuers.iter().map(open).collect::<Result<_, _>>()?;
+        let (allow_unexpiring, verdicts, warned) =
+            (settings.allow_unexpiring_tokens, Verdicts::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { configured, allow_unexpiring, verdicts, warned })))
     }
 
-    /// Whether a token opens what `owner` offers, now.
+    /// Starts to keep the keys those in files and at URLs, until draining begins.
+    pub fn watch(&self, tasks: &Tasks) {
+        self.0.configured.iter().for_each(|issuer| follow(issuer, tasks));
+    }
+
+    /// Waits for the keys that a token needs to be checked, if they are fetched from a URL and are
+    /// not here: for at most 5 s, and not at all where that was done too often of late. To be called
+    /// before [`Issuers::judge`]. Cancel safe.
+    pub async fn prepare(&self, token: &str) {
+        if self.0.configured.iter().all(|issuer| issuer.remote.is_none()) {
+            return;
+        }
+        let Ok(unverified) = Unverified::read(token) else { return };
+        let Some(issuer) = self.configured(&unverified.issuer) else { return };
+        if let Some(remote) = &issuer.remote
+            && issuer.lacks(unverified.key_id.as_deref())
+        {
+            remote.fetched_anew().await;
+        }
+    }
+
+    /// Whether a token opens what `owner` offers, now, and how long it does.
     ///
     /// # Errors
     /// When it does not.
-    pub fn judge(&self, token: &str, owner: &Identity) -> Result<Claims, Refused> {
+    pub fn judge(&self, token: &str, owner: &Identity) -> Result<Arc<Verdict>, Refused> {
         self.judge_at(token, owner, OffsetDateTime::now_utc())
     }
 
@@ -101,19 +110,54 @@ impl Issuers {
             })
     }
 
-    fn judge_at(&self, token: &str, owner: &Identity, now: OffsetDateTime) -> Result<Claims, Refused> {
-        let unverified = Unverified::read(token)?;
-        if let Some(thumbprint) = unverified.issuer.strip_prefix(KEY_ISSUER) {
-            return Ok(self.of_key(token, thumbprint, owner, now)?);
+    fn judge_at(&self, token: &str, owner: &Identity, now: OffsetDateTime) -> Result<Arc<Verdict>, Refused> {
+        if token.len() > TOKEN_MAX {
+            return Err(TokenFault::TooLong.into());
         }
-        let issuer = self.0.configured.iter().find(|issuer| issuer.settings.name == unverified.issuer);
-        let issuer = issuer.ok_or_else(|| TokenFault::UnknownIssuer(brief(&unverified.issuer)))?;
-        let claims = issuer.verify(token, unverified.key_id.as_deref(), now)?;
+        let hash = TokenHash::of(token);
+        let verdict = match self.0.verdicts.find(&hash, now) {
+            Some(verdict) => verdict,
+            None => {
+                let verdict = Arc::new(self.check(token, owner, now)?);
+                self.0.verdicts.keep(hash, verdict.clone());
+                verdict
+            }
+        };
         let own = owner.thumbprint.as_ref();
-        if own.is_some_and(|own| claims.profiles.iter().any(|profile| profile == own.as_str())) {
-            return Ok(claims);
+        match &verdict.maker {
+            Maker::Agent(thumbprint) if own != Some(thumbprint) => Err(TokenFault::OtherKey.into()),
+            Maker::Agent(_) => Ok(verdict),
+            Maker::Issuer => {
+                let profiles = &verdict.claims.profiles;
+                let is_named = own.is_some_and(|own| profiles.iter().any(|profile| profile == own.as_str()));
+                if is_named { Ok(verdict) } else { Err(Refused::OtherProfile) }
+            }
         }
-        Err(Refused::OtherProfile)
+    }
+
+    /// Checks a token that nothing is known of.
+    fn check(&self, token: &str, owner: &Identity, now: OffsetDateTime) -> Result<Verdict, TokenFault> {
+        let unverified = Unverified::read(token)?;
+        let (claims, basis, maker) = match unverified.issuer.strip_prefix(KEY_ISSUER) {
+            // Its basis is the agent's session: without it, there is no tunnel to visit.
+            Some(thumbprint) => {
+                let (claims, own) = self.of_key(token, thumbprint, owner, now)?;
+                (claims, None, Maker::Agent(own))
+            }
+            None => {
+                let issuer = self.configured(&unverified.issuer);
+                let issuer = issuer.ok_or_else(|| TokenFault::UnknownIssuer(brief(&unverified.issuer)))?;
+                let (claims, basis) = issuer.verify(token, unverified.key_id.as_deref(), now)?;
+                (claims, Some(basis), Maker::Issuer)
+            }
+        };
+        // Beyond the calendar, it is for ever.
+        let until = claims.expires.and_then(|end| end.checked_add(time::Duration::seconds(LEEWAY)));
+        Ok(Verdict { hold: Hold::new(until, basis), claims, maker })
+    }
+
+    fn configured(&self, name: &str) -> Option<&Issuer> {
+        self.0.configured.iter().find(|issuer| issuer.settings.name == name).map(|issuer| &**issuer)
     }
 
     fn of_key(
@@ -122,7 +166,7 @@ impl Issuers {
         thumbprint: &str,
         owner: &Identity,
         now: OffsetDateTime,
-    ) -> Result<Claims, TokenFault> {
+    ) -> Result<(Claims, Thumbprint), TokenFault> {
         let own = owner.thumbprint.as_ref().ok_or(TokenFault::UnusableKey)?;
         if own.as_str() != thumbprint {
             return Err(TokenFault::OtherKey);
@@ -134,7 +178,7 @@ impl Issuers {
         if claims.expires.is_none() {
             self.warn_once(own, owner);
         }
-        Ok(claims)
+        Ok((claims, own.clone()))
     }
 
     fn warn_once(&self, thumbprint: &Thumbprint, owner: &Identity) {
@@ -146,69 +190,4 @@ impl Issuers {
             );
         }
     }
-}
-
-impl Issuer {
-    fn open(settings: &IssuerSettings) -> Result<Self, IssuerError> {
-        let source = match &settings.keys {
-            IssuerKeys::Pem(source) | IssuerKeys::Jwks(source) => source,
-        };
-        let (place, text) = match source {
-            PemSource::Inline(text) => ("the configuration".to_owned(), Ok(text.clone())),
-            PemSource::File(path) => (format!("`{}`", path.display()), std::fs::read_to_string(path)),
-        };
-        let fail = |what: String| IssuerError { issuer: settings.name.clone(), place: place.clone(), what };
-        let text =
-            text.map_err(|error| fail(format!("{error}; check the path, and that this user may read it")))?;
-        let keys = match &settings.keys {
-            IssuerKeys::Pem(_) => vec![VerifyingKey::of_pem(&text).map_err(fail)?],
-            IssuerKeys::Jwks(_) => key_set(&text).map_err(fail)?,
-        };
-        Ok(Self { settings: settings.clone(), keys })
-    }
-
-    fn verify(&self, token: &str, key_id: Option<&str>, now: OffsetDateTime) -> Result<Claims, TokenFault> {
-        let terms = Terms {
-            audience: self.settings.audience.as_deref(),
-            profiles_claim: &self.settings.profiles_claim,
-            allow_unexpiring: false,
-        };
-        let mut last = TokenFault::UnknownKey(brief(key_id.unwrap_or_default()));
-        for key in self.keys.iter().filter(|key| key.is_called(key_id)).take(KEYS_MAX) {
-            match key.verify(token, terms, now) {
-                // Without a name in the token, it may be another of the keys.
-                Err(fault @ (TokenFault::BadSignature | TokenFault::WrongAlgorithm(_))) => last = fault,
-                decided => return decided,
-            }
-        }
-        Err(last)
-    }
-}
-
-/// Whether a key is for signatures (RFC 7517, sections 4.2 and 4.3).
-fn may_verify(key: &serde_json::Value) -> bool {
-    let usage = key.get("use").and_then(serde_json::Value::as_str);
-    let operations = key.get("key_ops").and_then(serde_json::Value::as_array);
-    usage.is_none_or(|usage| usage == "sig")
-        && operations.is_none_or(|all| all.iter().any(|operation| operation == "verify"))
-}
-
-/// The keys of a set that can check tokens (RFC 7517, section 5: others are left out).
-fn key_set(text: &str) -> Result<Vec<VerifyingKey>, String> {
-    const HINT: &str = "give the JSON object with its `keys`";
-    let set: serde_json::Value = serde_json::from_str(text).map_err(|error| format!("{error}; {HINT}"))?;
-    let keys = set.get("keys").and_then(serde_json::Value::as_array).ok_or(HINT)?;
-    let mut last = "it holds no key".to_owned();
-    let mut usable = Vec::new();
-    for key in keys {
-        if !may_verify(key) {
-            continue;
-        }
-        let read = serde_json::from_value(key.clone()).map_err(|error| error.to_string());
-        match read.and_then(|jwk| VerifyingKey::of_jwk(&jwk)) {
-            Ok(key) => usable.push(key),
-            Err(what) => last = what,
-        }
-    }
-    if usable.is_empty() { Err(format!("no key in it can be used: {last}")) } else { Ok(usable) }
 }

@@ -2,16 +2,26 @@
 //! [`AgentKeys::check`].
 
 mod authorized_keys;
+mod follow;
+mod hold;
 mod identity;
+mod issuer;
 mod issuers;
 mod key_files;
+mod key_set;
 mod keys;
+mod remote;
 mod token;
+mod verdicts;
+mod verifying_key;
 mod visit;
 
+pub use hold::{Basis, Hold};
 pub use identity::Identity;
-pub use issuers::{IssuerError, Issuers};
+pub use issuer::IssuerError;
+pub use issuers::{Issuers, Refused};
 pub use key_files::KeysError;
 pub use keys::{AgentKeys, KeyRefusal};
 pub use token::{Claims, TokenFault};
-pub use visit::{AccessLevel, Credentials, Denial, Host, Permit, Request, Way, authenticate, visit};
+pub use verdicts::{Maker, Verdict};
+pub use visit::{AccessLevel, Credentials, Denial, Host, Permit, Request, Way, authenticate, prepare, visit};

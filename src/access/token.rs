@@ -1,23 +1,13 @@
-//! Tokens (JWT, RFC 7519): whether one was signed by a key, and is valid now.
-//!
-//! The key fixes the algorithms, never the token: what a token says of how it was signed is only
-//! compared with them (RFC 8725, section 3.1). Signatures are a library's business.
+//! Tokens (JWT, RFC 7519): what one says, and whether it is valid now. Whether it was signed by a key
+//! is [`super::verifying_key`]'s to say; until then nothing in it is to be believed.
 
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use russh::keys::PublicKey;
 use serde::Deserialize;
 use time::OffsetDateTime;
-
-use super::identity::canonical_jwk;
 
 /// Longest token that is looked at, in octets.
 pub const TOKEN_MAX: usize = 8 * 1024;
 /// How far clocks may be apart, in seconds.
-const LEEWAY: i64 = 30;
-/// Shortest RSA modulus that is believed, in octets.
-const RSA_LEAST: usize = 2048 / 8;
+pub const LEEWAY: i64 = 30;
 /// Most profiles that a token may name.
 const PROFILES_MAX: usize = 256;
 /// Most characters of somebody else's text in a sentence of ours.
@@ -73,6 +63,9 @@ pub enum TokenFault {
     /// It is for somebody else.
     #[error("the token is meant for others: its `aud` does not name this gateway")]
     WrongAudience,
+    /// Its issuer's keys were never fetched.
+    #[error("the keys of the token's issuer `{0}` could not be fetched yet")]
+    NoKeysYet(String),
 }
 
 /// What a token that holds says.
@@ -84,21 +77,6 @@ pub struct Claims {
     pub profiles: Vec<String>,
     /// When it ends.
     pub expires: Option<OffsetDateTime>,
-}
-
-/// A key that tokens are checked with.
-#[derive(Clone)]
-pub struct VerifyingKey {
-    key: DecodingKey,
-    algorithms: &'static [Algorithm],
-    /// Its name among its issuer's keys.
-    id: Option<String>,
-}
-
-impl std::fmt::Debug for VerifyingKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VerifyingKey").field("algorithms", &self.algorithms).finish_non_exhaustive()
-    }
 }
 
 /// What is wanted of a token beyond its signature.
@@ -134,9 +112,6 @@ impl Unverified {
             iss: Option<String>,
             aud: Option<serde_json::Value>,
         }
-        if token.len() > TOKEN_MAX {
-            return Err(TokenFault::TooLong);
-        }
         let header = header(token)?;
         let issued: Issued =
             jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| TokenFault::Malformed)?;
@@ -146,90 +121,26 @@ impl Unverified {
     }
 }
 
-impl VerifyingKey {
-    /// An agent's key. `None` for one that cannot sign tokens, or is too short to be believed.
-    #[must_use]
-    pub fn of_agent(key: &PublicKey) -> Option<Self> {
-        let jwk: Jwk = serde_json::from_str(&canonical_jwk(key)?).ok()?;
-        Self::of_jwk(&jwk).ok()
-    }
-
-    /// A key of a set (RFC 7517).
-    ///
-    /// # Errors
-    /// When it is of a kind that signs no tokens, or too short, in words.
-    pub fn of_jwk(jwk: &Jwk) -> Result<Self, String> {
-        let algorithms = match &jwk.algorithm {
-            AlgorithmParameters::RSA(rsa) => {
-                use base64::Engine as _;
-                let modulus = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&rsa.n);
-                rsa_algorithms(modulus.map_err(|_| "its modulus is not base64url")?.len())?
-            }
-            AlgorithmParameters::EllipticCurve(ec) => match ec.curve {
-                EllipticCurve::P256 => &[Algorithm::ES256],
-                EllipticCurve::P384 => &[Algorithm::ES384],
-                _ => return Err("its curve is neither P-256 nor P-384".to_owned()),
-            },
-            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
-                &[Algorithm::EdDSA]
-            }
-            _ => return Err("it is not one of Ed25519, RSA, P-256, P-384".to_owned()),
-        };
-        let key = DecodingKey::from_jwk(jwk).map_err(|error| error.to_string())?;
-        Ok(Self { key, algorithms: narrow(algorithms, jwk)?, id: jwk.common.key_id.clone() })
-    }
-
-    /// A public key in PEM form, or that of a certificate.
-    ///
-    /// # Errors
-    /// When it is no such key, of another kind, or too short, in words.
-    pub fn of_pem(pem: &str) -> Result<Self, String> {
-        let (key, algorithms) = pem_key(pem)?;
-        Ok(Self { key, algorithms, id: None })
-    }
-
-    /// Whether the key may be the one that a token names.
-    #[must_use]
-    pub fn is_called(&self, id: Option<&str>) -> bool {
-        id.is_none() || self.id.is_none() || self.id.as_deref() == id
-    }
-
-    /// Checks a token with this key, at this time.
-    ///
-    /// # Errors
-    /// When it does not hold.
-    pub fn verify(&self, token: &str, terms: Terms<'_>, now: OffsetDateTime) -> Result<Claims, TokenFault> {
-        if token.len() > TOKEN_MAX {
-            return Err(TokenFault::TooLong);
-        }
-        let header = header(token)?;
-        let Some(algorithm) = self.algorithms.iter().find(|known| format!("{known:?}") == header.alg) else {
-            return Err(TokenFault::WrongAlgorithm(brief(&header.alg)));
-        };
-        // Times are checked below, where they can be told; the library checks the signature.
-        let mut validation = Validation::new(*algorithm);
-        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
-        validation.required_spec_claims.clear();
-        let decoded = jsonwebtoken::decode::<serde_json::Value>(token, &self.key, &validation);
-        let claims = decoded.map_err(|error| fault_of(error.kind()))?.claims;
-        let expires = check_times(&claims, terms, now)?;
-        check_audience(&claims, terms)?;
-        let subject = claims.get("sub").and_then(serde_json::Value::as_str).map(str::to_owned);
-        Ok(Claims { subject, profiles: profiles(&claims, terms.profiles_claim), expires })
-    }
-}
-
 /// What a token's head says (RFC 7515, section 4.1), as far as it matters here.
 #[derive(Deserialize)]
-struct Head {
-    alg: String,
-    kid: Option<String>,
+pub struct Head {
+    /// How the token says that it was signed.
+    pub alg: String,
+    /// The name of the key that it says it was signed with.
+    pub kid: Option<String>,
     crit: Option<serde_json::Value>,
 }
 
-/// Not by the library, which knows no algorithm but its own, and could not tell the others' names.
-fn header(token: &str) -> Result<Head, TokenFault> {
+/// Reads a token's head; not by the library, which knows no algorithm but its own, and could not
+/// tell the others' names.
+///
+/// # Errors
+/// When it is no token, has more than [`TOKEN_MAX`], or must be understood in ways that are not.
+pub fn header(token: &str) -> Result<Head, TokenFault> {
     use base64::Engine as _;
+    if token.len() > TOKEN_MAX {
+        return Err(TokenFault::TooLong);
+    }
     let mut parts = token.split('.');
     let (Some(head), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -247,14 +158,19 @@ pub fn brief(text: &str) -> String {
     if text.chars().nth(BRIEF).is_some() { format!("{plain}…") } else { plain }
 }
 
-fn fault_of(kind: &ErrorKind) -> TokenFault {
-    match kind {
-        ErrorKind::InvalidSignature => TokenFault::BadSignature,
-        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => {
-            TokenFault::WrongAlgorithm("another algorithm".to_owned())
-        }
-        _ => TokenFault::Malformed,
-    }
+/// What a token says whose signature is good, if it is valid at this time.
+///
+/// # Errors
+/// When it is not, or is for somebody else.
+pub fn claims_of(
+    claims: &serde_json::Value,
+    terms: Terms<'_>,
+    now: OffsetDateTime,
+) -> Result<Claims, TokenFault> {
+    let expires = check_times(claims, terms, now)?;
+    check_audience(claims, terms)?;
+    let subject = claims.get("sub").and_then(serde_json::Value::as_str).map(str::to_owned);
+    Ok(Claims { subject, profiles: profiles(claims, terms.profiles_claim), expires })
 }
 
 /// RFC 7519, sections 4.1.4 and 4.1.5. A time that is no number is no time.
@@ -310,81 +226,6 @@ fn texts(value: Option<&serde_json::Value>) -> impl Iterator<Item = &str> {
         .and_then(serde_json::Value::as_str)
         .into_iter()
         .chain(list.into_iter().flatten().filter_map(|v| v.as_str()))
-}
-
-fn rsa_algorithms(modulus: usize) -> Result<&'static [Algorithm], String> {
-    if modulus < RSA_LEAST {
-        return Err(format!("it is an RSA key of {} bits, and 2048 are the least", modulus * 8));
-    }
-    Ok(&[
-        Algorithm::RS256,
-        Algorithm::RS384,
-        Algorithm::RS512,
-        Algorithm::PS256,
-        Algorithm::PS384,
-        Algorithm::PS512,
-    ])
-}
-
-/// Only the algorithm that the key itself names, if it does (RFC 7517, section 4.4).
-fn narrow(all: &'static [Algorithm], jwk: &Jwk) -> Result<&'static [Algorithm], String> {
-    let Some(named) = &jwk.common.key_algorithm else { return Ok(all) };
-    let named = named.to_string();
-    let place = all.iter().position(|algorithm| format!("{algorithm:?}") == named);
-    place
-        .map(|place| &all[place..=place])
-        .ok_or_else(|| format!("its `alg` is `{named}`, which does not go with its kind"))
-}
-
-fn pem_key(pem: &str) -> Result<(DecodingKey, &'static [Algorithm]), String> {
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
-    use x509_parser::prelude::FromDer as _;
-    use x509_parser::public_key::PublicKey as Kind;
-    use x509_parser::x509::SubjectPublicKeyInfo;
-
-    const WHAT: &str = "no public key in PEM form; give the text with its `-----BEGIN PUBLIC KEY-----` line";
-    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok();
-    let der = match &certificate {
-        Some(certificate) => {
-            let (_, certificate) = x509_parser::parse_x509_certificate(certificate).map_err(|_| WHAT)?;
-            certificate.tbs_certificate.subject_pki.raw.to_vec()
-        }
-        None => SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).map_err(|_| WHAT)?.to_vec(),
-    };
-    let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|_| WHAT)?;
-    let raw: &[u8] = &info.subject_public_key.data;
-    let is_ed25519 = info.algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ED25519;
-    match info.parsed() {
-        _ if is_ed25519 => Ok((DecodingKey::from_ed_der(raw), &[Algorithm::EdDSA])),
-        Ok(Kind::RSA(rsa)) => {
-            let modulus = strip_zeros(rsa.modulus);
-            let key = DecodingKey::from_rsa_raw_components(modulus, strip_zeros(rsa.exponent));
-            Ok((key, rsa_algorithms(modulus.len())?))
-        }
-        Ok(Kind::EC(point)) => match (point.key_size(), curve_of(&info)) {
-            (256, Some(curve)) if curve == x509_parser::oid_registry::OID_EC_P256 => {
-                Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES256]))
-            }
-            (384, Some(curve)) if curve == x509_parser::oid_registry::OID_NIST_EC_P384 => {
-                Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES384]))
-            }
-            _ => Err("its curve is neither P-256 nor P-384".to_owned()),
-        },
-        _ => Err("it is not one of Ed25519, RSA, P-256, P-384".to_owned()),
-    }
-}
-
-/// The name of a key's curve (RFC 5480, section 2.1.1).
-fn curve_of(
-    info: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
-) -> Option<x509_parser::der_parser::oid::Oid<'static>> {
-    Some(info.algorithm.parameters.as_ref()?.as_oid().ok()?.to_owned())
-}
-
-fn strip_zeros(number: &[u8]) -> &[u8] {
-    let zeros = number.iter().take_while(|&&octet| octet == 0).count();
-    &number[zeros..]
 }
 
 /// A span for people: in the largest unit that fits.

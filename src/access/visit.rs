@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use super::issuers::{Issuers, Refused};
-use super::{Identity, TokenFault};
+use super::{Hold, Identity, TokenFault};
 
 /// Who may visit a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,9 @@ impl fmt::Display for AccessLevel {
 
 /// Most cookies of one request that are looked at.
 const COOKIES_MAX: usize = 4;
+
+/// How long a request waits for keys in all.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a visitor showed a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,17 +57,28 @@ pub struct Credentials<'a> {
 #[derive(Debug)]
 pub struct Permit {
     by: Option<Way>,
+    hold: Option<Hold>,
 }
 
 impl Permit {
     const fn free() -> Self {
-        Self { by: None }
+        Self { by: None, hold: None }
+    }
+
+    fn held(by: Way, hold: &Hold) -> Self {
+        Self { by: Some(by), hold: (!hold.is_endless()).then(|| hold.clone()) }
     }
 
     /// How the token came that the visit was allowed for; `None` where none was needed.
     #[must_use]
     pub const fn by(&self) -> Option<Way> {
         self.by
+    }
+
+    /// How long the visit is allowed, which whoever serves it has to see to; `None`: without end.
+    #[must_use]
+    pub const fn hold(&self) -> Option<&Hold> {
+        self.hold.as_ref()
     }
 }
 
@@ -108,6 +123,19 @@ pub enum Host<'a> {
     Tunnel(AccessLevel, &'a Identity),
 }
 
+/// Waits for keys of issuers that are needed to decide, and are fetched from URLs: a few seconds at
+/// most, and not at all where they are here. Cancel safe.
+pub async fn prepare(issuers: &Issuers, credentials: &Credentials<'_>) {
+    let in_cookies = credentials.cookies.iter().copied().take(COOKIES_MAX);
+    let in_header = credentials.authorization.as_ref().map(|(_, token)| &**token);
+    let all = async {
+        for token in in_cookies.chain(in_header) {
+            issuers.prepare(token).await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, all).await;
+}
+
 /// Decides whether a request may go on.
 ///
 /// A bare `OPTIONS` passes without a token, because browsers send a CORS preflight without one;
@@ -142,13 +170,13 @@ pub fn authenticate(
     let mut by_cookie = None;
     for token in credentials.cookies.iter().take(COOKIES_MAX) {
         match issuers.judge(token, owner) {
-            Ok(_) => return Ok(Permit { by: Some(Way::Cookie) }),
+            Ok(verdict) => return Ok(Permit::held(Way::Cookie, &verdict.hold)),
             Err(refused) => by_cookie = Some(refused),
         }
     }
     if let Some((way, token)) = &credentials.authorization {
         return match issuers.judge(token, owner) {
-            Ok(_) => Ok(Permit { by: Some(*way) }),
+            Ok(verdict) => Ok(Permit::held(*way, &verdict.hold)),
             Err(Refused::Fault(fault)) => Err(Denial::BadToken { way: *way, fault }),
             Err(Refused::OtherProfile) => Err(Denial::OtherProfile),
         };
@@ -156,6 +184,10 @@ pub fn authenticate(
     match by_cookie {
         // Logging in again would not help.
         Some(Refused::OtherProfile) => Err(Denial::OtherProfile),
+        // Nor here: it cannot be told yet whether the token is good.
+        Some(Refused::Fault(fault @ TokenFault::NoKeysYet(_))) => {
+            Err(Denial::BadToken { way: Way::Cookie, fault })
+        }
         _ => Err(Denial::LoginRequired),
     }
 }

@@ -5,28 +5,37 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::AppError;
+use crate::config::watch::Hangups;
 use crate::net::Tasks;
 
 /// How long agents have to hear that the gateway ends, once no visitor is left.
 const AGENTS_LEAVE: Duration = Duration::from_secs(3);
 
-/// The signals that end the gateway.
+/// The signals that end the gateway, and the one that does not.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangups: Hangups,
 }
 
 impl Signals {
     /// Takes the signals over.
     pub fn install() -> Result<Self, AppError> {
         let take = |kind| signal(kind).map_err(AppError::Signals);
-        Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
+        let (terminate, interrupt) = (take(SignalKind::terminate())?, take(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, hangups: Hangups::listen() })
     }
 
+    /// The next signal to end. SIGHUP is only said: whoever read something listens for it as well.
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                () = self.hangups.next() => {
+                    tracing::info!("SIGHUP: reading anew what the settings name: keys, certificates, issuers");
+                }
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     // Cut at the end without waiting: an order goes on where it was after the next start.
     let orders = Tasks::new();
     let made = provision::provision(&settings, &visitors, &agents, &orders, &metrics)?;
-    let Provisioned { edge, keys, registry, certs, acme, ssh } = made;
+    let Provisioned { edge, keys, issuers, registry, certs, acme, ssh } = made;
     // Goes on while the gateway drains; the socket's file goes when this function returns.
     let admin_tasks = Tasks::new();
     let draining = visitors.drain_begun();
@@ -69,6 +69,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
         admin.serve(listener, &admin_tasks);
     }
     keys.watch(&agents);
+    issuers.watch(&agents);
     if let Some(acme) = acme {
         acme.start();
     }

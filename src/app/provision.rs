@@ -64,6 +64,8 @@ pub struct Provisioned {
     pub edge: Arc<Edge>,
     /// The agents' keys, to be watched.
     pub keys: AgentKeys,
+    /// Whose tokens are believed, to be watched.
+    pub issuers: Issuers,
     /// The names that agents offer.
     pub registry: Registry,
     /// The certificates.
@@ -95,7 +97,7 @@ pub fn provision(
     let http = Http::new(
         settings.clone(),
         registry.clone(),
-        issuers,
+        issuers.clone(),
         challenges.clone(),
         visitors.clone(),
         metrics.clone(),
@@ -120,5 +122,5 @@ pub fn provision(
         agents.clone(),
         metrics.clone(),
     )?;
-    Ok(Provisioned { edge, keys, registry, certs, acme, ssh })
+    Ok(Provisioned { edge, keys, issuers, registry, certs, acme, ssh })
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::written::Value;
-use super::{IssuerKeys, IssuerSettings, PemSource};
+use super::{IssuerKeys, IssuerSettings, JwksUrl, PemSource};
 
-const HINT: &str = "write `[[access.issuer]]` with `name = \"https://id.example.com\"` and `key = \"issuer.pem\"` or `jwks = \"keys.json\"`";
-const KNOWN: [&str; 5] = ["name", "key", "jwks", "audience", "profiles_claim"];
+const HINT: &str = "write `[[access.issuer]]` with `name = \"https://id.example.com\"` and `key = \"issuer.pem\"`, `jwks = \"keys.json\"` or `jwks_url = \"https://id.example.com/jwks.json\"`";
+const KNOWN: [&str; 7] = ["name", "key", "jwks", "jwks_url", "root", "audience", "profiles_claim"];
 /// The claim that names profiles, where nothing else is said.
 pub(super) const PROFILES: &str = "profiles";
 
@@ -38,12 +38,23 @@ fn of_table(item: &toml::Value, relative: &impl Fn(&str) -> PathBuf) -> Result<I
     };
     let name = text("name")?.ok_or_else(|| format!("an issuer without its `name`; {HINT}"))?;
     let file = |path: &str| PemSource::File(relative(path));
-    let keys = match (text("key")?, text("jwks")?) {
-        (Some(key), None) => IssuerKeys::Pem(file(key)),
-        (None, Some(jwks)) => IssuerKeys::Jwks(file(jwks)),
-        (Some(_), Some(_)) => return Err(format!("the issuer `{name}` has both `key` and `jwks`; keep one")),
-        (None, None) => return Err(format!("the issuer `{name}` has no key; {HINT}")),
+    let root = text("root")?;
+    let keys = match (text("key")?, text("jwks")?, text("jwks_url")?) {
+        (Some(key), None, None) => IssuerKeys::Pem(file(key)),
+        (None, Some(jwks), None) => IssuerKeys::Jwks(file(jwks)),
+        (None, None, Some(url)) => {
+            IssuerKeys::JwksUrl(JwksUrl { url: https(url)?, root: root.map(relative) })
+        }
+        (None, None, None) => return Err(format!("the issuer `{name}` has no key; {HINT}")),
+        _ => {
+            return Err(format!(
+                "the issuer `{name}` has more than one of `key`, `jwks` and `jwks_url`; keep one"
+            ));
+        }
     };
+    if root.is_some() && !matches!(keys, IssuerKeys::JwksUrl(_)) {
+        return Err(format!("the issuer `{name}` has a `root`, which only a `jwks_url` needs; take it out"));
+    }
     checked(IssuerSettings {
         name: name.to_owned(),
         keys,
@@ -53,15 +64,37 @@ fn of_table(item: &toml::Value, relative: &impl Fn(&str) -> PathBuf) -> Result<I
 }
 
 fn of_text(item: &str, relative: &impl Fn(&str) -> PathBuf) -> Result<IssuerSettings, String> {
-    let bad = || format!("`{item}` is not an issuer; write `NAME=KEY.pem`, with commas between issuers");
-    let (name, key) =
-        item.rsplit_once('=').filter(|(name, key)| !name.is_empty() && !key.is_empty()).ok_or_else(bad)?;
+    let bad = || {
+        format!(
+            "`{item}` is not an issuer; write `NAME=KEY.pem` or `NAME=https://…`, with commas between issuers"
+        )
+    };
+    // A name may be a URL, and a URL may hold the sign as well.
+    let at = item.find("=https://").or_else(|| item.rfind('=')).ok_or_else(bad)?;
+    let (name, key) = (&item[..at], &item[at + 1..]);
+    if name.is_empty() || key.is_empty() {
+        return Err(bad());
+    }
+    let keys = if key.starts_with("https://") {
+        IssuerKeys::JwksUrl(JwksUrl { url: https(key)?, root: None })
+    } else {
+        IssuerKeys::Pem(PemSource::File(relative(key)))
+    };
     checked(IssuerSettings {
         name: name.to_owned(),
-        keys: IssuerKeys::Pem(PemSource::File(relative(key))),
+        keys,
         audience: None,
         profiles_claim: PROFILES.to_owned(),
     })
+}
+
+/// Whoever can change keys on their way makes tokens as they like.
+fn https(url: &str) -> Result<String, String> {
+    let parsed: Option<http::Uri> = url.parse().ok();
+    let is_good = parsed
+        .is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some_and(|h| !h.is_empty()));
+    let bad = || format!("`{url}` is not an https URL; write one such as `https://id.example.com/jwks.json`");
+    if is_good { Ok(url.to_owned()) } else { Err(bad()) }
 }
 
 fn checked(issuer: IssuerSettings) -> Result<IssuerSettings, String> {

@@ -243,9 +243,9 @@ pub const SETTINGS: &[Setting] = &[
     setting("ssh.max_channels", "number", "512", "Channels that are open on one session at most."),
     setting(
         "access.issuer",
-        "list of {name, key or jwks, audience, profiles_claim}",
+        "list of {name, key, jwks or jwks_url, root, audience, profiles_claim}",
         "",
-        "Whose tokens (JWT) open private tunnels, beside those of agents' own keys: `name` is their `iss`; `key` a public key in a PEM file, or `jwks` a file with a set of keys; `audience` the `aud` that they must have; `profiles_claim` (`profiles`) the claim that lists the profiles whose tunnels they open. In the variable: `NAME=KEY.pem`, commas between issuers.",
+        "Whose tokens (JWT) open private tunnels, beside those of agents' own keys: `name` is their `iss`; `key` a public key in a PEM file, `jwks` a file with a set of keys, or `jwks_url` the https URL of one (`root`: a PEM file with the authority of a private server); `audience` the `aud` that they must have; `profiles_claim` (`profiles`) the claim that lists the profiles whose tunnels they open. Files are reread when they change, URLs fetched anew in time. In the variable: `NAME=KEY.pem` or `NAME=URL`, commas between issuers.",
     ),
     setting(
         "access.allow_unexpiring_tokens",

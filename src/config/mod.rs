@@ -30,8 +30,8 @@ pub use fault::{Fault, Faults};
 pub use list::{SETTINGS, Setting};
 pub use settings::{
     AccessSettings, AdminListen, AnyKey, BackendAddr, BaseUrl, CertificateSource, HttpSettings, IssuerKeys,
-    IssuerSettings, Limits, LogSettings, PemPair, PemSource, RouteSettings, Secret, Settings, SshSettings,
-    TlsSettings,
+    IssuerSettings, JwksUrl, Limits, LogSettings, PemPair, PemSource, RouteSettings, Secret, Settings,
+    SshSettings, TlsSettings,
 };
 
 /// Reads a duration as settings have it, such as `30s` or `1h30m`.

@@ -316,6 +316,17 @@ pub enum IssuerKeys {
     Pem(PemSource),
     /// A set of them (RFC 7517).
     Jwks(PemSource),
+    /// A set that is fetched.
+    JwksUrl(JwksUrl),
+}
+
+/// Where a set of keys is fetched.
+#[derive(Clone, Debug)]
+pub struct JwksUrl {
+    /// The `https` URL.
+    pub url: String,
+    /// Authorities (PEM) that vouch for its server, besides the system's.
+    pub root: Option<PathBuf>,
 }
 
 /// A text that is never printed.

@@ -1,4 +1,4 @@
-//! When files change that settings name: agents' keys, certificates. Word comes from the system;
+//! When files change that settings name: agents' keys, certificates, issuers' keys. Word comes from the system;
 //! what else is written in the same folders is no word, or a log that lies there would have them
 //! read for each of its records. Where no word comes, files' lengths and times tell.
 
@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use notify::Watcher as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -42,6 +43,7 @@ pub struct FileWatch<L> {
     seen: Stamp,
     /// What was read last.
     read: Option<Stamp>,
+    hangups: Hangups,
 }
 
 impl<L> FileWatch<L>
@@ -53,14 +55,17 @@ where
     /// warns.
     pub async fn new(what: &'static str, look: L) -> Self {
         let (places, seen) = off_thread(look.clone()).await.unwrap_or_default();
-        Self { listener: Listener::new(what, places), look, seen, read: None }
+        Self { listener: Listener::new(what, places), look, seen, read: None, hangups: Hangups::listen() }
     }
 
     /// Waits for a change, up to `wait`; whether the files are to be read anew: on word from the
-    /// system, on changed times, and as long as they were not read whole. Comes back once writing
-    /// seems to be over. Cancel safe, though word that came meanwhile is lost.
+    /// system, on SIGHUP, on changed times, and as long as they were not read whole. Comes back once
+    /// writing seems to be over. Cancel safe, though word that came meanwhile is lost.
     pub async fn is_due_within(&mut self, wait: Duration) -> bool {
-        let is_told = self.listener.changed_within(wait).await;
+        let is_told = tokio::select! {
+            is_told = self.listener.changed_within(wait) => is_told,
+            () = self.hangups.next() => true,
+        };
         let (places, seen) = off_thread(self.look.clone()).await.unwrap_or_default();
         self.listener.follow(places);
         self.seen = seen;
@@ -71,6 +76,29 @@ where
     /// is due again.
     pub fn was_read(&mut self, whole: bool) {
         self.read = whole.then(|| self.seen.clone());
+    }
+}
+
+/// Word by SIGHUP that all is to be read anew that was read from files and URLs. Whoever keeps such
+/// things listens by itself, so that nobody has to know them all.
+#[derive(Debug)]
+pub struct Hangups(Option<Signal>);
+
+impl Hangups {
+    /// Begins to listen. Where the system does not allow that, none is ever heard.
+    #[must_use]
+    pub fn listen() -> Self {
+        Self(signal(SignalKind::hangup()).ok())
+    }
+
+    /// Waits for the next one; several that came meanwhile are one. Cancel safe.
+    pub async fn next(&mut self) {
+        if let Some(signals) = &mut self.0
+            && signals.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending().await
     }
 }
 

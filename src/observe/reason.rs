@@ -129,6 +129,12 @@ reasons! {
     BadToken "bad-token" Visitor
     /// The token that the visitor showed holds, but not for this tunnel.
     NotAllowed "not-allowed" Visitor
+    /// What the visit was allowed by has ended meanwhile: a token, a login or a link.
+    PermitExpired "permit-expired" Visitor
+    /// The issuer's key that the visitor's token is signed with was withdrawn meanwhile.
+    IssuerKeyRemoved "issuer-key-removed" Visitor
+    /// The keys of the token's issuer could not be fetched yet.
+    IssuerUnreachable "issuer-unreachable" Gateway
     /// No agent offers this name now.
     NoTunnel "no-tunnel" Agent
     /// The agent did not answer the channel open in time.

@@ -1,0 +1,154 @@
+//! How long a visit stays allowed: until its time is over, or what it rests on ends before. Who
+//! serves a visit waits for that together with the visit itself, and ends it then.
+
+use std::future::pending;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use crate::observe::Reason;
+
+/// How often the clock is looked at: it may be set while somebody waits for a time.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Something that permits rest on and that may end: an issuer's key, a login, a link. Clones share
+/// it.
+#[derive(Clone, Debug, Default)]
+pub struct Basis(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    over: CancellationToken,
+    why: OnceLock<Reason>,
+    /// What this rests on in turn.
+    under: Option<Basis>,
+}
+
+impl Basis {
+    /// One that ends with `under`, if not before.
+    #[must_use]
+    pub fn on(under: &Self) -> Self {
+        let (over, under) = (under.0.over.child_token(), Some(under.clone()));
+        Self(Arc::new(Inner { over, why: OnceLock::new(), under }))
+    }
+
+    /// Ends it, and all that rests on it. The first reason stays.
+    pub fn end(&self, why: Reason) {
+        let _ = self.0.why.set(why);
+        self.0.over.cancel();
+    }
+
+    /// Why it has ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<Reason> {
+        let under = || self.0.under.as_ref().and_then(Self::ended);
+        self.0.why.get().copied().or_else(under)
+    }
+}
+
+/// How long a permit holds. Clones hold as long.
+#[derive(Clone, Debug, Default)]
+pub struct Hold {
+    until: Option<OffsetDateTime>,
+    basis: Option<Basis>,
+}
+
+impl Hold {
+    /// Until this time (`None`: for ever), and for as long as `basis` has not ended.
+    #[must_use]
+    pub const fn new(until: Option<OffsetDateTime>, basis: Option<Basis>) -> Self {
+        Self { until, basis }
+    }
+
+    /// Whether nothing can end it.
+    #[must_use]
+    pub const fn is_endless(&self) -> bool {
+        self.until.is_none() && self.basis.is_none()
+    }
+
+    /// What it rests on, for what is to rest on the same.
+    #[must_use]
+    pub const fn basis(&self) -> Option<&Basis> {
+        self.basis.as_ref()
+    }
+
+    /// Why it is over at this time, if it is.
+    #[must_use]
+    pub fn over_at(&self, now: OffsetDateTime) -> Option<Reason> {
+        let expired = self.until.is_some_and(|until| until <= now).then_some(Reason::PermitExpired);
+        expired.or_else(|| self.basis.as_ref()?.ended())
+    }
+
+    /// Waits until it is over; the value is why. Cancel safe.
+    pub async fn over(&self) -> Reason {
+        loop {
+            let now = OffsetDateTime::now_utc();
+            if let Some(why) = self.over_at(now) {
+                return why;
+            }
+            tokio::select! {
+                () = self.time_over(now) => {}
+                () = self.basis_over() => {}
+            }
+        }
+    }
+
+    async fn time_over(&self, now: OffsetDateTime) {
+        match self.until {
+            Some(until) => {
+                let left = Duration::try_from(until - now).unwrap_or_default();
+                tokio::time::sleep(left.min(LOOK)).await;
+            }
+            None => pending().await,
+        }
+    }
+
+    async fn basis_over(&self) {
+        match &self.basis {
+            Some(basis) => basis.0.over.cancelled().await,
+            None => pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon(seconds: i64) -> OffsetDateTime {
+        OffsetDateTime::now_utc() + time::Duration::seconds(seconds)
+    }
+
+    #[tokio::test]
+    async fn whatever_ends_first_is_why() {
+        let (key, login) = (Basis::default(), Basis::default());
+        let hold = Hold::new(Some(soon(600)), Some(Basis::on(&key)));
+        assert_eq!(hold.over_at(soon(0)), None);
+        assert_eq!(hold.over_at(soon(601)), Some(Reason::PermitExpired));
+        let waiting = hold.clone();
+        let (why, ()) = tokio::join!(waiting.over(), async {
+            tokio::task::yield_now().await;
+            key.end(Reason::IssuerKeyRemoved);
+            key.end(Reason::Panic);
+        });
+        assert_eq!(why, Reason::IssuerKeyRemoved);
+        assert_eq!(hold.over_at(soon(0)), Some(Reason::IssuerKeyRemoved));
+        assert_eq!(login.ended(), None);
+        assert_eq!(Hold::new(Some(soon(-1)), None).over().await, Reason::PermitExpired);
+        let short = Hold::new(Some(OffsetDateTime::now_utc() + Duration::from_millis(50)), Some(login));
+        assert_eq!(short.over().await, Reason::PermitExpired);
+    }
+
+    #[tokio::test]
+    async fn what_rests_on_another_ends_alone_as_well() {
+        let key = Basis::default();
+        let (first, second) = (Basis::on(&key), Basis::on(&key));
+        first.end(Reason::Finished);
+        assert_eq!((first.ended(), second.ended(), key.ended()), (Some(Reason::Finished), None, None));
+        key.end(Reason::IssuerKeyRemoved);
+        assert_eq!(second.ended(), Some(Reason::IssuerKeyRemoved));
+        assert_eq!(Basis::on(&key).ended(), Some(Reason::IssuerKeyRemoved));
+    }
+}

@@ -1,0 +1,203 @@
+//! Keys that tokens are checked with.
+//!
+//! The key fixes the algorithms, never the token: what a token says of how it was signed is only
+//! compared with them (RFC 8725, section 3.1). Signatures are a library's business.
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use russh::keys::PublicKey;
+use time::OffsetDateTime;
+
+use super::identity::canonical_jwk;
+use super::token::{Claims, Terms, TokenFault, brief, claims_of, header};
+
+/// Shortest RSA modulus that is believed, in octets.
+const RSA_LEAST: usize = 2048 / 8;
+/// What is said of a text without a key.
+const WHAT: &str = "no public key in PEM form; give the text with its `-----BEGIN PUBLIC KEY-----` line";
+
+/// A key that tokens are checked with.
+#[derive(Clone)]
+pub struct VerifyingKey {
+    key: DecodingKey,
+    algorithms: &'static [Algorithm],
+    /// Its name among its issuer's keys.
+    id: Option<String>,
+    /// A hash of the key itself.
+    print: Vec<u8>,
+}
+
+/// Whether both check the same tokens.
+impl PartialEq for VerifyingKey {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.print, self.algorithms, &self.id) == (&other.print, other.algorithms, &other.id)
+    }
+}
+
+impl std::fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VerifyingKey").field("algorithms", &self.algorithms).finish_non_exhaustive()
+    }
+}
+
+impl VerifyingKey {
+    /// An agent's key. `None` for one that cannot sign tokens, or is too short to be believed.
+    #[must_use]
+    pub fn of_agent(key: &PublicKey) -> Option<Self> {
+        let jwk: Jwk = serde_json::from_str(&canonical_jwk(key)?).ok()?;
+        Self::of_jwk(&jwk).ok()
+    }
+
+    /// A key of a set (RFC 7517).
+    ///
+    /// # Errors
+    /// When it is of a kind that signs no tokens, or too short, in words.
+    pub fn of_jwk(jwk: &Jwk) -> Result<Self, String> {
+        let algorithms = match &jwk.algorithm {
+            AlgorithmParameters::RSA(rsa) => {
+                use base64::Engine as _;
+                let modulus = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&rsa.n);
+                rsa_algorithms(strip_zeros(&modulus.map_err(|_| "its modulus is not base64url")?).len())?
+            }
+            AlgorithmParameters::EllipticCurve(ec) => match ec.curve {
+                EllipticCurve::P256 => &[Algorithm::ES256],
+                EllipticCurve::P384 => &[Algorithm::ES384],
+                _ => return Err("its curve is neither P-256 nor P-384".to_owned()),
+            },
+            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+                &[Algorithm::EdDSA]
+            }
+            _ => return Err("it is not one of Ed25519, RSA, P-256, P-384".to_owned()),
+        };
+        let key = DecodingKey::from_jwk(jwk).map_err(|error| error.to_string())?;
+        let print = print_of(&serde_json::to_vec(&jwk.algorithm).map_err(|error| error.to_string())?);
+        Ok(Self { key, algorithms: narrow(algorithms, jwk)?, id: jwk.common.key_id.clone(), print })
+    }
+
+    /// A public key in PEM form, or that of a certificate.
+    ///
+    /// # Errors
+    /// When it is no such key, of another kind, or too short, in words.
+    pub fn of_pem(pem: &str) -> Result<Self, String> {
+        let der = pem_der(pem).ok_or(WHAT)?;
+        let (key, algorithms) = der_key(&der)?;
+        Ok(Self { key, algorithms, id: None, print: print_of(&der) })
+    }
+
+    /// Whether the key may be the one that a token names.
+    #[must_use]
+    pub fn is_called(&self, id: Option<&str>) -> bool {
+        id.is_none() || self.id.is_none() || self.id.as_deref() == id
+    }
+
+    /// Checks a token with this key, at this time.
+    ///
+    /// # Errors
+    /// When it does not hold.
+    pub fn verify(&self, token: &str, terms: Terms<'_>, now: OffsetDateTime) -> Result<Claims, TokenFault> {
+        let header = header(token)?;
+        let Some(algorithm) = self.algorithms.iter().find(|known| format!("{known:?}") == header.alg) else {
+            return Err(TokenFault::WrongAlgorithm(brief(&header.alg)));
+        };
+        // The library checks the signature; times are checked where they can be told.
+        let mut validation = Validation::new(*algorithm);
+        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+        validation.required_spec_claims.clear();
+        let decoded = jsonwebtoken::decode::<serde_json::Value>(token, &self.key, &validation);
+        let claims = decoded.map_err(|error| fault_of(error.kind()))?.claims;
+        claims_of(&claims, terms, now)
+    }
+}
+
+fn fault_of(kind: &ErrorKind) -> TokenFault {
+    match kind {
+        ErrorKind::InvalidSignature => TokenFault::BadSignature,
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => {
+            TokenFault::WrongAlgorithm("another algorithm".to_owned())
+        }
+        _ => TokenFault::Malformed,
+    }
+}
+
+fn rsa_algorithms(modulus: usize) -> Result<&'static [Algorithm], String> {
+    if modulus < RSA_LEAST {
+        return Err(format!("it is an RSA key of {} bits, and 2048 are the least", modulus * 8));
+    }
+    Ok(&[
+        Algorithm::RS256,
+        Algorithm::RS384,
+        Algorithm::RS512,
+        Algorithm::PS256,
+        Algorithm::PS384,
+        Algorithm::PS512,
+    ])
+}
+
+/// Only the algorithm that the key itself names, if it does (RFC 7517, section 4.4).
+fn narrow(all: &'static [Algorithm], jwk: &Jwk) -> Result<&'static [Algorithm], String> {
+    let Some(named) = &jwk.common.key_algorithm else { return Ok(all) };
+    let named = named.to_string();
+    let place = all.iter().position(|algorithm| format!("{algorithm:?}") == named);
+    place
+        .map(|place| &all[place..=place])
+        .ok_or_else(|| format!("its `alg` is `{named}`, which does not go with its kind"))
+}
+
+/// The public key in a text (RFC 7468), or that of the certificate there.
+fn pem_der(pem: &str) -> Option<Vec<u8>> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+
+    match CertificateDer::from_pem_slice(pem.as_bytes()) {
+        Ok(certificate) => {
+            let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+            Some(certificate.tbs_certificate.subject_pki.raw.to_vec())
+        }
+        Err(_) => Some(SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).ok()?.to_vec()),
+    }
+}
+
+fn der_key(der: &[u8]) -> Result<(DecodingKey, &'static [Algorithm]), String> {
+    use x509_parser::prelude::FromDer as _;
+    use x509_parser::public_key::PublicKey as Kind;
+    use x509_parser::x509::SubjectPublicKeyInfo;
+
+    let (_, info) = SubjectPublicKeyInfo::from_der(der).map_err(|_| WHAT)?;
+    let raw: &[u8] = &info.subject_public_key.data;
+    let is_ed25519 = info.algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ED25519;
+    match info.parsed() {
+        _ if is_ed25519 => Ok((DecodingKey::from_ed_der(raw), &[Algorithm::EdDSA])),
+        Ok(Kind::RSA(rsa)) => {
+            let modulus = strip_zeros(rsa.modulus);
+            let key = DecodingKey::from_rsa_raw_components(modulus, strip_zeros(rsa.exponent));
+            Ok((key, rsa_algorithms(modulus.len())?))
+        }
+        Ok(Kind::EC(point)) => match (point.key_size(), curve_of(&info)) {
+            (256, Some(curve)) if curve == x509_parser::oid_registry::OID_EC_P256 => {
+                Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES256]))
+            }
+            (384, Some(curve)) if curve == x509_parser::oid_registry::OID_NIST_EC_P384 => {
+                Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES384]))
+            }
+            _ => Err("its curve is neither P-256 nor P-384".to_owned()),
+        },
+        _ => Err("it is not one of Ed25519, RSA, P-256, P-384".to_owned()),
+    }
+}
+
+/// The name of a key's curve (RFC 5480, section 2.1.1).
+fn curve_of(
+    info: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
+) -> Option<x509_parser::der_parser::oid::Oid<'static>> {
+    Some(info.algorithm.parameters.as_ref()?.as_oid().ok()?.to_owned())
+}
+
+fn strip_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|&&octet| octet == 0).count();
+    &number[zeros..]
+}
+
+fn print_of(key: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key).as_ref().to_vec()
+}
