@@ -14,12 +14,14 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
+use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use super::pool::Exchange;
 use super::record::{Record, Upload};
 use super::rewrite::Injected;
 use super::stall::Stall;
+use crate::access::Hold;
 use crate::net::Tasks;
 use crate::observe::{Metrics, Reason};
 
@@ -178,6 +180,10 @@ pub(super) struct Answer {
     ended: Option<bool>,
     /// Keeps the time that the visitor may take nothing, over HTTP/2.
     stall: Option<Arc<Stall>>,
+    /// How long the visit is allowed; `None`: without end.
+    hold: Option<Hold>,
+    /// Waits for that.
+    watch: Option<AbortHandle>,
 }
 
 /// A record until it is written.
@@ -207,12 +213,18 @@ impl Answer {
     }
 
     fn new(kind: Kind, outcome: Reason) -> Self {
-        Self { kind, record: Slot::default(), outcome, ended: None, stall: None }
+        Self { kind, record: Slot::default(), outcome, ended: None, stall: None, hold: None, watch: None }
+    }
+
+    /// The same, to be cut when the visit is no longer allowed.
+    pub(super) fn held(mut self, hold: Option<&Hold>) -> Self {
+        self.hold = hold.cloned();
+        self
     }
 
     /// Gives the body its request's record, to be written when the body ends. When the answer is
-    /// cut because too much of it is unread, the record is written then; nothing else can
-    /// stop a parser that waits for the visitor to take something. Over HTTP/2 the stream ends, and
+    /// cut because too much of it is unread, or the visit is no longer allowed, the record is written
+    /// then; nothing else can stop a parser that waits for the visitor to take something. Over HTTP/2 the stream ends, and
     /// what other answers have left on their way still goes out. Over HTTP/1.1 the connection is of
     /// no more use, and `over` gets the reason.
     pub(super) fn with_record(
@@ -221,6 +233,7 @@ impl Answer {
         outcome: Reason,
         over: &Arc<SetOnce<Reason>>,
     ) -> Self {
+        let tasks = self.hold.as_ref().map(|_| record.tasks().clone());
         *self.record.lock() = Some(record);
         self.outcome = outcome;
         self.stall = Stall::current();
@@ -228,20 +241,32 @@ impl Answer {
             stall.answer();
         }
         if let Kind::Relayed(_, Some(exchange)) | Kind::Injected(_, Some(exchange)) = &self.kind {
-            let (slot, over, stall) = (Arc::downgrade(&self.record), over.clone(), self.stall.clone());
-            exchange.on_cut(move |why| {
-                if let Some(stall) = stall {
-                    return stall.end(why);
-                }
-                let record = slot.upgrade().and_then(|slot| slot.lock().take());
-                let Some(mut record) = record else { return };
-                record.reason = why;
-                drop(record);
-                // What was told first stays.
-                let _ = over.set(why);
-            });
+            exchange.on_cut(self.ender(over));
+        }
+        if let (Some(hold), Some(tasks)) = (self.hold.take(), tasks)
+            && !self.is_end_stream()
+        {
+            let end = self.ender(over);
+            let task = tasks.spawn("permit", async move { end(hold.over().await) });
+            self.watch = Some(task.abort_handle());
         }
         self
+    }
+
+    /// What cuts the answer from outside.
+    fn ender(&self, over: &Arc<SetOnce<Reason>>) -> impl FnOnce(Reason) + Send + 'static {
+        let (slot, over, stall) = (Arc::downgrade(&self.record), over.clone(), self.stall.clone());
+        move |why| {
+            if let Some(stall) = stall {
+                return stall.end(why);
+            }
+            let record = slot.upgrade().and_then(|slot| slot.lock().take());
+            let Some(mut record) = record else { return };
+            record.reason = why;
+            drop(record);
+            // What was told first stays.
+            let _ = over.set(why);
+        }
     }
 
     /// The length of the gateway's own words, which are then dropped: for HEAD.
@@ -265,7 +290,9 @@ impl Answer {
     fn note_error(&mut self, error: &io::Error) {
         if let Some(mut record) = self.record.lock().take() {
             tracing::debug!(request = %record.id, %error, "an answer ended early");
-            record.reason = reason_of(error).unwrap_or(match io_kind(error) {
+            // The stream breaks as well when it is cut, and which is seen first is chance.
+            let cut = self.stall.as_ref().and_then(|stall| stall.over());
+            record.reason = cut.or_else(|| reason_of(error)).unwrap_or(match io_kind(error) {
                 Some(io::ErrorKind::ConnectionReset) => Reason::AgentGone,
                 _ => Reason::ServiceClosed,
             });
@@ -335,6 +362,9 @@ impl Body for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
         let complete = self.ended.unwrap_or_else(|| self.is_end_stream());
         if let Kind::Relayed(_, exchange) | Kind::Injected(_, exchange) = &mut self.kind
             && let Some(exchange) = exchange.take()

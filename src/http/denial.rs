@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::credentials::shows_basic;
 use super::respond::Failure;
-use crate::access::{Denial, Way};
+use crate::access::{Denial, TokenFault, Way};
 use crate::config::BaseUrl;
 use crate::name::{HostName, TunnelName};
 use crate::observe::Reason;
@@ -81,6 +81,12 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
             "this needs a valid token",
             "send `Authorization: Bearer TOKEN`; `oneport token` makes one",
         ),
+        Denial::BadToken { fault: TokenFault::NoKeysYet(_), .. } => {
+            let next =
+                "try again in a moment; if it stays, ask the operator of this gateway to look at its log";
+            Failure::new(Reason::IssuerUnreachable, StatusCode::SERVICE_UNAVAILABLE, what, next)
+                .with(header::RETRY_AFTER, HeaderValue::from_static("10"))
+        }
         Denial::BadToken { way, .. } => {
             let challenge = bearer("invalid_token", &what);
             let next = "make another with `oneport token`, or get one from whoever issues them";
@@ -98,6 +104,17 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
                 .with(header::WWW_AUTHENTICATE, challenge)
         }
     }
+}
+
+/// What is said to somebody whose permit ended before there was an answer.
+pub(super) fn no_longer(why: Reason) -> Failure {
+    let what = match why {
+        Reason::IssuerKeyRemoved => "the key that the token is signed with was withdrawn by its issuer",
+        _ => "what this request was allowed by has expired before the service answered",
+    };
+    let next = "get another token, or log in again";
+    Failure::new(why, StatusCode::UNAUTHORIZED, what, next)
+        .with(header::WWW_AUTHENTICATE, bearer("invalid_token", what))
 }
 
 /// Where people log in to see a tunnel.

@@ -8,6 +8,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::body::Outgoing;
+use super::denial::no_longer;
 use super::pool::{Exchange, Pool, SendFailed};
 use super::record::Upload;
 use super::respond::Failure;
@@ -16,17 +17,35 @@ use crate::net::VisitorAddr;
 use crate::observe::Reason;
 use crate::registry::{Cut, OpenError, Target};
 
-/// Sends a request on, over a kept connection or a new one, and waits for the answer's head.
+/// Sends a request on, over a kept connection or a new one, and waits for the answer's head, as
+/// long as the visit is allowed.
 ///
 /// A request is sent again only when nothing of it was sent before, or when the connection was a
 /// kept one, not an octet of an answer came, and doing it twice does no harm (idempotent, without
 /// a body: RFC 9110, section 9.2.2). Dropping the future cuts the connection in use.
 ///
 /// # Errors
-/// When no connection could be had, or no answer came on it.
+/// When no connection could be had, no answer came on it, or the visit is no longer allowed.
 pub(super) async fn forward(
     pool: &Pool,
-    _permit: &Permit,
+    permit: &Permit,
+    target: &Target,
+    visitor: VisitorAddr,
+    request: Request<Outgoing>,
+    upload: Option<Arc<Upload>>,
+) -> Result<(Response<Incoming>, Exchange), Failure> {
+    // In one place: a future is copied as large as it may become.
+    let mut sent = std::pin::pin!(send(pool, target, visitor, request, upload));
+    let Some(hold) = permit.hold() else { return sent.await };
+    let mut over = Box::pin(hold.over());
+    tokio::select! {
+        answer = &mut sent => answer,
+        why = &mut over => Err(no_longer(why)),
+    }
+}
+
+async fn send(
+    pool: &Pool,
     target: &Target,
     visitor: VisitorAddr,
     mut request: Request<Outgoing>,

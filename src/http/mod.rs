@@ -14,6 +14,7 @@ mod headers;
 mod inject;
 mod own;
 mod patience;
+mod plain;
 mod pool;
 mod record;
 mod respond;

@@ -55,6 +55,11 @@ pub(super) fn answer(
     }
 }
 
+/// Whether what lies there depends on who asks.
+pub(super) fn asks_who(path: &str) -> bool {
+    path == "/login" || path.starts_with("/profiles/")
+}
+
 /// The tunnels of a profile, for who may see them.
 fn tunnels_of(http: &Http, profile: &str, headers: &HeaderMap) -> Result<Response<Answer>, Failure> {
     let profile = percent_decode_str(profile).decode_utf8_lossy();
@@ -85,11 +90,13 @@ fn tunnels_of(http: &Http, profile: &str, headers: &HeaderMap) -> Result<Respons
 
 /// Sends a browser on to where people log in; one that comes from there, back to its tunnel.
 fn login(http: &Http, request: &Request<Outgoing>) -> Result<Response<Answer>, Failure> {
-    if let Some(back) = way_back(http, request)? {
+    // It would be lost on the way.
+    let may_be_sent = !request.headers().contains_key(header::AUTHORIZATION);
+    if may_be_sent && let Some(back) = way_back(http, request)? {
         return Ok(redirect(&back));
     }
     let url = http.settings.access.login_url.as_deref();
-    let Some(url) = url.filter(|_| !request.headers().contains_key(header::AUTHORIZATION)) else {
+    let Some(url) = url.filter(|_| may_be_sent) else {
         return Err(Failure::new(
             Reason::LoginRequired,
             StatusCode::UNAUTHORIZED,
@@ -123,7 +130,7 @@ fn way_back(http: &Http, request: &Request<Outgoing>) -> Result<Option<String>, 
             let path = value("returnPath").filter(|path| is_path(path)).unwrap_or_default();
             Ok(Some(format!("{}{path}", host.trim_end_matches('/'))))
         }
-        Err(denial @ Denial::OtherProfile) => Err(unauthorized(&denial)),
+        Err(denial @ (Denial::OtherProfile | Denial::BadToken { .. })) => Err(unauthorized(&denial)),
         Err(_) => Ok(None),
     }
 }

@@ -158,6 +158,11 @@ impl Record {
         self.detail = Some(what);
     }
 
+    /// Who owns what is begun for the request.
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.activity.tasks
+    }
+
     /// Notes that the stream speaks another protocol from now on.
     pub(super) fn switched(&mut self) {
         self.switched = true;

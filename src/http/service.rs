@@ -20,18 +20,18 @@ use super::forward::{forward, not_http};
 use super::guard::Gate;
 use super::headers::{self, Origin};
 use super::inject::Injection;
+use super::plain::to_https;
 use super::pool::Exchange;
 use super::record::{Activity, Record, RequestId, Upload};
 use super::respond::{self, Failure, Form};
 use super::rewrite::Injected;
 use super::route::{Route, route};
-use super::upgrade::{Wish, asks_to_switch};
+use super::upgrade::{End, Wish, asks_to_switch};
 use super::{Connection, Http, own};
-use crate::access::{self, AccessLevel, Credentials, Host, Permit};
-use crate::name::HostName;
+use crate::access::{self, AccessLevel, Credentials, Hold, Host, Permit};
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
-use crate::registry::{BoxFuture, Cut, Target};
+use crate::registry::{BoxFuture, Target};
 
 /// What all requests of one connection share.
 pub(super) struct Session {
@@ -56,7 +56,7 @@ pub(super) struct Session {
 /// What a request comes to.
 enum Outcome {
     Answered(Response<Answer>, Reason),
-    Switched(Response<Answer>, Wish, OnUpgrade, Cut),
+    Switched(Response<Answer>, Wish, OnUpgrade, End),
 }
 
 impl Session {
@@ -102,15 +102,19 @@ impl Session {
             let answer = respond::own(StatusCode::OK, Form::Text, text);
             return Ok(Outcome::Answered(answer, Reason::OwnAnswer));
         }
+        let base = &settings.base;
         if self.only_https {
-            return self.to_https(&request, addressee.host.as_ref());
+            let answer = to_https(base, &request, addressee.host.as_ref())?;
+            return Ok(Outcome::Answered(answer, Reason::PlainHttp));
         }
         addressee.check_certificate()?;
-        let base = &settings.base;
         let path = request.uri().path_and_query();
         match route(addressee.host.as_ref(), path, &base.host, &self.http.routes) {
             Route::Own(place) => {
                 let form = Form::accepted(request.headers());
+                if own::asks_who(request.uri().path()) {
+                    Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
+                }
                 let answer = own::answer(&self.http, place, &request, form)?;
                 Ok(Outcome::Answered(answer, Reason::OwnAnswer))
             }
@@ -138,6 +142,7 @@ impl Session {
     ) -> Result<Outcome, Failure> {
         let target = &*record.target.insert(target);
         let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
+        self.prepare_access(&request, target).await;
         let permit = self.permit(&request, target, is_bare)?;
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
@@ -163,7 +168,7 @@ impl Session {
         let (response, exchange) = forwarded.await?;
 
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return switch(response, exchange, wish);
+            return switch(response, exchange, wish, permit.hold().cloned());
         }
         if wish.is_some_and(|wish| wish.is_extended()) && response.status().is_success() {
             // To the visitor, 2xx would mean that the switch was made (RFC 8441, section 4).
@@ -180,9 +185,19 @@ impl Session {
             }
             _ => Answer::relayed(body, exchange),
         };
-        let mut answer = Response::new(body);
+        let mut answer = Response::new(body.held(permit.hold()));
         (*answer.status_mut(), *answer.headers_mut()) = (parts.status, parts.headers);
         Ok(Outcome::Answered(answer, Reason::Answered))
+    }
+
+    /// Has here what it takes to decide, where that may have to be fetched first.
+    async fn prepare_access(&self, request: &Request<Outgoing>, target: &Target) {
+        if let Target::Tunnel(tunnel) = target
+            && tunnel.access == AccessLevel::Private
+        {
+            // Boxed, because most requests need it not.
+            Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
+        }
     }
 
     /// Lets the request through, if the visitor may see the target.
@@ -256,32 +271,6 @@ impl Session {
         headers::rebuild_forwarded(head, &origin);
     }
 
-    /// Says where HTTPS is: by a redirect where that gives nothing away that was sent in the clear.
-    fn to_https(&self, request: &Request<Outgoing>, host: Option<&HostName>) -> Result<Outcome, Failure> {
-        let base = &self.http.settings.base;
-        let host = host.unwrap_or(&base.host);
-        let port = base.port.filter(|_| base.https).map(|port| format!(":{port}")).unwrap_or_default();
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        let location = HeaderValue::try_from(format!(
-            "https://{host}{port}{}",
-            request.uri().path_and_query().map_or("/", PathAndQuery::as_str)
-        ));
-        if let (true, false, Ok(location)) =
-            (is_read, request.headers().contains_key(header::AUTHORIZATION), location)
-        {
-            let text = format!("HTTPS is spoken here; go to https://{host}{port}/\n");
-            let mut answer = respond::own(StatusCode::PERMANENT_REDIRECT, Form::Text, text);
-            answer.headers_mut().insert(header::LOCATION, location);
-            return Ok(Outcome::Answered(answer, Reason::PlainHttp));
-        }
-        Err(Failure::new(
-            Reason::PlainHttp,
-            StatusCode::BAD_REQUEST,
-            "this is plain HTTP, and only HTTPS is spoken on this port",
-            format!("use `https://{host}{port}/`; what was sent has crossed the network unencrypted"),
-        ))
-    }
-
     /// Gives the answer its record, or starts what follows a switch.
     fn finish(
         self: &Arc<Self>,
@@ -293,12 +282,12 @@ impl Session {
         let id = record.id;
         let h1 = record.version < Version::HTTP_2;
         let (mut answer, reason) = match outcome {
-            Ok(Outcome::Switched(answer, wish, service, cut)) => {
+            Ok(Outcome::Switched(answer, wish, service, end)) => {
                 record.answered(answer.status());
                 record.switched();
                 self.gate.answer(true);
                 let idle = self.http.settings.http.upgrade_idle_timeout;
-                let rest = wish.run(service, cut, record, idle);
+                let rest = wish.run(service, end, record, idle);
                 if h1 {
                     *self.switched.lock() = Some(Box::pin(rest));
                 } else {
@@ -335,17 +324,18 @@ fn switch(
     mut response: Response<Incoming>,
     exchange: Exchange,
     wish: Option<Wish>,
+    hold: Option<Hold>,
 ) -> Result<Outcome, Failure> {
     let Some(wish) = wish else {
         return Err(not_http("the service switched protocols without being asked to"));
     };
     let service = hyper::upgrade::on(&mut response);
     let status = wish.grant(response.headers_mut())?;
-    let cut = exchange.switched();
+    let end = End { cut: exchange.switched(), hold };
     let mut answer = response.map(|_| Answer::own(bytes::Bytes::new()));
     *answer.status_mut() = status;
     *answer.version_mut() = Version::HTTP_11;
-    Ok(Outcome::Switched(answer, wish, service, cut))
+    Ok(Outcome::Switched(answer, wish, service, end))
 }
 
 /// Makes a service's answer head one for the visitor.

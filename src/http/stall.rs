@@ -68,14 +68,14 @@ impl Stall {
         }
     }
 
-    /// Has the stream end, because its visitor takes too little. What it holds is dropped by its
+    /// Has the stream end: its visitor takes too little, or may see no more of it. What it holds is dropped by its
     /// task, as soon as that has its turn.
     pub(super) fn end(&self, why: Reason) {
         let _ = self.over.set(why);
         self.task.wake();
     }
 
-    /// Why the stream ends, or has ended, because its visitor takes too little.
+    /// Why the stream ends, or has ended, by [`Stall::end`].
     pub(super) fn over(&self) -> Option<Reason> {
         self.over.get().copied()
     }

@@ -14,6 +14,7 @@ use super::body::{Outgoing, reason_of};
 use super::headers::{remove_hop_by_hop, upgrade_to};
 use super::record::Record;
 use super::respond::Failure;
+use crate::access::Hold;
 use crate::net::{CopyEnd, copy_both_until};
 use crate::observe::Reason;
 use crate::registry::Cut;
@@ -30,6 +31,35 @@ pub(super) struct Wish {
     extended: Option<Option<HeaderValue>>,
     /// The visitor's stream, once the switch is made.
     visitor: OnUpgrade,
+}
+
+/// What may end a switched stream from outside.
+#[derive(Debug)]
+pub(super) struct End {
+    /// The service's stream is cut.
+    pub(super) cut: Cut,
+    /// The visit is no longer allowed; `None`: it always is.
+    pub(super) hold: Option<Hold>,
+}
+
+impl End {
+    /// Waits for it; the value is why. When a visitor takes nothing, nothing is read, so that only
+    /// this tells that the service's stream was cut.
+    async fn come(&self) -> Reason {
+        let over = CancellationToken::new();
+        let is_cut = over.clone();
+        self.cut.on_cut(move |_| over.cancel());
+        let no_longer_allowed = async {
+            match &self.hold {
+                Some(hold) => hold.over().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = is_cut.cancelled() => self.cut.why().unwrap_or(Reason::VisitorTooSlow),
+            why = no_longer_allowed => why,
+        }
+    }
 }
 
 /// Whether a request asks to switch protocols, in any of the ways there are.
@@ -98,19 +128,27 @@ impl Wish {
         Ok(StatusCode::OK)
     }
 
-    /// Copies both ways until both have ended, or the service's stream is cut, and writes the record.
-    /// When the visitor takes nothing, nothing is read, so that only `cut` tells of the latter.
+    /// Copies both ways until both have ended, or `end` comes, and writes the record.
     pub(super) async fn run(
         self,
         service: OnUpgrade,
-        cut: Cut,
+        end: End,
         mut record: Box<Record>,
         idle: std::time::Duration,
     ) {
-        let over = CancellationToken::new();
-        let is_cut = over.clone();
-        cut.on_cut(move |_| over.cancel());
-        let (visitor, service) = match tokio::try_join!(self.visitor, service) {
+        let why = std::sync::OnceLock::new();
+        let over = async {
+            let _ = why.set(end.come().await);
+        };
+        tokio::pin!(over);
+        let both = tokio::select! {
+            both = async { tokio::try_join!(self.visitor, service) } => both,
+            () = &mut over => {
+                record.reason = why.get().copied().unwrap_or(record.reason);
+                return;
+            }
+        };
+        let (visitor, service) = match both {
             Ok(both) => both,
             Err(error) => {
                 tracing::debug!(request = %record.id, %error, "a protocol switch did not happen");
@@ -118,16 +156,17 @@ impl Wish {
             }
         };
         let (visitor, service) = (TokioIo::new(visitor), TokioIo::new(service));
-        let outcome = copy_both_until(visitor, service, idle, is_cut.cancelled()).await;
+        let outcome = copy_both_until(visitor, service, idle, over).await;
         record.passed(outcome.forth, outcome.back);
         record.reason = match outcome.end {
             CopyEnd::Finished => Reason::Finished,
             CopyEnd::Idle => Reason::Idle,
             CopyEnd::Failed(error) => {
                 tracing::debug!(request = %record.id, %error, "a switched stream broke");
-                reason_of(&error).unwrap_or(Reason::ConnectionLost)
+                // The stream breaks as well when it is cut, and which is seen first is chance.
+                end.cut.why().or_else(|| reason_of(&error)).unwrap_or(Reason::ConnectionLost)
             }
-            CopyEnd::Stopped => cut.why().unwrap_or(Reason::VisitorTooSlow),
+            CopyEnd::Stopped => why.get().copied().unwrap_or(Reason::VisitorTooSlow),
         };
     }
 }

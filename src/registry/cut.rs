@@ -8,8 +8,8 @@ use crate::observe::Reason;
 
 type Act = Box<dyn FnOnce(Reason) + Send>;
 
-/// Tells the owner of a stream that the stream was cut because too much of it was unread, or what
-/// was unread could not be kept. Its reads fail as well, but an owner whose own visitor takes
+/// Tells the owner of a stream that the stream was cut: too much of it was unread, what was unread
+/// could not be kept, or the agent's key was taken off the list. Its reads fail as well, but an owner whose own visitor takes
 /// nothing does not read. Clones share it.
 #[derive(Clone, Default)]
 pub struct Cut(Arc<Mutex<State>>);

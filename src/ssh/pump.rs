@@ -95,10 +95,16 @@ impl Pump {
             }
             Some(ChannelMsg::Eof) => self.note(|inbox| inbox.ended = true),
             Some(ChannelMsg::Close) => self.note(|inbox| (inbox.ended, inbox.closed) = (true, true)),
-            None => self.note(|inbox| {
-                inbox.closed = true;
-                inbox.severed = !inbox.ended;
-            }),
+            None => {
+                // Before the stream breaks, so that its owner knows why.
+                if let Some(why @ Reason::KeyRemoved) = self.link.cut_reason() {
+                    self.shared.cut.tell(why);
+                }
+                self.note(|inbox| {
+                    inbox.closed = true;
+                    inbox.severed = !inbox.ended;
+                });
+            }
             Some(_) => {}
         }
     }

@@ -339,6 +339,7 @@ impl Holder for Session {
             }
             *ended = Some(reason);
         }
+        self.link.note_ending(reason);
         self.notice(format!("{} ({reason})", goodbye(reason)));
         // Nobody is led here any more, and who comes again finds the names free.
         self.release_all();

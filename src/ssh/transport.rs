@@ -172,7 +172,12 @@ impl Link {
         self.closed.cancelled().await;
     }
 
-    /// Why it was cut, if it was.
+    /// Notes why the connection is about to end, for those whose streams end with it.
+    pub fn note_ending(&self, reason: Reason) {
+        self.died.lock().get_or_insert(reason);
+    }
+
+    /// Why it was cut, if it was, or is about to end.
     pub fn cut_reason(&self) -> Option<Reason> {
         *self.died.lock()
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -150,6 +151,17 @@ fn a_log_beside_the_list_is_no_reason_to_read_it_again() {
     assert!(apart > 9.0, "the same failure was logged again after {apart} s");
     assert_eq!(records().iter().filter(|record| is_word_of_a_bad_line(record)).count(), read.len());
     assert!(gateway.stderr().contains("authorized_keys"));
+}
+
+#[test]
+fn sighup_has_the_list_read_again_though_nothing_has_changed() {
+    let (gateway, _) = with_list(&format!("a bad line\n{}\n", public_key("ed25519a")));
+    let read = || gateway.log().iter().filter(|record| is_word_of_a_bad_line(record)).count();
+    // By looking at what is wrong, by opening, and by beginning to watch.
+    poll("three readings", SOON, || (read() == 3).then_some(()));
+    gateway.signal(Signal::HUP);
+    poll("another reading", SOON, || (read() == 4).then_some(()));
+    assert!(hello(&gateway, "ed25519a").status.success());
 }
 
 fn time_of(record: &Value) -> OffsetDateTime {

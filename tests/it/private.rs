@@ -2,73 +2,74 @@
 //! credentials reach a service.
 
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::support::SOON;
 use crate::support::agent::{Agent, OpenSsh, host, key_file, node, public_key, vector_key};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, ONEPORT, Setup};
 use crate::support::process::{Output, Process};
-use crate::support::visitor::{Curl, Response, tcp_to};
+use crate::support::visitor::{Curl, Response};
+use crate::support::{SOON, test_file};
 
 /// The user name that stands for tokens in Basic.
 const TOKEN_USER: &str = "x-preevy-profile-key";
 
 /// A gateway, and an agent that offers `web` privately.
-struct House {
-    gateway: Gateway,
-    backend: Backend,
+pub(crate) struct House {
+    pub(crate) gateway: Gateway,
+    pub(crate) backend: Backend,
     _agent: Agent,
 }
 
 impl House {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(Setup::new())
     }
 
-    fn of(setup: Setup) -> Self {
+    pub(crate) fn of(setup: Setup) -> Self {
         let (gateway, backend) = (setup.start(), Backend::start());
         let agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
         Self { gateway, backend, _agent: agent }
     }
 
-    fn bearer(&self, token: &str) -> Response {
+    pub(crate) fn bearer(&self, token: &str) -> Response {
         Curl::new(&self.gateway).header(&format!("Authorization: Bearer {token}")).get(&url("/echo"))
     }
 }
 
-fn url(path: &str) -> String {
+pub(crate) fn url(path: &str) -> String {
     format!("https://{}{path}", host("web"))
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-fn profile(key: &str) -> String {
+pub(crate) fn profile(key: &str) -> String {
     vector_key(key)["thumbprint_uri"].as_str().expect("a URI").to_owned()
 }
 
-fn private_key(key: &str) -> String {
+pub(crate) fn private_key(key: &str) -> String {
     vector_key(key)["openssh_private_key"].as_str().expect("a key").to_owned()
 }
 
 /// Tokens made with jose.
-fn jose(tokens: &Value) -> Vec<String> {
+pub(crate) fn jose(tokens: &Value) -> Vec<String> {
     let output = node("jwt.js", &json!({ "tokens": tokens })).finish(SOON);
     assert!(output.status.success(), "{output:?}");
     serde_json::from_str(&output.stdout).expect("a list of tokens")
 }
 
-fn claims_of(key: &str) -> Value {
+pub(crate) fn claims_of(key: &str) -> Value {
     json!({ "iss": format!("preevy://{}", profile(key)), "iat": now(), "exp": now() + 600 })
 }
 
-fn token_of(key: &str, alg: &str) -> String {
+pub(crate) fn token_of(key: &str, alg: &str) -> String {
     jose(&json!([{ "key": private_key(key), "alg": alg, "claims": claims_of(key) }])).remove(0)
 }
 
@@ -391,30 +392,91 @@ fn the_tunnels_of_a_profile_are_listed_for_its_own() {
     );
 }
 
+/// curl, with every host led to this address.
+fn curl_to(gateway: &Gateway, address: SocketAddr, arguments: &[&str], url: &str) -> Response {
+    let to = format!("::{address}");
+    Curl::new(gateway).args(&["--connect-to", &to]).args(arguments).get(url)
+}
+
 #[test]
-fn a_plain_listener_keeps_the_authorization_where_it_was_sent() {
+fn whoever_sends_authorization_is_redirected_by_no_listener() {
     let mut setup = Setup::new();
     setup.set("plain.http", vec!["127.0.0.1:0"]);
-    let house = House::of(setup);
-    let ask = |address, path: &str, token: &str| {
-        let mut stream = tcp_to(address);
-        let host = host("web");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n")
-            .expect("open");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    };
-    let token = token_of("ed25519a", "EdDSA");
-    let plain = house.gateway.address_of("plain-http");
-    assert!(ask(plain, "/small", &token).starts_with("HTTP/1.1 200 "));
-    assert!(ask(plain, "/small", "x").starts_with("HTTP/1.1 401 "));
-    // Plain HTTP on the TLS port is refused in words.
-    let refused = ask(house.gateway.address(), "/small", &token);
-    assert!(
-        refused.starts_with("HTTP/1.1 400 ") && !refused.to_lowercase().contains("\nlocation:"),
-        "{refused}"
+    let mut command = setup.command();
+    command.env("SAAS_BASE_URL", "https://app.test");
+    let gateway = setup.start_with(command);
+    let backend = Backend::start();
+    let agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address());
+    let _agent = agent.start();
+    let (single, plain) = (gateway.address(), gateway.address_of("plain-http"));
+    let good = token_of("ed25519a", "EdDSA");
+    let list = format!("/profiles/{}/tunnels", profile("ed25519a"));
+    let cookie = format!("Cookie: preevy-saas-jwt={good}");
+    let web = host("web");
+    let asked = [
+        (web.as_str(), "/small", [200, 401]),
+        ("gw.test", "/proxy/web-dzk582uo/small", [200, 401]),
+        ("gw.test", "/", [200, 200]),
+        ("api.gw.test", "/healthz", [200, 200]),
+        ("api.gw.test", &list, [200, 401]),
+        ("auth.gw.test", "/login?env=web-dzk582uo&returnPath=/small", [401, 401]),
+    ];
+    for (name, scheme, address, version) in [
+        ("TLS", "https", single, "--http1.1"),
+        ("TLS", "https", single, "--http2"),
+        ("the plain listener", "http", plain, "--http1.1"),
+        ("plain HTTP on the TLS port", "http", single, "--http1.1"),
+    ] {
+        for (host, path, expected) in asked {
+            for (token, expected) in [&*good, "of.no.use"].into_iter().zip(expected) {
+                let expected = if name.ends_with("port") { 400 } else { expected };
+                let bearer = format!("Authorization: Bearer {token}");
+                let mut arguments = vec![version, "-H", &bearer];
+                // One that would be sent back to where it came from.
+                if path.starts_with("/login") {
+                    arguments.extend(["-H", &cookie]);
+                }
+                let response = curl_to(&gateway, address, &arguments, &format!("{scheme}://{host}{path}"));
+                let what = format!("{path} by {name} {version}: {response:?}");
+                assert_eq!((response.status, response.header("location")), (expected, None), "{what}");
+            }
+        }
+    }
+    // Without it, the TLS port says where HTTPS is, and the plain listener answers.
+    let elsewhere = curl_to(&gateway, single, &[], "http://api.gw.test/healthz");
+    assert_eq!((elsewhere.status, elsewhere.header("location")), (308, Some("https://api.gw.test/healthz")));
+    let health = curl_to(&gateway, plain, &[], "http://api.gw.test/healthz");
+    assert_eq!((health.status, health.text().as_str()), (200, "OK\n"));
+    let refused = curl_to(&gateway, plain, &[], &format!("http://api.gw.test{list}"));
+    assert_eq!((refused.status, refused.header("location")), (401, None));
+}
+
+/// Those of docs/tokens-in-ci.md, as they stand there.
+#[test]
+fn the_commands_for_jobs_work() {
+    let house = House::new();
+    let page = std::fs::read_to_string(test_file("../docs/tokens-in-ci.md")).expect("the page");
+    let scripts = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let scripts: String = scripts.collect::<Vec<_>>().join("printf '\\n'\n");
+    let job = tempfile::tempdir().expect("a temporary folder");
+    let rc = format!(
+        "connect-to = \"::{}\"\ncacert = \"{}\"\n",
+        house.gateway.address(),
+        house.gateway.ca().display()
     );
+    std::fs::write(job.path().join(".curlrc"), rc).expect("writable");
+    let folder = Path::new(ONEPORT).parent().expect("a folder").display().to_string();
+    let path = format!("{folder}:{}", std::env::var("PATH").expect("a PATH"));
+    let mut command = Command::new("sh");
+    command.args(["-ec", &scripts]).current_dir(job.path()).env("HOME", job.path()).env("PATH", path);
+    command.env("PREVIEW_KEY", private_key("ed25519a")).env("PREVIEW_URL", url("").trim_end_matches('/'));
+    // The last command looks for the challenge, of which there is none when all is well.
+    let output = Process::run(&mut command, SOON);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.contains("\"target\":\"/healthz\""), "{output:?}");
+    let other = Process::run(command.env("PREVIEW_KEY", private_key("ed25519b")), SOON);
+    assert_eq!(other.status.code(), Some(22), "{other:?}");
+    assert!(other.stdout.contains("made with another key"), "{other:?}");
 }
 
 #[test]
