@@ -39,7 +39,7 @@ pub enum TokenFault {
     OtherKey,
     /// The agent's key is of a kind that signs no tokens.
     #[error(
-        "the agent's key is of a kind that cannot sign tokens; use Ed25519, RSA from 2048 bits, P-256 or P-384"
+        "the agent's key is of a kind that cannot sign tokens; use Ed25519, RSA from 2048 bits, P-256, P-384 or P-521"
     )]
     UnusableKey,
     /// The issuer has no key of this name.

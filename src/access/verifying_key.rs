@@ -3,6 +3,9 @@
 //! The key fixes the algorithms, never the token: what a token says of how it was signed is only
 //! compared with them (RFC 8725, section 3.1). Signatures are a library's business.
 
+use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -14,30 +17,45 @@ use super::token::{Claims, Terms, TokenFault, brief, claims_of, header};
 
 /// Shortest RSA modulus that is believed, in octets.
 const RSA_LEAST: usize = 2048 / 8;
+/// ECDSA over P-521 with SHA-512 (RFC 7518, section 3.4). The library for tokens does not know it;
+/// the one for cryptography below it does.
+const ES512: &str = "ES512";
+/// Octets of a coordinate of P-521.
+const P521_LENGTH: usize = 66;
+/// What is said of a key that signs no tokens.
+const KINDS: &str = "it is not one of Ed25519, RSA, P-256, P-384, P-521";
 /// What is said of a text without a key.
 const WHAT: &str = "no public key in PEM form; give the text with its `-----BEGIN PUBLIC KEY-----` line";
 
 /// A key that tokens are checked with.
 #[derive(Clone)]
 pub struct VerifyingKey {
-    key: DecodingKey,
-    algorithms: &'static [Algorithm],
+    check: Check,
     /// Its name among its issuer's keys.
     id: Option<String>,
     /// A hash of the key itself.
     print: Vec<u8>,
 }
 
+/// How signatures are checked.
+#[derive(Clone)]
+enum Check {
+    /// By the library for tokens, in one of these ways.
+    Library(DecodingKey, &'static [Algorithm]),
+    /// As [`ES512`] says, with this point of the curve.
+    P521(Vec<u8>),
+}
+
 /// Whether both check the same tokens.
 impl PartialEq for VerifyingKey {
     fn eq(&self, other: &Self) -> bool {
-        (&self.print, self.algorithms, &self.id) == (&other.print, other.algorithms, &other.id)
+        (&self.print, self.check.names(), &self.id) == (&other.print, other.check.names(), &other.id)
     }
 }
 
 impl std::fmt::Debug for VerifyingKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VerifyingKey").field("algorithms", &self.algorithms).finish_non_exhaustive()
+        f.debug_struct("VerifyingKey").field("algorithms", &self.check.names()).finish_non_exhaustive()
     }
 }
 
@@ -54,25 +72,28 @@ impl VerifyingKey {
     /// # Errors
     /// When it is of a kind that signs no tokens, or too short, in words.
     pub fn of_jwk(jwk: &Jwk) -> Result<Self, String> {
+        let print = print_of(&serde_json::to_vec(&jwk.algorithm).map_err(|error| error.to_string())?);
+        let id = jwk.common.key_id.clone();
         let algorithms = match &jwk.algorithm {
             AlgorithmParameters::RSA(rsa) => {
-                use base64::Engine as _;
-                let modulus = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&rsa.n);
-                rsa_algorithms(strip_zeros(&modulus.map_err(|_| "its modulus is not base64url")?).len())?
+                let modulus = BASE64.decode(&rsa.n).map_err(|_| "its modulus is not base64url")?;
+                rsa_algorithms(strip_zeros(&modulus).len())?
+            }
+            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P521 => {
+                return Ok(Self { check: Check::P521(p521_point(&ec.x, &ec.y)?), id, print });
             }
             AlgorithmParameters::EllipticCurve(ec) => match ec.curve {
                 EllipticCurve::P256 => &[Algorithm::ES256],
                 EllipticCurve::P384 => &[Algorithm::ES384],
-                _ => return Err("its curve is neither P-256 nor P-384".to_owned()),
+                _ => return Err("its curve is none of P-256, P-384, P-521".to_owned()),
             },
             AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
                 &[Algorithm::EdDSA]
             }
-            _ => return Err("it is not one of Ed25519, RSA, P-256, P-384".to_owned()),
+            _ => return Err(KINDS.to_owned()),
         };
         let key = DecodingKey::from_jwk(jwk).map_err(|error| error.to_string())?;
-        let print = print_of(&serde_json::to_vec(&jwk.algorithm).map_err(|error| error.to_string())?);
-        Ok(Self { key, algorithms: narrow(algorithms, jwk)?, id: jwk.common.key_id.clone(), print })
+        Ok(Self { check: Check::Library(key, narrow(algorithms, jwk)?), id, print })
     }
 
     /// A public key in PEM form, or that of a certificate.
@@ -81,8 +102,7 @@ impl VerifyingKey {
     /// When it is no such key, of another kind, or too short, in words.
     pub fn of_pem(pem: &str) -> Result<Self, String> {
         let der = pem_der(pem).ok_or(WHAT)?;
-        let (key, algorithms) = der_key(&der)?;
-        Ok(Self { key, algorithms, id: None, print: print_of(&der) })
+        Ok(Self { check: der_key(&der)?, id: None, print: print_of(&der) })
     }
 
     /// Whether the key may be the one that a token names.
@@ -97,17 +117,59 @@ impl VerifyingKey {
     /// When it does not hold.
     pub fn verify(&self, token: &str, terms: Terms<'_>, now: OffsetDateTime) -> Result<Claims, TokenFault> {
         let header = header(token)?;
-        let Some(algorithm) = self.algorithms.iter().find(|known| format!("{known:?}") == header.alg) else {
+        let Some(place) = self.check.names().iter().position(|name| *name == header.alg) else {
             return Err(TokenFault::WrongAlgorithm(brief(&header.alg)));
         };
-        // The library checks the signature; times are checked where they can be told.
-        let mut validation = Validation::new(*algorithm);
-        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
-        validation.required_spec_claims.clear();
-        let decoded = jsonwebtoken::decode::<serde_json::Value>(token, &self.key, &validation);
-        let claims = decoded.map_err(|error| fault_of(error.kind()))?.claims;
+        // Times are checked where they can be told.
+        let claims = match &self.check {
+            Check::Library(key, algorithms) => by_library(token, key, algorithms[place])?,
+            Check::P521(point) => by_p521(token, point)?,
+        };
         claims_of(&claims, terms, now)
     }
+}
+
+impl Check {
+    /// What tokens call it (RFC 7518, section 3.1).
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Library(_, algorithms) => algorithms.iter().map(|known| format!("{known:?}")).collect(),
+            Self::P521(_) => vec![ES512.to_owned()],
+        }
+    }
+}
+
+fn by_library(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<serde_json::Value, TokenFault> {
+    let mut validation = Validation::new(algorithm);
+    (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+    validation.required_spec_claims.clear();
+    let decoded = jsonwebtoken::decode(token, key, &validation);
+    Ok(decoded.map_err(|error| fault_of(error.kind()))?.claims)
+}
+
+fn by_p521(token: &str, point: &[u8]) -> Result<serde_json::Value, TokenFault> {
+    let (signed, signature) = token.rsplit_once('.').ok_or(TokenFault::Malformed)?;
+    let signature = BASE64.decode(signature).map_err(|_| TokenFault::Malformed)?;
+    UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, point)
+        .verify(signed.as_bytes(), &signature)
+        .map_err(|_| TokenFault::BadSignature)?;
+    let (_, claims) = signed.split_once('.').ok_or(TokenFault::Malformed)?;
+    let claims = BASE64.decode(claims).map_err(|_| TokenFault::Malformed)?;
+    serde_json::from_slice(&claims).map_err(|_| TokenFault::Malformed)
+}
+
+/// The uncompressed form of a point (SEC 1, section 2.3.3).
+fn p521_point(x: &str, y: &str) -> Result<Vec<u8>, String> {
+    let mut point = vec![4];
+    for coordinate in [x, y] {
+        let octets = BASE64.decode(coordinate).map_err(|_| "a coordinate is not base64url")?;
+        // RFC 7518, section 6.2.1.2: always of the whole length.
+        if octets.len() != P521_LENGTH {
+            return Err(format!("a coordinate has {} octets, and {P521_LENGTH} are right", octets.len()));
+        }
+        point.extend(octets);
+    }
+    Ok(point)
 }
 
 fn fault_of(kind: &ErrorKind) -> TokenFault {
@@ -158,7 +220,7 @@ fn pem_der(pem: &str) -> Option<Vec<u8>> {
     }
 }
 
-fn der_key(der: &[u8]) -> Result<(DecodingKey, &'static [Algorithm]), String> {
+fn der_key(der: &[u8]) -> Result<Check, String> {
     use x509_parser::prelude::FromDer as _;
     use x509_parser::public_key::PublicKey as Kind;
     use x509_parser::x509::SubjectPublicKeyInfo;
@@ -167,22 +229,25 @@ fn der_key(der: &[u8]) -> Result<(DecodingKey, &'static [Algorithm]), String> {
     let raw: &[u8] = &info.subject_public_key.data;
     let is_ed25519 = info.algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ED25519;
     match info.parsed() {
-        _ if is_ed25519 => Ok((DecodingKey::from_ed_der(raw), &[Algorithm::EdDSA])),
+        _ if is_ed25519 => Ok(Check::Library(DecodingKey::from_ed_der(raw), &[Algorithm::EdDSA])),
         Ok(Kind::RSA(rsa)) => {
             let modulus = strip_zeros(rsa.modulus);
             let key = DecodingKey::from_rsa_raw_components(modulus, strip_zeros(rsa.exponent));
-            Ok((key, rsa_algorithms(modulus.len())?))
+            Ok(Check::Library(key, rsa_algorithms(modulus.len())?))
         }
         Ok(Kind::EC(point)) => match (point.key_size(), curve_of(&info)) {
             (256, Some(curve)) if curve == x509_parser::oid_registry::OID_EC_P256 => {
-                Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES256]))
+                Ok(Check::Library(DecodingKey::from_ec_der(raw), &[Algorithm::ES256]))
             }
             (384, Some(curve)) if curve == x509_parser::oid_registry::OID_NIST_EC_P384 => {
-                Ok((DecodingKey::from_ec_der(raw), &[Algorithm::ES384]))
+                Ok(Check::Library(DecodingKey::from_ec_der(raw), &[Algorithm::ES384]))
             }
-            _ => Err("its curve is neither P-256 nor P-384".to_owned()),
+            (_, Some(curve)) if curve == x509_parser::oid_registry::OID_NIST_EC_P521 => {
+                Ok(Check::P521(raw.to_vec()))
+            }
+            _ => Err("its curve is none of P-256, P-384, P-521".to_owned()),
         },
-        _ => Err("it is not one of Ed25519, RSA, P-256, P-384".to_owned()),
+        _ => Err(KINDS.to_owned()),
     }
 }
 

@@ -59,7 +59,9 @@ pub enum TokenError {
         what: String,
     },
     /// It is of a kind that signs no tokens.
-    #[error("a key of the kind `{0}` cannot sign tokens; use Ed25519, RSA from 2048 bits, P-256 or P-384")]
+    #[error(
+        "a key of the kind `{0}` cannot sign tokens; use Ed25519, RSA from 2048 bits, P-256, P-384 or P-521"
+    )]
     CannotSign(String),
     /// The ssh-agent did not sign.
     #[error("the ssh-agent did not sign with `{path}`: {what}; add the key with `ssh-add`")]
@@ -144,6 +146,7 @@ impl SigningKey {
             Algorithm::Ed25519 => Ok("EdDSA"),
             Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 } => Ok("ES256"),
             Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 } => Ok("ES384"),
+            Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 } => Ok("ES512"),
             Algorithm::Rsa { .. } if self.rsa_bits() >= RSA_LEAST => Ok("RS256"),
             _ => Err(self.cannot_sign()),
         }
@@ -200,7 +203,7 @@ fn raw_signature(signature: &Signature) -> Option<Vec<u8>> {
     let length = match curve {
         EcdsaCurve::NistP256 => 32,
         EcdsaCurve::NistP384 => 48,
-        EcdsaCurve::NistP521 => return None,
+        EcdsaCurve::NistP521 => 66,
     };
     let mut rest = signature.as_bytes();
     let mut raw = Vec::with_capacity(2 * length);
