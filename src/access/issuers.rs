@@ -191,3 +191,40 @@ impl Issuers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use russh::keys::PublicKey;
+
+    use super::*;
+    use crate::agent::SigningKey;
+
+    #[tokio::test]
+    async fn a_token_is_checked_once_and_opens_what_it_did() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/vectors/tunnel-protocol.json")).expect("JSON");
+        let text =
+            |index: usize, field: &str| vectors["keys"][index][field].as_str().expect("text").to_owned();
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("key");
+        std::fs::write(&path, text(0, "openssh_private_key")).expect("writable");
+        let key = SigningKey::open(Some(&path), |_| Err(String::new())).expect("a key");
+        let now = OffsetDateTime::now_utc();
+        let token = key.token(now, std::time::Duration::from_secs(60)).await.expect("a token");
+        let owner = |index| {
+            Identity::of(&PublicKey::from_openssh(&text(index, "openssh_public_key")).expect("a key"))
+        };
+        let (own, other) = (owner(0), owner(1));
+        let issuers = Issuers::open(&AccessSettings::default()).expect("no file to read");
+        let first = issuers.judge_at(&token, &own, now).expect("it holds");
+        let again = issuers.judge_at(&token, &own, now).expect("it holds");
+        assert!(Arc::ptr_eq(&first, &again), "it was checked anew");
+        let refused = |owner, at| issuers.judge_at(&token, owner, at).expect_err("it does not hold");
+        assert_eq!(refused(&other, now), TokenFault::OtherKey.into());
+        let late = now + time::Duration::seconds(60 + LEEWAY);
+        assert!(matches!(refused(&own, late), Refused::Fault(TokenFault::Expired(_))));
+        assert!(issuers.judge_at(&token, &own, late - time::Duration::seconds(2)).is_ok());
+        let long = "a".repeat(TOKEN_MAX + 1);
+        assert_eq!(issuers.judge_at(&long, &own, now).expect_err("too long"), TokenFault::TooLong.into());
+    }
+}

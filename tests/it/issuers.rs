@@ -1,6 +1,7 @@
 //! Issuers whose keys change: at a URL, fetched over TLS from a real server, and in files.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -268,4 +269,36 @@ fn each_fault_of_an_issuers_token_is_named() {
             expected => is_refused(&response, expected),
         }
     }
+}
+
+/// The library for tokens does not know this kind.
+#[test]
+fn a_p521_key_in_a_file() {
+    let mut setup = Setup::new();
+    let file = |name: &str| setup.path(name).display().to_string();
+    let openssl = |arguments: &[&str]| {
+        let made = Process::run(Command::new("openssl").args(arguments), SOON);
+        assert!(made.status.success(), "{made:?}");
+    };
+    let (private, public) = (file("issuer.key"), file("issuer.pem"));
+    openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521", "-out", &private]);
+    openssl(&["pkey", "-in", &private, "-pubout", "-out", &public]);
+    let private = std::fs::read_to_string(setup.path("issuer.key")).expect("made");
+    let mut good = order(ISSUER, "ecdsa384", "ES512");
+    good["key"] = private.into();
+    let mut late = good.clone();
+    late["claims"]["exp"] = (now() - 40).into();
+    let other = order(ISSUER, "ecdsa384", "ES384");
+    let tokens = jose(&json!([good, late, other]));
+    let issuer = [("name", ISSUER), ("key", "issuer.pem")];
+    let issuer: toml::Table =
+        issuer.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    setup.set("access.issuer", vec![toml::Value::from(issuer)]);
+    let house = House::of(setup);
+    assert_eq!(house.bearer(&tokens[0]).status, 200);
+    is_refused(&house.bearer(&tokens[1]), "expired 4");
+    is_refused(&house.bearer(&tokens[2]), "signed with `ES384`, which does not go with its issuer's key");
+    let (signed, signature) = tokens[0].rsplit_once('.').expect("three parts");
+    let turned: String = signature.chars().rev().collect();
+    is_refused(&house.bearer(&format!("{signed}.{turned}")), "not that of its issuer's key");
 }
