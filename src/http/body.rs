@@ -17,13 +17,14 @@ use tokio::sync::SetOnce;
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
-use super::pool::Exchange;
+use super::link::Exchange;
 use super::record::{Record, Upload};
 use super::rewrite::Injected;
 use super::stall::Stall;
 use crate::access::Hold;
 use crate::net::Tasks;
 use crate::observe::{Metrics, Reason};
+use crate::registry::Cut;
 
 /// How long the rest of an upload is still taken after its answer, over HTTP/2. Many clients
 /// take a stream that is reset for a failure, even when they have the answer.
@@ -192,8 +193,8 @@ type Slot = Arc<Mutex<Option<Box<Record>>>>;
 #[derive(Debug)]
 enum Kind {
     Own(Bytes),
-    Relayed(Incoming, Option<Exchange>),
-    Injected(Box<Injected>, Option<Exchange>),
+    Relayed(Exchange),
+    Injected(Box<Injected>, Cut),
 }
 
 impl Answer {
@@ -203,13 +204,13 @@ impl Answer {
     }
 
     /// A service's body, as it comes.
-    pub(super) fn relayed(body: Incoming, exchange: Exchange) -> Self {
-        Self::new(Kind::Relayed(body, Some(exchange)), Reason::Answered)
+    pub(super) fn relayed(body: Exchange) -> Self {
+        Self::new(Kind::Relayed(body), Reason::Answered)
     }
 
-    /// A service's page with scripts put in.
-    pub(super) fn injected(body: Injected, exchange: Exchange) -> Self {
-        Self::new(Kind::Injected(Box::new(body), Some(exchange)), Reason::Answered)
+    /// A service's page with scripts put in; `cut` tells when the stream that it comes on is cut.
+    pub(super) fn injected(body: Injected, cut: Cut) -> Self {
+        Self::new(Kind::Injected(Box::new(body), cut), Reason::Answered)
     }
 
     fn new(kind: Kind, outcome: Reason) -> Self {
@@ -240,8 +241,13 @@ impl Answer {
         if let Some(stall) = &self.stall {
             stall.answer();
         }
-        if let Kind::Relayed(_, Some(exchange)) | Kind::Injected(_, Some(exchange)) = &self.kind {
-            exchange.on_cut(self.ender(over));
+        let cut = match &self.kind {
+            Kind::Own(_) => None,
+            Kind::Relayed(body) => body.cut(),
+            Kind::Injected(_, cut) => Some(cut),
+        };
+        if let Some(cut) = cut {
+            cut.on_cut(self.ender(over));
         }
         if let (Some(hold), Some(tasks)) = (self.hold.take(), tasks)
             && !self.is_end_stream()
@@ -277,16 +283,6 @@ impl Answer {
         }
     }
 
-    /// Gives back what the answer came on as soon as all of it was read: the visitor may take long.
-    fn release(&mut self) {
-        if self.is_end_stream()
-            && let Kind::Relayed(_, exchange) | Kind::Injected(_, exchange) = &mut self.kind
-            && let Some(done) = exchange.take_if(|exchange| exchange.is_sent())
-        {
-            done.finish();
-        }
-    }
-
     fn note_error(&mut self, error: &io::Error) {
         if let Some(mut record) = self.record.lock().take() {
             tracing::debug!(request = %record.id, %error, "an answer ended early");
@@ -311,7 +307,7 @@ impl Body for Answer {
         let polled = match &mut self.kind {
             Kind::Own(text) if text.is_empty() => Poll::Ready(None),
             Kind::Own(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Kind::Relayed(body, _) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+            Kind::Relayed(body) => Pin::new(body).poll_frame(cx),
             Kind::Injected(body, _) => body.poll_data(cx).map_ok(Frame::data),
         };
         let Poll::Ready(frame) = polled else {
@@ -329,7 +325,6 @@ impl Body for Answer {
                 if let Some(stall) = &self.stall {
                     stall.note(Some(length));
                 }
-                self.release();
             }
             Some(Err(error)) => {
                 self.ended = Some(false);
@@ -346,7 +341,7 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(text) => text.is_empty(),
-            Kind::Relayed(body, _) => body.is_end_stream(),
+            Kind::Relayed(body) => body.is_end_stream(),
             Kind::Injected(body, _) => body.is_ended(),
         }
     }
@@ -354,7 +349,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
-            Kind::Relayed(body, _) => body.size_hint(),
+            Kind::Relayed(body) => body.size_hint(),
             Kind::Injected(..) => SizeHint::default(),
         }
     }
@@ -366,12 +361,8 @@ impl Drop for Answer {
             watch.abort();
         }
         let complete = self.ended.unwrap_or_else(|| self.is_end_stream());
-        if let Kind::Relayed(_, exchange) | Kind::Injected(_, exchange) = &mut self.kind
-            && let Some(exchange) = exchange.take()
-            && complete
-        {
-            exchange.finish();
-        }
+        // What it came on is free, or cut, by the time that the record is written.
+        self.kind = Kind::Own(Bytes::new());
         if let Some(mut record) = self.record.lock().take() {
             let cut = self.stall.as_ref().and_then(|stall| stall.over());
             let seen = if complete { self.outcome } else { Reason::VisitorLeft };

@@ -46,7 +46,7 @@ impl Coding {
 }
 
 /// Where a packed body comes from.
-pub(super) type Source = Pin<Box<dyn AsyncBufRead + Send + Sync>>;
+pub(super) type Source = Pin<Box<dyn AsyncBufRead + Send>>;
 /// The octets that were looked at, and all others.
 type Wire = tokio::io::Chain<io::Cursor<Vec<u8>>, Source>;
 

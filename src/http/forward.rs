@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use super::body::Outgoing;
 use super::denial::no_longer;
-use super::pool::{Exchange, Pool, SendFailed};
+use super::link::{Exchange, SendFailed};
+use super::pool::Pool;
 use super::record::Upload;
 use super::respond::Failure;
 use crate::access::Permit;
@@ -33,7 +33,7 @@ pub(super) async fn forward(
     visitor: VisitorAddr,
     request: Request<Outgoing>,
     upload: Option<Arc<Upload>>,
-) -> Result<(Response<Incoming>, Exchange), Failure> {
+) -> Result<Response<Exchange>, Failure> {
     // In one place: a future is copied as large as it may become.
     let mut sent = std::pin::pin!(send(pool, target, visitor, request, upload));
     let Some(hold) = permit.hold() else { return sent.await };
@@ -50,17 +50,16 @@ async fn send(
     visitor: VisitorAddr,
     mut request: Request<Outgoing>,
     upload: Option<Arc<Upload>>,
-) -> Result<(Response<Incoming>, Exchange), Failure> {
+) -> Result<Response<Exchange>, Failure> {
     let bare = request.body().is_end_stream();
     let repeatable = bare && request.method().is_idempotent();
     // A service may leave the body of such a request unread, and take it for the next request.
     let keep = bare || !body_is_odd(request.method());
-    while let Some(link) = pool.take(target).await {
+    while let Some(link) = pool.take(target) {
         let spare = repeatable.then(|| copy_head(&request));
         match link.send(request).await {
             Ok((response, link)) => {
-                let keep = keep && is_sent(upload.as_deref());
-                return Ok((response, pool.exchange(link, target, upload, keep)));
+                return Ok(response.map(|body| Exchange::new(body, link, target, upload, keep, pool)));
             }
             Err(SendFailed { unsent: Some(unsent), .. }) => request = unsent,
             Err(failed) => match spare.filter(|_| !failed.heard) {
@@ -78,17 +77,10 @@ async fn send(
     let link = pool.connect(stream, cut).await.map_err(|error| no_answer(&error, false, target, None))?;
     match link.send(request).await {
         Ok((response, link)) => {
-            let keep = keep && is_sent(upload.as_deref());
-            Ok((response, pool.exchange(link, target, upload, keep)))
+            Ok(response.map(|body| Exchange::new(body, link, target, upload, keep, pool)))
         }
         Err(failed) => Err(no_answer(&failed.error, failed.heard, target, upload.as_deref())),
     }
-}
-
-/// Whether the body was sent by the time the answer came. A service that answers earlier may leave
-/// the rest unread, and what a visitor sends then would be read as the next visitor's request.
-fn is_sent(upload: Option<&Upload>) -> bool {
-    upload.is_none_or(|upload| upload.ended.load(Ordering::Acquire))
 }
 
 /// Methods whose body has no meaning of its own (RFC 9110, section 9.3).

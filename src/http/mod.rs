@@ -12,6 +12,7 @@ mod guard;
 mod head;
 mod headers;
 mod inject;
+mod link;
 mod own;
 mod patience;
 mod plain;

@@ -42,6 +42,13 @@ pub(super) struct Upload {
     pub(super) answered: AtomicBool,
 }
 
+impl Upload {
+    /// Whether all of it was taken.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
 /// How many requests a connection has open, and when it last had one.
 #[derive(Debug)]
 pub(super) struct Activity {

@@ -5,13 +5,11 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use encoding_rs::Encoding;
 use http::header::{self, HeaderMap};
-use http_body_util::{BodyDataStream, BodyExt as _};
-use hyper::body::Incoming;
+use http_body_util::BodyDataStream;
 use lol_html::html_content::{ContentType, Element};
 use lol_html::send::{EndTagHandler, HtmlRewriter, Settings};
 use lol_html::{AsciiCompatibleEncoding, MemorySettings, element};
@@ -21,14 +19,12 @@ use tokio::time::Sleep;
 use tokio_util::io::StreamReader;
 
 use super::coding::{Coding, Decoder, Encoder};
+use super::link::{Exchange, FAREWELL};
 
 /// Octets of HTML taken at a time.
 const STEP: usize = 16 * 1024;
 /// Octets of HTML after which other tasks get their turn: a few packed ones can be gigabytes.
 const TURN: usize = 64 * 1024;
-/// How long the end of a broken body is kept back. With it the connection's end, and whatever
-/// has not left by then, is thrown away.
-const FAREWELL: Duration = Duration::from_millis(100);
 /// Octets that one document's rewriter may hold; past it the document goes on unchanged.
 const REWRITER_MAX: usize = 1024 * 1024;
 
@@ -104,8 +100,8 @@ enum End {
 
 impl Injected {
     /// Puts `elements` into `body`.
-    pub(super) fn new(body: Incoming, elements: &str, plan: Plan) -> Self {
-        let reader = StreamReader::new(BodyDataStream::new(body.map_err(io::Error::other)));
+    pub(super) fn new(body: Exchange, elements: &str, plan: Plan) -> Self {
+        let reader = StreamReader::new(BodyDataStream::new(body));
         let rewritten = Arc::<Mutex<BytesMut>>::default();
         Self {
             decoder: Decoder::new(plan.coding, Box::pin(reader)),

@@ -20,8 +20,8 @@ use super::forward::{forward, not_http};
 use super::guard::Gate;
 use super::headers::{self, Origin};
 use super::inject::Injection;
+use super::link::Exchange;
 use super::plain::to_https;
-use super::pool::Exchange;
 use super::record::{Activity, Record, RequestId, Upload};
 use super::respond::{self, Failure, Form};
 use super::rewrite::Injected;
@@ -165,10 +165,10 @@ impl Session {
         }
         let request = Request::from_parts(parts, body);
         let forwarded = forward(&self.http.pool, &permit, target, record.visitor, request, upload.clone());
-        let (response, exchange) = forwarded.await?;
+        let response = forwarded.await?;
 
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return switch(response, exchange, wish, permit.hold().cloned());
+            return switch(response, wish, permit.hold().cloned());
         }
         if wish.is_some_and(|wish| wish.is_extended()) && response.status().is_success() {
             // To the visitor, 2xx would mean that the switch was made (RFC 8441, section 4).
@@ -181,9 +181,10 @@ impl Session {
         });
         let body = match plan {
             Some((injection, plan)) if !http_body::Body::is_end_stream(&body) => {
-                Answer::injected(Injected::new(body, injection.elements(), plan), exchange)
+                let cut = body.cut().cloned().unwrap_or_default();
+                Answer::injected(Injected::new(body, injection.elements(), plan), cut)
             }
-            _ => Answer::relayed(body, exchange),
+            _ => Answer::relayed(body),
         };
         let mut answer = Response::new(body.held(permit.hold()));
         (*answer.status_mut(), *answer.headers_mut()) = (parts.status, parts.headers);
@@ -321,8 +322,7 @@ impl Session {
 
 /// The service has switched protocols: from here on the bytes are only copied.
 fn switch(
-    mut response: Response<Incoming>,
-    exchange: Exchange,
+    mut response: Response<Exchange>,
     wish: Option<Wish>,
     hold: Option<Hold>,
 ) -> Result<Outcome, Failure> {
@@ -331,8 +331,9 @@ fn switch(
     };
     let service = hyper::upgrade::on(&mut response);
     let status = wish.grant(response.headers_mut())?;
+    let (parts, exchange) = response.into_parts();
     let end = End { cut: exchange.switched(), hold };
-    let mut answer = response.map(|_| Answer::own(bytes::Bytes::new()));
+    let mut answer = Response::from_parts(parts, Answer::own(bytes::Bytes::new()));
     *answer.status_mut() = status;
     *answer.version_mut() = Version::HTTP_11;
     Ok(Outcome::Switched(answer, wish, service, end))
@@ -349,7 +350,7 @@ fn clean_answer(parts: &mut http::response::Parts, h1: bool, upload: Option<&Upl
         headers.remove(header::CONTENT_LENGTH);
     }
     headers::remove_hop_by_hop(headers);
-    let early = upload.is_some_and(|upload| !upload.ended.load(std::sync::atomic::Ordering::Acquire));
+    let early = upload.is_some_and(|upload| !upload.is_ended());
     if let Some(wanted) = wanted.flatten() {
         headers.insert(header::UPGRADE, wanted);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -1,0 +1,452 @@
+//! One HTTP/1.1 connection to a service, and the exchange on it: a request up, its answer down.
+//!
+//! The connection is no task of its own, because two tasks on two threads would wake each other
+//! several times a request. Whoever waits for something on it drives it: the request's task until
+//! the answer has been read, and the pool's keeper while it is idle. Only when an answer comes
+//! before the request has gone out whole does it become a task: then both directions go on, whatever
+//! the visitor takes.
+
+use std::fmt;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::{AbortHandle, coop};
+use tokio::time::Sleep;
+
+use super::body::Outgoing;
+use super::pool::Pool;
+use super::record::Upload;
+use crate::net::{ByteStream, Tasks};
+use crate::registry::{BoxFuture, Cut, Target};
+
+/// Octets that one connection to a service may buffer, each way.
+const BUFFER_MAX: usize = 128 * 1024;
+/// Header fields that an answer may have.
+const FIELDS_MAX: usize = 512;
+/// How long the end of a broken body is kept back. With it the connection's end, and whatever has not
+/// left by then, is thrown away.
+pub(super) const FAREWELL: Duration = Duration::from_millis(100);
+
+/// One HTTP/1.1 connection to a service. Dropping it cuts the connection.
+pub(super) struct Link {
+    sender: SendRequest<Outgoing>,
+    /// Until it has ended, or has become a task.
+    connection: Option<BoxFuture<'static, ()>>,
+    task: Option<AbortHandle>,
+    bell: Arc<Bell>,
+    /// Rings the bell.
+    ring: Waker,
+    cut: Cut,
+}
+
+/// Why a request got no answer from a link.
+#[derive(Debug)]
+pub(super) struct SendFailed {
+    /// What the client said.
+    pub(super) error: hyper::Error,
+    /// The request, if nothing of it was sent.
+    pub(super) unsent: Option<Request<Outgoing>>,
+    /// Whether any octet came, of an answer or unasked.
+    pub(super) heard: bool,
+}
+
+impl Link {
+    /// Begins HTTP/1.1 on a new stream, of which `cut` tells.
+    ///
+    /// # Errors
+    /// None that is known of: nothing is sent yet.
+    pub(super) async fn new(stream: ByteStream, cut: Cut) -> Result<Self, hyper::Error> {
+        // There is something to do from the beginning.
+        let bell = Arc::new(Bell { rung: AtomicBool::new(true), ..Bell::default() });
+        let wire = Wire { stream, bell: bell.clone(), write_failed: false };
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(BUFFER_MAX)
+            .max_headers(FIELDS_MAX)
+            .handshake(TokioIo::new(wire))
+            .await?;
+        let connection: BoxFuture<'static, ()> = Box::pin(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to a service ended with an error");
+            }
+        });
+        let ring = Waker::from(bell.clone());
+        Ok(Self { sender, connection: Some(connection), task: None, bell, ring, cut })
+    }
+
+    /// Sends a request, and waits for the head of its answer; there is no limit, because long
+    /// polls have none. Dropping the future cuts the connection.
+    pub(super) async fn send(
+        mut self,
+        request: Request<Outgoing>,
+    ) -> Result<(Response<Incoming>, Self), SendFailed> {
+        // What was heard before was the last answer.
+        self.bell.heard.store(false, Ordering::Relaxed);
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let answered = std::future::poll_fn(|cx| {
+            self.drive(cx);
+            poll_driven(cx, |cx| answer.as_mut().poll(cx))
+        });
+        match answered.await {
+            Ok(response) => Ok((response, self)),
+            Err(mut failed) => {
+                let heard = self.bell.heard.load(Ordering::Relaxed);
+                let unsent = failed.take_message();
+                Err(SendFailed { error: failed.into_error(), unsent, heard })
+            }
+        }
+    }
+
+    /// Does what there is to do on the connection, and has the task woken when there is more.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.bell.owner.register(cx.waker());
+        self.turn();
+    }
+
+    /// Has nobody woken any more, and does what there is left to do now.
+    pub(super) fn settle(&mut self) {
+        self.bell.owner.take();
+        self.turn();
+    }
+
+    fn turn(&mut self) {
+        if self.bell.rung.swap(false, Ordering::AcqRel)
+            && let Some(connection) = &mut self.connection
+            && connection.as_mut().poll(&mut Context::from_waker(&self.ring)).is_ready()
+        {
+            // Whoever waits for something on it is told so by the drop.
+            self.connection = None;
+        }
+    }
+
+    /// Has this one woken from now on.
+    pub(super) fn belong_to(&self, keeper: &Waker) {
+        self.bell.owner.register(keeper);
+        if self.bell.rung.load(Ordering::Acquire) {
+            keeper.wake_by_ref();
+        }
+    }
+
+    /// Whether it can take a request. One that its service has closed cannot.
+    pub(super) fn is_free(&self) -> bool {
+        self.connection.is_some() && self.sender.is_ready()
+    }
+
+    /// Forgets what was to run when the stream is cut.
+    pub(super) fn forget_cut(&self) {
+        self.cut.forget();
+    }
+
+    /// Lets a task of its own drive it from now on, until the link is dropped.
+    fn become_task(&mut self, tasks: &Tasks) {
+        if let Some(connection) = self.connection.take() {
+            self.bell.owner.take();
+            self.task = Some(tasks.spawn("connection to a service", connection).abort_handle());
+        }
+    }
+
+    /// The next frame of the answer that comes on it.
+    fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        if self.task.is_some() {
+            return Pin::new(body).poll_frame(cx);
+        }
+        // Taking a frame rings, because there is room for the next then. Whoever took it asks for that
+        // one anyway, and need not be woken.
+        self.bell.owner.take();
+        if let Poll::Ready(frame) = poll_driven(cx, |cx| Pin::new(&mut *body).poll_frame(cx)) {
+            return Poll::Ready(frame);
+        }
+        self.drive(cx);
+        poll_driven(cx, |cx| Pin::new(body).poll_frame(cx))
+    }
+}
+
+/// Polls what nothing but the connection makes ready, which is driven by the task that polls: it need
+/// not be woken for it.
+fn poll_driven<T>(cx: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    let polled = poll(&mut Context::from_waker(Waker::noop()));
+    if polled.is_pending() && !coop::has_budget_remaining() {
+        // It may be ready, and the task has only had its turn.
+        cx.waker().wake_by_ref();
+    }
+    polled
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("task", &self.task).field("bell", &self.bell).finish_non_exhaustive()
+    }
+}
+
+/// Says that there is something to do on a connection, and wakes whoever drives it.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: AtomicBool,
+    owner: AtomicWaker,
+    /// Whether anything came since the last request.
+    heard: AtomicBool,
+    /// Whether something waits for the service to take it.
+    unsent: AtomicBool,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Who drives registers first and looks at `rung` then, so that one of the two is seen.
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.owner.wake();
+        }
+    }
+}
+
+/// An answer's body, as it comes on a link. When it was read whole, the link goes back to its pool,
+/// if it may be kept; dropping it earlier cuts the connection.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    body: Incoming,
+    /// Whether the end was seen. A body of unknown length says only then that it has ended.
+    ended: bool,
+    /// Whether something was given out that has had no time to go out.
+    fresh: bool,
+    /// It broke off; this is said when what came before has had time to go out.
+    broken: Option<(io::Error, Pin<Box<Sleep>>)>,
+    link: Option<Link>,
+    upload: Option<Arc<Upload>>,
+    keep: bool,
+    target: Target,
+    pool: Pool,
+}
+
+impl Exchange {
+    /// Pairs a link with what is being read from it. `keep`: whether the link may be used again once
+    /// both sides are done. It is not, in any case, when the answer comes before the request was sent:
+    /// the service may leave the rest unread, and what a visitor sends then would be read as the next
+    /// visitor's request.
+    pub(super) fn new(
+        body: Incoming,
+        mut link: Link,
+        target: &Target,
+        upload: Option<Arc<Upload>>,
+        keep: bool,
+        pool: &Pool,
+    ) -> Self {
+        if let Some(upload) = &upload {
+            upload.answered.store(true, Ordering::Release);
+        }
+        let is_sent = is_sent(upload.as_deref());
+        if !is_sent || link.bell.unsent.load(Ordering::Relaxed) {
+            // The answer is read only as the visitor takes it; the rest of the request must not wait
+            // for that.
+            link.become_task(pool.tasks());
+        }
+        Self {
+            body,
+            ended: false,
+            fresh: true,
+            broken: None,
+            link: Some(link),
+            upload,
+            keep: keep && is_sent,
+            target: target.clone(),
+            pool: pool.clone(),
+        }
+    }
+
+    /// What tells when the stream under it is cut because too much of the answer is unread; none, when
+    /// all of it was read.
+    pub(super) fn cut(&self) -> Option<&Cut> {
+        self.link.as_ref().map(|link| &link.cut)
+    }
+
+    /// Lets go of a connection that speaks another protocol now. The value tells when the stream
+    /// under it is cut.
+    pub(super) fn switched(mut self) -> Cut {
+        let Some(mut link) = self.link.take() else { return Cut::default() };
+        // What is left is to hand the stream over, if even that.
+        link.become_task(self.pool.tasks());
+        link.task = None;
+        link.cut.clone()
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let polled = match &mut self.link {
+            Some(link) => link.poll_body(&mut self.body, cx),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        };
+        match &polled {
+            Poll::Pending => self.fresh = false,
+            Poll::Ready(Some(Err(_))) => {}
+            Poll::Ready(frame) => {
+                self.fresh = true;
+                self.ended |= !matches!(frame, Some(Ok(frame)) if frame.is_data());
+                self.release();
+            }
+        }
+        polled
+    }
+
+    /// Lets go of the link as soon as all of the answer was read, and the request was sent whole: the
+    /// visitor may take long.
+    fn release(&mut self) {
+        if self.is_end_stream()
+            && is_sent(self.upload.as_deref())
+            && let Some(link) = self.link.take()
+            && self.keep
+            && link.task.is_none()
+        {
+            self.pool.give_back(link, &self.target);
+        }
+    }
+}
+
+impl Body for Exchange {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.broken.is_none() {
+            match ready!(self.poll_body(cx)) {
+                Some(Err(error)) => {
+                    self.link = None;
+                    let pause = if self.fresh { FAREWELL } else { Duration::ZERO };
+                    self.broken = Some((io::Error::other(error), Box::pin(tokio::time::sleep(pause))));
+                }
+                other => return Poll::Ready(other.map(|frame| frame.map_err(io::Error::other))),
+            }
+        }
+        if let Some((_, pause)) = &mut self.broken {
+            ready!(pause.as_mut().poll(cx));
+        }
+        Poll::Ready(self.broken.take().map(|(error, _)| Err(error)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn is_sent(upload: Option<&Upload>) -> bool {
+    upload.is_none_or(Upload::is_ended)
+}
+
+/// A service's stream that notes whether anything was heard on it, and whether something waits to be
+/// taken. A failed write is kept back until reading ends too: a service may answer an upload early and
+/// close, and the answer counts.
+struct Wire {
+    stream: ByteStream,
+    bell: Arc<Bell>,
+    write_failed: bool,
+}
+
+impl Wire {
+    fn hush<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match result {
+            // The reading half wakes the task when it ends, and ends the connection then.
+            Poll::Ready(Err(_)) => {
+                self.write_failed = true;
+                Poll::Pending
+            }
+            Poll::Pending => {
+                self.bell.unsent.store(true, Ordering::Relaxed);
+                Poll::Pending
+            }
+            ready @ Poll::Ready(Ok(_)) => ready,
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.bell.heard.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.write_failed {
+            return Poll::Pending;
+        }
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.hush(result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.write_failed {
+            return Poll::Pending;
+        }
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        // The parser flushes only when it has nothing left to write.
+        if result.is_ready() {
+            self.bell.unsent.store(false, Ordering::Relaxed);
+        }
+        self.hush(result)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.write_failed {
+            return Poll::Pending;
+        }
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.hush(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
