@@ -16,7 +16,7 @@ use super::guard::{Gate, Guard};
 use super::patience::Patience;
 use super::record::Activity;
 use super::service::Session;
-use super::stall::Streams;
+use super::streams::{Streams, Together};
 use super::{Connection, Http};
 use crate::net::Duplex;
 use crate::observe::Reason;
@@ -144,8 +144,8 @@ async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
     };
     let header_bytes = u32::try_from(session.http.settings.limits.header_bytes).unwrap_or(u32::MAX);
     let limit = session.http.settings.http.send_timeout;
-    let streams = Streams::new(session.http.tasks.clone(), limit, session.activity.unsent.clone());
-    let mut connection = http2::Builder::new(streams)
+    let streams = Streams::new(limit, session.activity.unsent.clone());
+    let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -158,7 +158,13 @@ async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(Cork::new(io)), service);
-    let end = drive(&session, &mut connection, |connection| connection.graceful_shutdown(), pending());
+    let mut connection = Together::new(connection, streams);
+    let end = drive(
+        &session,
+        &mut connection,
+        |mut connection| Pin::new(connection.connection()).graceful_shutdown(),
+        pending(),
+    );
     end.await.unwrap_or(Reason::Finished)
 }
 

@@ -11,11 +11,10 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -25,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{AbortHandle, coop};
 use tokio::time::Sleep;
 
+use super::bell::Bell;
 use super::body::Outgoing;
 use super::pool::Pool;
 use super::record::Upload;
@@ -45,9 +45,9 @@ pub(super) struct Link {
     /// Until it has ended, or has become a task.
     connection: Option<BoxFuture<'static, ()>>,
     task: Option<AbortHandle>,
-    bell: Arc<Bell>,
-    /// Rings the bell.
-    ring: Waker,
+    /// Says that there is something to do on the connection.
+    bell: Bell,
+    signs: Arc<Signs>,
     cut: Cut,
 }
 
@@ -68,9 +68,8 @@ impl Link {
     /// # Errors
     /// None that is known of: nothing is sent yet.
     pub(super) async fn new(stream: ByteStream, cut: Cut) -> Result<Self, hyper::Error> {
-        // There is something to do from the beginning.
-        let bell = Arc::new(Bell { rung: AtomicBool::new(true), ..Bell::default() });
-        let wire = Wire { stream, bell: bell.clone(), write_failed: false };
+        let signs = Arc::<Signs>::default();
+        let wire = Wire { stream, signs: signs.clone(), write_failed: false };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER_MAX)
             .max_headers(FIELDS_MAX)
@@ -81,8 +80,7 @@ impl Link {
                 tracing::debug!(%error, "a connection to a service ended with an error");
             }
         });
-        let ring = Waker::from(bell.clone());
-        Ok(Self { sender, connection: Some(connection), task: None, bell, ring, cut })
+        Ok(Self { sender, connection: Some(connection), task: None, bell: Bell::new(), signs, cut })
     }
 
     /// Sends a request, and waits for the head of its answer; there is no limit, because long
@@ -92,7 +90,7 @@ impl Link {
         request: Request<Outgoing>,
     ) -> Result<(Response<Incoming>, Self), SendFailed> {
         // What was heard before was the last answer.
-        self.bell.heard.store(false, Ordering::Relaxed);
+        self.signs.heard.store(false, Ordering::Relaxed);
         let mut answer = pin!(self.sender.try_send_request(request));
         let answered = std::future::poll_fn(|cx| {
             self.drive(cx);
@@ -101,7 +99,7 @@ impl Link {
         match answered.await {
             Ok(response) => Ok((response, self)),
             Err(mut failed) => {
-                let heard = self.bell.heard.load(Ordering::Relaxed);
+                let heard = self.signs.heard.load(Ordering::Relaxed);
                 let unsent = failed.take_message();
                 Err(SendFailed { error: failed.into_error(), unsent, heard })
             }
@@ -110,20 +108,20 @@ impl Link {
 
     /// Does what there is to do on the connection, and has the task woken when there is more.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        self.bell.owner.register(cx.waker());
+        self.bell.wakes(cx.waker());
         self.turn();
     }
 
     /// Has nobody woken any more, and does what there is left to do now.
     pub(super) fn settle(&mut self) {
-        self.bell.owner.take();
+        self.bell.wakes_nobody();
         self.turn();
     }
 
     fn turn(&mut self) {
-        if self.bell.rung.swap(false, Ordering::AcqRel)
+        if self.bell.take()
             && let Some(connection) = &mut self.connection
-            && connection.as_mut().poll(&mut Context::from_waker(&self.ring)).is_ready()
+            && connection.as_mut().poll(&mut Context::from_waker(self.bell.ring())).is_ready()
         {
             // Whoever waits for something on it is told so by the drop.
             self.connection = None;
@@ -132,8 +130,8 @@ impl Link {
 
     /// Has this one woken from now on.
     pub(super) fn belong_to(&self, keeper: &Waker) {
-        self.bell.owner.register(keeper);
-        if self.bell.rung.load(Ordering::Acquire) {
+        self.bell.wakes(keeper);
+        if self.bell.is_rung() {
             keeper.wake_by_ref();
         }
     }
@@ -151,7 +149,7 @@ impl Link {
     /// Lets a task of its own drive it from now on, until the link is dropped.
     fn become_task(&mut self, tasks: &Tasks) {
         if let Some(connection) = self.connection.take() {
-            self.bell.owner.take();
+            self.bell.wakes_nobody();
             self.task = Some(tasks.spawn("connection to a service", connection).abort_handle());
         }
     }
@@ -167,7 +165,7 @@ impl Link {
         }
         // Taking a frame rings, because there is room for the next then. Whoever took it asks for that
         // one anyway, and need not be woken.
-        self.bell.owner.take();
+        self.bell.wakes_nobody();
         if let Poll::Ready(frame) = poll_driven(cx, |cx| Pin::new(&mut *body).poll_frame(cx)) {
             return Poll::Ready(frame);
         }
@@ -201,28 +199,13 @@ impl fmt::Debug for Link {
     }
 }
 
-/// Says that there is something to do on a connection, and wakes whoever drives it.
+/// What a connection's parser and its link tell each other.
 #[derive(Debug, Default)]
-struct Bell {
-    rung: AtomicBool,
-    owner: AtomicWaker,
+struct Signs {
     /// Whether anything came since the last request.
     heard: AtomicBool,
     /// Whether something waits for the service to take it.
     unsent: AtomicBool,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // Who drives registers first and looks at `rung` then, so that one of the two is seen.
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.owner.wake();
-        }
-    }
 }
 
 /// An answer's body, as it comes on a link. When it was read whole, the link goes back to its pool,
@@ -260,7 +243,7 @@ impl Exchange {
             upload.answered.store(true, Ordering::Release);
         }
         let is_sent = is_sent(upload.as_deref());
-        if !is_sent || link.bell.unsent.load(Ordering::Relaxed) {
+        if !is_sent || link.signs.unsent.load(Ordering::Relaxed) {
             // The answer is read only as the visitor takes it; the rest of the request must not wait
             // for that.
             link.become_task(pool.tasks());
@@ -373,7 +356,7 @@ fn is_sent(upload: Option<&Upload>) -> bool {
 /// close, and the answer counts.
 struct Wire {
     stream: ByteStream,
-    bell: Arc<Bell>,
+    signs: Arc<Signs>,
     write_failed: bool,
 }
 
@@ -386,7 +369,7 @@ impl Wire {
                 Poll::Pending
             }
             Poll::Pending => {
-                self.bell.unsent.store(true, Ordering::Relaxed);
+                self.signs.unsent.store(true, Ordering::Relaxed);
                 Poll::Pending
             }
             ready @ Poll::Ready(Ok(_)) => ready,
@@ -403,7 +386,7 @@ impl AsyncRead for Wire {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.bell.heard.store(true, Ordering::Relaxed);
+            self.signs.heard.store(true, Ordering::Relaxed);
         }
         result
     }
@@ -425,7 +408,7 @@ impl AsyncWrite for Wire {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
         // The parser flushes only when it has nothing left to write.
         if result.is_ready() {
-            self.bell.unsent.store(false, Ordering::Relaxed);
+            self.signs.unsent.store(false, Ordering::Relaxed);
         }
         self.hush(result)
     }

@@ -1,6 +1,7 @@
 //! Visitors' requests: one connection served, each request in visible order.
 
 mod addressee;
+mod bell;
 mod body;
 mod coding;
 mod connection;
@@ -23,6 +24,7 @@ mod rewrite;
 mod route;
 mod service;
 mod stall;
+mod streams;
 mod upgrade;
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Ends an HTTP/2 stream whose visitor takes nothing of its answer, and no other stream with it.
 //!
 //! A visitor's window may be zero for as long as they like. Then the parser neither writes, which
-//! [`super::patience`] would bound, nor asks the answer for more. So each stream's own task keeps
+//! [`super::patience`] would bound, nor asks the answer for more. So each stream keeps
 //! the time. It stands still while the service is what is waited for.
 
 use std::pin::Pin;
@@ -14,8 +14,8 @@ use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep};
 
 use super::patience::Unsent;
-use crate::net::Tasks;
 use crate::observe::Reason;
+use crate::registry::BoxFuture;
 
 /// Octets given out at once that get the whole time once more: the parser asks for more only when
 /// the visitor has made room for all of them.
@@ -30,7 +30,7 @@ tokio::task_local! {
     static CURRENT: Arc<Stall>;
 }
 
-/// What the task of an HTTP/2 stream and the stream's answer tell each other.
+/// What an HTTP/2 stream and the stream's answer tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Stall {
     /// Whether there is an answer to be taken.
@@ -44,7 +44,7 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    /// That of the stream whose task this is; `None` over HTTP/1.1.
+    /// That of the stream that runs now; `None` over HTTP/1.1.
     pub(super) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
@@ -57,7 +57,7 @@ impl Stall {
     /// The answer was asked for more, and gave so many octets; `None`: the service has sent none.
     pub(super) fn note(&self, given: Option<usize>) {
         match given {
-            // Only the stream's own task writes here, so that nothing is lost in between.
+            // Only the stream itself writes here, so that nothing is lost in between.
             Some(octets) => {
                 let given = self.given.load(Ordering::Relaxed);
                 let octets = u32::try_from(octets).unwrap_or(u32::MAX);
@@ -68,8 +68,8 @@ impl Stall {
         }
     }
 
-    /// Has the stream end: its visitor takes too little, or may see no more of it. What it holds is dropped by its
-    /// task, as soon as that has its turn.
+    /// Has the stream end: its visitor takes too little, or may see no more of it. What it holds is
+    /// dropped as soon as it has its turn.
     pub(super) fn end(&self, why: Reason) {
         let _ = self.over.set(why);
         self.task.wake();
@@ -81,38 +81,10 @@ impl Stall {
     }
 }
 
-/// Runs the streams of one HTTP/2 connection, each as a task that ends when its visitor takes
-/// nothing of its answer for too long. The visitor sees such a stream reset.
-#[derive(Clone, Debug)]
-pub(super) struct Streams {
-    tasks: Tasks,
-    limit: Duration,
-    unsent: Arc<Unsent>,
-}
-
-impl Streams {
-    /// Lets streams stand still for at most `limit`, or longer while `unsent` says that the
-    /// connection is full.
-    pub(super) fn new(tasks: Tasks, limit: Duration, unsent: Arc<Unsent>) -> Self {
-        Self { tasks, limit, unsent }
-    }
-}
-
-impl<F> hyper::rt::Executor<F> for Streams
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        let stall = Arc::<Stall>::default();
-        let stream = Box::pin(CURRENT.scope(stall.clone(), stream));
-        let (limit, unsent) = (self.limit, self.unsent.clone());
-        self.tasks.spawn("http/2 stream", Watched { stream, stall, limit, unsent, wait: None });
-    }
-}
-
-/// A stream, and the time for which it has stood still.
-struct Watched<F> {
-    stream: Pin<Box<F>>,
+/// A stream, and the time for which it has stood still. It ends when its visitor takes nothing of
+/// its answer for too long; the visitor sees it reset.
+pub(super) struct Watched {
+    stream: BoxFuture<'static, ()>,
     stall: Arc<Stall>,
     limit: Duration,
     unsent: Arc<Unsent>,
@@ -128,7 +100,20 @@ struct Wait {
     look: Pin<Box<Sleep>>,
 }
 
-impl<F: Future<Output = ()>> Future for Watched<F> {
+impl Watched {
+    /// Lets a stream stand still for at most `limit`, or longer while `unsent` says that the
+    /// connection is full.
+    pub(super) fn new<F>(stream: F, limit: Duration, unsent: Arc<Unsent>) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stall = Arc::<Stall>::default();
+        let stream = Box::pin(CURRENT.scope(stall.clone(), stream));
+        Self { stream, stall, limit, unsent, wait: None }
+    }
+}
+
+impl Future for Watched {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -155,7 +140,7 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
     }
 }
 
-impl<F> Watched<F> {
+impl Watched {
     /// Waits until the visitor has had time enough since they last took something, which is now
     /// if octets were given out.
     fn poll_patience(&mut self, given: u32, cx: &mut Context<'_>) -> Poll<()> {
@@ -193,13 +178,14 @@ mod tests {
     use std::future::{pending, poll_fn};
 
     use super::*;
+    use crate::net::Tasks;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
     /// Runs a stream to its end; the value is how long it took.
     async fn run(unsent: Arc<Unsent>, stream: impl Future<Output = ()> + Send + 'static) -> u64 {
         let (tasks, started) = (Tasks::new(), Instant::now());
-        hyper::rt::Executor::execute(&Streams::new(tasks.clone(), LIMIT, unsent), stream);
+        tasks.spawn("stream", Watched::new(stream, LIMIT, unsent));
         tasks.begin_drain();
         tasks.all_ended().await;
         started.elapsed().as_secs()

@@ -19,7 +19,7 @@ pub use bind::{BindError, bind, bind_udp, prepare_socket};
 pub use fetch::{Fetch, FetchError, FetchOptions};
 pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Held, Replay, copy_both, copy_both_until};
 pub use slots::{Slot, Slots, SlotsFull};
-pub use tasks::Tasks;
+pub use tasks::{Isolated, Tasks};
 
 /// The other end of the TCP connection, as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

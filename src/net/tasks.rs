@@ -1,6 +1,9 @@
 //! The one place that spawns: every task has an owner that can wait for it.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -82,7 +85,35 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.spawn("http/2 stream", future);
+        self.spawn("part of a connection", future);
+    }
+}
+
+/// A part of a task that ends alone when it panics; that is logged as our fault.
+#[derive(Debug)]
+pub struct Isolated<F> {
+    what: &'static str,
+    part: F,
+}
+
+impl<F> Isolated<F> {
+    /// `what` names it should it panic.
+    pub fn new(what: &'static str, part: F) -> Self {
+        Self { what, part }
+    }
+}
+
+impl<F: Future<Output = ()> + Unpin> Future for Isolated<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { what, part } = &mut *self;
+        // What a panic leaves of it is never polled again.
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let _guard = PanicLog(what);
+            Pin::new(part).poll(cx)
+        }));
+        polled.unwrap_or(Poll::Ready(()))
     }
 }
 
