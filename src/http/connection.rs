@@ -145,6 +145,7 @@ async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
     let header_bytes = u32::try_from(session.http.settings.limits.header_bytes).unwrap_or(u32::MAX);
     let limit = session.http.settings.http.send_timeout;
     let streams = Streams::new(limit, session.activity.unsent.clone());
+    let io = Cork::new(io);
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -157,8 +158,8 @@ async fn serve_h2(session: Arc<Session>, io: impl Duplex + 'static) -> Reason {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
-        .serve_connection(TokioIo::new(Cork::new(io)), service);
-    let mut connection = Together::new(connection, streams);
+        .serve_connection(TokioIo::new(io.clone()), service);
+    let mut connection = Together::new(connection, io, streams);
     let end = drive(
         &session,
         &mut connection,
