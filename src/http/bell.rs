@@ -3,9 +3,10 @@
 //! A part that is polled with a bell's waker is polled only when there is something to do for it,
 //! whoever owns it by then; and what its own task does to it wakes nobody.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
@@ -52,6 +53,34 @@ impl Bell {
     /// Whether it has rung.
     pub(super) fn is_rung(&self) -> bool {
         self.inner.rung.load(Ordering::Acquire)
+    }
+}
+
+/// A future that is polled only when its bell has rung, for one that stands beside another which is
+/// polled often.
+#[derive(Debug)]
+pub(super) struct Seldom<F> {
+    bell: Bell,
+    part: F,
+}
+
+impl<F> Seldom<F> {
+    /// Polled once in any case.
+    pub(super) fn new(part: F) -> Self {
+        Self { bell: Bell::new(), part }
+    }
+}
+
+impl<F: Future + Unpin> Future for Seldom<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { bell, part } = &mut *self;
+        bell.wakes(cx.waker());
+        if bell.take() {
+            return Pin::new(part).poll(&mut Context::from_waker(bell.ring()));
+        }
+        Poll::Pending
     }
 }
 

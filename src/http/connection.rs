@@ -1,7 +1,7 @@
 //! One visitor's connection from its first byte of HTTP to its end.
 
 use std::future::pending;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::bell::Seldom;
 use super::cork::Cork;
 use super::guard::{Gate, Guard};
 use super::patience::Patience;
@@ -180,11 +181,13 @@ async fn drive<C>(
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
-    let drain = session.http.tasks.drain_begun();
     tokio::pin!(pause);
     let mut asked = None;
     loop {
+        // Hardly ever is one of these what woke the task.
+        let turn = pin!(next_turn(session, asked, pause.as_mut()));
         tokio::select! {
+            biased;
             result = &mut *connection => return Some(match (result, asked) {
                 (Ok(()), asked) => asked.unwrap_or(Reason::Finished),
                 (Err(_), Some(asked)) => asked,
@@ -193,21 +196,36 @@ where
                     Reason::ConnectionLost
                 }
             }),
-            () = drain.cancelled(), if asked.is_none() => {
-                asked = Some(Reason::Draining);
-                ask_to_end(Pin::new(connection));
-            }
-            // The parser would wait for the visitor to take what is there, which is just what they
-            // do not.
-            why = session.cut.wait() => return Some(*why),
-            () = until_idle(session), if asked.is_none() => {
-                asked = Some(Reason::Idle);
-                ask_to_end(Pin::new(connection));
-            }
-            // A peer that has not even begun, or takes nothing, hears no request to end.
-            () = until_unused(session), if asked == Some(Reason::Idle) => return Some(Reason::Idle),
-            () = &mut pause, if asked.is_none() => return None,
+            turn = Seldom::new(turn) => match turn {
+                Turn::AskToEnd(why) => {
+                    asked = Some(why);
+                    ask_to_end(Pin::new(connection));
+                }
+                Turn::End(why) => return Some(why),
+                Turn::Pause => return None,
+            },
         }
+    }
+}
+
+/// What is to become of a connection that has not ended by itself.
+enum Turn {
+    AskToEnd(Reason),
+    End(Reason),
+    Pause,
+}
+
+/// Waits for what is next to become of a connection that was asked to end, or not yet.
+async fn next_turn(session: &Session, asked: Option<Reason>, pause: impl Future<Output = ()>) -> Turn {
+    let drain = session.http.tasks.drain_begun();
+    tokio::select! {
+        () = drain.cancelled(), if asked.is_none() => Turn::AskToEnd(Reason::Draining),
+        // The parser would wait for the visitor to take what is there, which is just what they do not.
+        why = session.cut.wait() => Turn::End(*why),
+        () = until_idle(session), if asked.is_none() => Turn::AskToEnd(Reason::Idle),
+        // A peer that has not even begun, or takes nothing, hears no request to end.
+        () = until_unused(session), if asked == Some(Reason::Idle) => Turn::End(Reason::Idle),
+        () = pause, if asked.is_none() => Turn::Pause,
     }
 }
 

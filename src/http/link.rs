@@ -33,8 +33,6 @@ use crate::registry::{BoxFuture, Cut, Target};
 
 /// Octets that one connection to a service may buffer, each way.
 const BUFFER_MAX: usize = 128 * 1024;
-/// Header fields that an answer may have.
-const FIELDS_MAX: usize = 512;
 /// How long the end of a broken body is kept back. With it the connection's end, and whatever has not
 /// left by then, is thrown away.
 pub(super) const FAREWELL: Duration = Duration::from_millis(100);
@@ -72,7 +70,6 @@ impl Link {
         let wire = Wire { stream, signs: signs.clone(), write_failed: false };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER_MAX)
-            .max_headers(FIELDS_MAX)
             .handshake(TokioIo::new(wire))
             .await?;
         let connection: BoxFuture<'static, ()> = Box::pin(async move {
@@ -166,7 +163,13 @@ impl Link {
         // Taking a frame rings, because there is room for the next then. Whoever took it asks for that
         // one anyway, and need not be woken.
         self.bell.wakes_nobody();
+        let was_rung = self.bell.is_rung();
         if let Poll::Ready(frame) = poll_driven(cx, |cx| Pin::new(&mut *body).poll_frame(cx)) {
+            if !was_rung && body.is_end_stream() {
+                // No next one: there is nothing to do. Should the service have closed just now, the next
+                // request finds out.
+                self.bell.take();
+            }
             return Poll::Ready(frame);
         }
         self.drive(cx);

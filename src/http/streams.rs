@@ -59,15 +59,13 @@ pub(super) struct Together<C, S> {
     /// Says that one of the streams is to be polled.
     running_bell: Bell,
     streams: Streams,
-    yielded: bool,
 }
 
 impl<C, S> Together<C, S> {
     /// The connection that begins `streams`, and writes to `io`.
     pub(super) fn new(connection: C, io: Cork<S>, streams: Streams) -> Self {
         let running = FuturesUnordered::new();
-        let yielded = false;
-        Self { connection, io, bell: Bell::new(), running, running_bell: Bell::new(), streams, yielded }
+        Self { connection, io, bell: Bell::new(), running, running_bell: Bell::new(), streams }
     }
 
     /// The connection, to tell it something. It is polled afterwards.
@@ -76,11 +74,15 @@ impl<C, S> Together<C, S> {
         &mut self.connection
     }
 
+    /// Gives every stream that is ready its turn.
     fn run_streams(&mut self) {
+        self.begin_streams();
         if self.running_bell.take() {
             let mut cx = Context::from_waker(self.running_bell.ring());
             while let Poll::Ready(Some(())) = self.running.poll_next_unpin(&mut cx) {}
         }
+        // A stream that switches protocols begins one more.
+        self.begin_streams();
     }
 
     fn begin_streams(&mut self) {
@@ -92,38 +94,23 @@ impl<C, S> Together<C, S> {
     }
 }
 
-pub(super) fn mode() -> u32 {
-    static MODE: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
-    *MODE.get_or_init(|| std::env::var("P_MODE").ok().and_then(|m| m.parse().ok()).unwrap_or(0))
-}
-
 impl<C: Future + Unpin, S: AsyncWrite + Unpin> Together<C, S> {
     fn turn(&mut self) -> Poll<C::Output> {
-        let rung = self.bell.is_rung();
+        let is_due = self.bell.is_rung();
         self.run_streams();
-        self.begin_streams();
-        if mode() == 2 && !rung && self.bell.is_rung() && !self.yielded {
-            self.yielded = true;
+        // When it is only streams that have something for the connection, other tasks have their turn
+        // first: more answers may be on their way.
+        if !is_due || !self.bell.take() {
             return Poll::Pending;
         }
-        if mode() == 3 && self.bell.is_rung() && !self.yielded {
-            self.yielded = true;
-            return Poll::Pending;
-        }
-        self.yielded = false;
-        if self.bell.take() {
-            let mut cx = Context::from_waker(self.bell.ring());
-            let polled = Pin::new(&mut self.connection).poll(&mut cx);
-            // When there is no room for all of it, the connection is polled again when there is.
-            let _ = self.io.poll_drain(&mut cx);
-            if polled.is_ready() {
-                return polled;
-            }
-            self.begin_streams();
+        let mut cx = Context::from_waker(self.bell.ring());
+        let polled = Pin::new(&mut self.connection).poll(&mut cx);
+        // When there is no room for all of it, the connection is polled again as soon as there is.
+        let _ = self.io.poll_drain(&mut cx);
+        if polled.is_pending() {
             self.run_streams();
-            self.begin_streams();
         }
-        Poll::Pending
+        polled
     }
 }
 
