@@ -17,7 +17,7 @@ use tokio::sync::SetOnce;
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
-use super::link::Exchange;
+use super::exchange::Exchange;
 use super::record::{Record, Upload};
 use super::rewrite::Injected;
 use super::stall::Stall;

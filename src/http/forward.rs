@@ -8,7 +8,8 @@ use http_body::Body as _;
 
 use super::body::Outgoing;
 use super::denial::no_longer;
-use super::link::{Exchange, SendFailed};
+use super::exchange::Exchange;
+use super::link::SendFailed;
 use super::pool::Pool;
 use super::record::Upload;
 use super::respond::Failure;

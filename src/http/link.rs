@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection to a service, and the exchange on it: a request up, its answer down.
+//! One HTTP/1.1 connection to a service: requests up, and what comes down.
 //!
 //! The connection is no task of its own, because two tasks on two threads would wake each other
 //! several times a request. Whoever waits for something on it drives it: the request's task until
@@ -11,31 +11,24 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{AbortHandle, coop};
-use tokio::time::Sleep;
 
 use super::bell::Bell;
 use super::body::Outgoing;
-use super::pool::Pool;
-use super::record::Upload;
 use crate::net::{ByteStream, Tasks};
-use crate::registry::{BoxFuture, Cut, Target};
+use crate::registry::{BoxFuture, Cut};
 
 /// Octets that one connection to a service may buffer, each way.
 const BUFFER_MAX: usize = 128 * 1024;
-/// How long the end of a broken body is kept back. With it the connection's end, and whatever has not
-/// left by then, is thrown away.
-pub(super) const FAREWELL: Duration = Duration::from_millis(100);
 
 /// One HTTP/1.1 connection to a service. Dropping it cuts the connection.
 pub(super) struct Link {
@@ -68,10 +61,8 @@ impl Link {
     pub(super) async fn new(stream: ByteStream, cut: Cut) -> Result<Self, hyper::Error> {
         let signs = Arc::<Signs>::default();
         let wire = Wire { stream, signs: signs.clone(), write_failed: false };
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(BUFFER_MAX)
-            .handshake(TokioIo::new(wire))
-            .await?;
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(BUFFER_MAX).handshake(TokioIo::new(wire)).await?;
         let connection: BoxFuture<'static, ()> = Box::pin(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to a service ended with an error");
@@ -138,13 +129,29 @@ impl Link {
         self.connection.is_some() && self.sender.is_ready()
     }
 
-    /// Forgets what was to run when the stream is cut.
-    pub(super) fn forget_cut(&self) {
-        self.cut.forget();
+    /// What tells when the stream under it is cut.
+    pub(super) fn cut(&self) -> &Cut {
+        &self.cut
+    }
+
+    /// Whether something of the request waits for the service to take it.
+    pub(super) fn is_writing(&self) -> bool {
+        self.signs.unsent.load(Ordering::Relaxed)
+    }
+
+    /// Whether a task of its own drives it.
+    pub(super) fn is_task(&self) -> bool {
+        self.task.is_some()
+    }
+
+    /// Lets the task of its own go on without the link. The value tells when the stream is cut.
+    pub(super) fn let_go(mut self) -> Cut {
+        self.task = None;
+        self.cut.clone()
     }
 
     /// Lets a task of its own drive it from now on, until the link is dropped.
-    fn become_task(&mut self, tasks: &Tasks) {
+    pub(super) fn become_task(&mut self, tasks: &Tasks) {
         if let Some(connection) = self.connection.take() {
             self.bell.wakes_nobody();
             self.task = Some(tasks.spawn("connection to a service", connection).abort_handle());
@@ -152,7 +159,7 @@ impl Link {
     }
 
     /// The next frame of the answer that comes on it.
-    fn poll_body(
+    pub(super) fn poll_body(
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
@@ -209,149 +216,6 @@ struct Signs {
     heard: AtomicBool,
     /// Whether something waits for the service to take it.
     unsent: AtomicBool,
-}
-
-/// An answer's body, as it comes on a link. When it was read whole, the link goes back to its pool,
-/// if it may be kept; dropping it earlier cuts the connection.
-#[derive(Debug)]
-pub(super) struct Exchange {
-    body: Incoming,
-    /// Whether the end was seen. A body of unknown length says only then that it has ended.
-    ended: bool,
-    /// Whether something was given out that has had no time to go out.
-    fresh: bool,
-    /// It broke off; this is said when what came before has had time to go out.
-    broken: Option<(io::Error, Pin<Box<Sleep>>)>,
-    link: Option<Link>,
-    upload: Option<Arc<Upload>>,
-    keep: bool,
-    target: Target,
-    pool: Pool,
-}
-
-impl Exchange {
-    /// Pairs a link with what is being read from it. `keep`: whether the link may be used again once
-    /// both sides are done. It is not, in any case, when the answer comes before the request was sent:
-    /// the service may leave the rest unread, and what a visitor sends then would be read as the next
-    /// visitor's request.
-    pub(super) fn new(
-        body: Incoming,
-        mut link: Link,
-        target: &Target,
-        upload: Option<Arc<Upload>>,
-        keep: bool,
-        pool: &Pool,
-    ) -> Self {
-        if let Some(upload) = &upload {
-            upload.answered.store(true, Ordering::Release);
-        }
-        let is_sent = is_sent(upload.as_deref());
-        if !is_sent || link.signs.unsent.load(Ordering::Relaxed) {
-            // The answer is read only as the visitor takes it; the rest of the request must not wait
-            // for that.
-            link.become_task(pool.tasks());
-        }
-        Self {
-            body,
-            ended: false,
-            fresh: true,
-            broken: None,
-            link: Some(link),
-            upload,
-            keep: keep && is_sent,
-            target: target.clone(),
-            pool: pool.clone(),
-        }
-    }
-
-    /// What tells when the stream under it is cut because too much of the answer is unread; none, when
-    /// all of it was read.
-    pub(super) fn cut(&self) -> Option<&Cut> {
-        self.link.as_ref().map(|link| &link.cut)
-    }
-
-    /// Lets go of a connection that speaks another protocol now. The value tells when the stream
-    /// under it is cut.
-    pub(super) fn switched(mut self) -> Cut {
-        let Some(mut link) = self.link.take() else { return Cut::default() };
-        // What is left is to hand the stream over, if even that.
-        link.become_task(self.pool.tasks());
-        link.task = None;
-        link.cut.clone()
-    }
-
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let polled = match &mut self.link {
-            Some(link) => link.poll_body(&mut self.body, cx),
-            None => Pin::new(&mut self.body).poll_frame(cx),
-        };
-        match &polled {
-            Poll::Pending => self.fresh = false,
-            Poll::Ready(Some(Err(_))) => {}
-            Poll::Ready(frame) => {
-                self.fresh = true;
-                self.ended |= !matches!(frame, Some(Ok(frame)) if frame.is_data());
-                self.release();
-            }
-        }
-        polled
-    }
-
-    /// Lets go of the link as soon as all of the answer was read, and the request was sent whole: the
-    /// visitor may take long.
-    fn release(&mut self) {
-        if self.is_end_stream()
-            && is_sent(self.upload.as_deref())
-            && let Some(link) = self.link.take()
-            && self.keep
-            && link.task.is_none()
-        {
-            self.pool.give_back(link, &self.target);
-        }
-    }
-}
-
-impl Body for Exchange {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if self.broken.is_none() {
-            match ready!(self.poll_body(cx)) {
-                Some(Err(error)) => {
-                    self.link = None;
-                    let pause = if self.fresh { FAREWELL } else { Duration::ZERO };
-                    self.broken = Some((io::Error::other(error), Box::pin(tokio::time::sleep(pause))));
-                }
-                other => return Poll::Ready(other.map(|frame| frame.map_err(io::Error::other))),
-            }
-        }
-        if let Some((_, pause)) = &mut self.broken {
-            ready!(pause.as_mut().poll(cx));
-        }
-        Poll::Ready(self.broken.take().map(|(error, _)| Err(error)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
-fn is_sent(upload: Option<&Upload>) -> bool {
-    upload.is_none_or(Upload::is_ended)
 }
 
 /// A service's stream that notes whether anything was heard on it, and whether something waits to be

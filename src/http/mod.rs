@@ -8,6 +8,7 @@ mod connection;
 mod cork;
 mod credentials;
 mod denial;
+mod exchange;
 mod forward;
 mod guard;
 mod head;

@@ -61,17 +61,17 @@ impl Pool {
     /// The connection that was used last, if one is left that still lives.
     pub(super) fn take(&self, target: &Target) -> Option<Link> {
         loop {
-            let mut link = {
+            let (mut link, older) = {
                 let mut idle = self.0.idle.lock();
                 let links = &mut idle.get_mut(&target.id())?.links;
                 let (link, since) = links.pop()?;
-                if since.elapsed() >= self.0.idle_timeout {
-                    // Those below it are older still.
-                    links.clear();
-                    return None;
-                }
-                link
+                // Those below it are older still.
+                let is_old = since.elapsed() >= self.0.idle_timeout;
+                (link, is_old.then(|| std::mem::take(links)))
             };
+            if older.is_some() {
+                return None;
+            }
             link.settle();
             if link.is_free() {
                 self.0.metrics.http.upstream_reused.one();
@@ -92,7 +92,7 @@ impl Pool {
 
     /// Keeps a connection whose answer was read whole, if it still lives.
     pub(super) fn give_back(&self, mut link: Link, target: &Target) {
-        link.forget_cut();
+        link.cut().forget();
         link.settle();
         let inner = &self.0;
         let over = target.gone().is_cancelled() || inner.drain.is_cancelled();

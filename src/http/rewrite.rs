@@ -19,7 +19,7 @@ use tokio::time::Sleep;
 use tokio_util::io::StreamReader;
 
 use super::coding::{Coding, Decoder, Encoder};
-use super::link::{Exchange, FAREWELL};
+use super::exchange::{Exchange, FAREWELL};
 
 /// Octets of HTML taken at a time.
 const STEP: usize = 16 * 1024;

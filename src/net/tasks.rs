@@ -124,7 +124,7 @@ struct PanicLog(&'static str);
 impl Drop for PanicLog {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!(task = self.0, reason = "panic", "a task panicked; only its connection ends");
+            tracing::error!(task = self.0, reason = "panic", "a task panicked; only what it served ends");
         }
     }
 }
@@ -143,6 +143,13 @@ mod tests {
         other.await.expect("the other task ends well");
         tasks.begin_drain();
         tasks.all_ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_part_only() {
+        let bad = Isolated::new("bad", Box::pin(async { panic!("on purpose") }));
+        let good = Isolated::new("good", Box::pin(tokio::task::yield_now()));
+        tokio::join!(bad, good);
     }
 
     #[tokio::test]

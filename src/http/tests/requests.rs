@@ -338,3 +338,15 @@ async fn a_trusted_proxy_is_believed() {
     assert!(answer.contains("x-forwarded-for: 203.0.113.9, 127.0.0.1\r\n"), "{answer}");
     assert!(answer.contains("x-forwarded-proto: https\r\n"), "{answer}");
 }
+
+#[tokio::test]
+async fn an_answer_may_have_as_many_header_fields_as_is_said() {
+    let gateway = Gateway::start(Port::Plain).await;
+    for (fields, status) in [(100, "200 OK"), (101, "502 Bad Gateway")] {
+        let more = "x-one: 1\r\n".repeat(fields - 1);
+        let service = Service::says(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{more}\r\nok")).await;
+        let _lease = gateway.offer(service.addr);
+        let answer = gateway.get("/", "").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{fields}: {answer}");
+    }
+}

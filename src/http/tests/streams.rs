@@ -377,3 +377,62 @@ async fn slow_services_and_long_polls_are_not_taken_for_stalled_uploads() {
     tokio::io::AsyncReadExt::read_exact(&mut read, &mut seen).await.unwrap();
     assert_eq!(&seen, b"HTTP/1.1 200 OK");
 }
+
+#[tokio::test]
+async fn a_kept_connection_that_its_service_closes_is_let_go_at_once() {
+    let gateway = Gateway::start(Port::Plain).await;
+    let (told, mut is_closed) = tokio::sync::mpsc::unbounded_channel();
+    let service = Service::start(move |mut peer, _| {
+        let told = told.clone();
+        async move {
+            peer.head().await;
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            // Only once it lies idle: until then the connection is the request's.
+            told.send("answered").unwrap();
+            peer.0.shutdown().await.unwrap();
+            told.send(if peer.rest().await.is_empty() { "closed" } else { "more" }).unwrap();
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    // The visitor stays, so that the end is not theirs.
+    let mut visitor = gateway.visitor().await;
+    visitor.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    assert_eq!(is_closed.recv().await, Some("answered"));
+    let soon = tokio::time::timeout(LIMIT / 4, is_closed.recv());
+    assert_eq!(soon.await.expect("it lies about until its idle time is over"), Some("closed"));
+    assert!(visitor.until("ok").await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_the_visitor_takes_nothing_of_an_early_answer() {
+    const UP: usize = 8 << 20;
+    const DOWN: usize = 32 << 20;
+    let gateway = Gateway::start(Port::Plain).await;
+    let (told, mut is_up) = tokio::sync::mpsc::unbounded_channel();
+    let service = Service::start(move |mut peer, _| {
+        let told = told.clone();
+        async move {
+            peer.head().await;
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {DOWN}\r\n\r\n")).await;
+            let (mut read, mut write) = peer.0.split();
+            let down = async { write.write_all(&vec![b'd'; DOWN]).await.unwrap() };
+            let up = async {
+                let mut rest = tokio::io::AsyncReadExt::take(&mut read, UP as u64);
+                let count = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.unwrap();
+                told.send(count).unwrap();
+            };
+            tokio::join!(down, up);
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    let mut visitor = gateway.visitor().await;
+    visitor.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {UP}\r\n\r\nxx")).await;
+    visitor.head().await;
+    // More than all buffers on the way hold, and not one octet of the answer's body is read.
+    let sent = tokio::time::timeout(LIMIT, visitor.send(vec![b'u'; UP - 2]));
+    sent.await.expect("the upload waits for the answer to be read");
+    assert_eq!(is_up.recv().await, Some(UP as u64));
+    assert_eq!(visitor.rest().await.len(), DOWN);
+}
