@@ -7,11 +7,12 @@
 //! do not end it soon.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::Link;
@@ -29,6 +30,40 @@ const DISCARD: usize = 4 << 20;
 const DISCARD_MORE: usize = 64 << 20;
 /// How long nothing has to arrive on a channel that was closed from this side.
 const QUIET: Duration = Duration::from_millis(250);
+
+/// The channels of a session that this side has closed before the peer did.
+#[derive(Debug, Default)]
+pub struct ClosedFirst {
+    all: AtomicUsize,
+    of_visitors: AtomicUsize,
+    one_more: Notify,
+}
+
+impl ClosedFirst {
+    /// One more.
+    pub fn note(&self) {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        self.one_more.notify_one();
+    }
+
+    /// One more, whose visitor had left.
+    fn note_of_visitor(&self) {
+        self.of_visitors.fetch_add(1, Ordering::Relaxed);
+        self.note();
+    }
+
+    /// How many there are whose visitors had left.
+    fn of_visitors(&self) -> usize {
+        self.of_visitors.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when there is one more; the value is how many there are. For one who waits. Cancel
+    /// safe.
+    pub async fn one_more(&self) -> usize {
+        self.one_more.notified().await;
+        self.all.load(Ordering::Relaxed)
+    }
+}
 
 /// What the end of a channel needs.
 pub struct Ending {
@@ -50,7 +85,7 @@ impl Ending {
         link: &Link,
         metrics: &Metrics,
     ) {
-        let is_sparing = link.left() >= FREELY;
+        let is_sparing = link.closed_first.of_visitors() >= FREELY;
         // An error means that the session is gone, and the channel with it.
         if !is_told && write.eof().await.is_err() {
             return;
@@ -61,7 +96,7 @@ impl Ending {
             return;
         }
         metrics.ssh.closed_first.one();
-        link.note_left();
+        link.closed_first.note_of_visitor();
         tracing::debug!("closing a channel that the agent left open");
         let _ = write.close().await;
         // The library still sends what was queued for this channel, and never says that this

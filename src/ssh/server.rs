@@ -259,7 +259,7 @@ async fn watch(session: Arc<Session>, login: Instant) {
                 told = true;
                 session.notice(format!("the gateway is shutting down ({})", Reason::Draining));
             }
-            count = session.link.closed_one_more() => {
+            count = session.link.closed_first.one_more() => {
                 let is_unused = session.channels_open() == 0;
                 if count >= CLOSED_FIRST_MAX || (count >= CLOSED_FIRST_MANY && is_unused) {
                     return session.end(Reason::SessionUsedUp);

@@ -75,7 +75,7 @@ async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Outp
                     write.eof().await?;
                     // Clients wait for the server to close.
                     session.shared.metrics.ssh.closed_first.one();
-                    session.link.note_closed_first();
+                    session.link.closed_first.note();
                     write.close().await
                 }
             }

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ahead::Learned;
+use super::ending::ClosedFirst;
 use crate::net::{Duplex, Tasks};
 use crate::observe::Reason;
 
@@ -77,10 +78,8 @@ pub struct Link {
     /// How often visitors' streams have sent something to this agent.
     pub(super) asked: AtomicU64,
     /// Channels that this side closed before the peer did.
-    closed_first: AtomicUsize,
-    /// Of these, the ones whose visitors had left.
-    left: AtomicUsize,
-    closed_one: Notify,
+    /// The channels that this side has closed before the peer did.
+    pub closed_first: ClosedFirst,
     received: AtomicU64,
     sent: AtomicU64,
     version: Mutex<Vec<u8>>,
@@ -226,30 +225,6 @@ impl Link {
         self.holds.fetch_add(1, Ordering::AcqRel);
         drop(holding);
         Some(Hold { link: self, until: now + left })
-    }
-
-    /// This side has closed a channel before the peer did.
-    pub fn note_closed_first(&self) {
-        self.closed_first.fetch_add(1, Ordering::Relaxed);
-        self.closed_one.notify_one();
-    }
-
-    /// As [`Link::note_closed_first`], of a channel whose visitor had left.
-    pub fn note_left(&self) {
-        self.left.fetch_add(1, Ordering::Relaxed);
-        self.note_closed_first();
-    }
-
-    /// How many channels this side has closed first because their visitors had left.
-    pub fn left(&self) -> usize {
-        self.left.load(Ordering::Relaxed)
-    }
-
-    /// Resolves when there is one more of these; the value is how many there are. For one who
-    /// waits. Cancel safe.
-    pub async fn closed_one_more(&self) -> usize {
-        self.closed_one.notified().await;
-        self.closed_first.load(Ordering::Relaxed)
     }
 
     /// Octets received from the peer, and sent to it.
