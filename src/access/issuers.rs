@@ -11,6 +11,7 @@ use super::Identity;
 use super::follow::follow;
 use super::hold::Hold;
 use super::issuer::{Issuer, IssuerError};
+use super::session::{Known, Origin};
 use super::token::{Claims, LEEWAY, TOKEN_MAX, Terms, TokenFault, Unverified, brief};
 use super::verdicts::{Maker, TokenHash, Verdict, Verdicts};
 use crate::config::AccessSettings;
@@ -95,6 +96,32 @@ impl Issuers {
         self.judge_at(token, owner, OffsetDateTime::now_utc())
     }
 
+    /// Who shows a token, whatever tunnel it is for. `owner_of` finds the agent of a profile, without
+    /// whose key no token of it can be checked.
+    ///
+    /// # Errors
+    /// When it does not hold.
+    pub fn identify(
+        &self,
+        token: &str,
+        owner_of: impl FnOnce(&str) -> Option<Identity>,
+    ) -> Result<Known, TokenFault> {
+        let (unverified, now) = (Unverified::read(token)?, OffsetDateTime::now_utc());
+        let known = |claims: Claims, origin, profiles| {
+            let name = claims.subject.unwrap_or_else(|| brief(&unverified.issuer));
+            Known { name, origin, profiles: Some(profiles) }
+        };
+        if let Some(thumbprint) = unverified.issuer.strip_prefix(KEY_ISSUER) {
+            let owner = owner_of(thumbprint).ok_or(TokenFault::NoAgent)?;
+            let (claims, _) = self.of_key(token, thumbprint, &owner, now)?;
+            return Ok(known(claims, Origin::key(), vec![thumbprint.to_owned()]));
+        }
+        let issuer = self.known(&unverified.issuer)?;
+        let (claims, _) = issuer.verify(token, unverified.key_id.as_deref(), now)?;
+        let profiles = claims.profiles.clone();
+        Ok(known(claims, Origin::issuer(&issuer.settings), profiles))
+    }
+
     /// Whether a token says that it was made for gateways: its issuer is an agent's key, which means
     /// something nowhere else, or one that is configured, and then with the right audience if one
     /// is. Believes the token, so it is for keeping it secret only.
@@ -145,8 +172,7 @@ impl Issuers {
                 (claims, None, Maker::Agent(own))
             }
             None => {
-                let issuer = self.configured(&unverified.issuer);
-                let issuer = issuer.ok_or_else(|| TokenFault::UnknownIssuer(brief(&unverified.issuer)))?;
+                let issuer = self.known(&unverified.issuer)?;
                 let (claims, basis) = issuer.verify(token, unverified.key_id.as_deref(), now)?;
                 (claims, Some(basis), Maker::Issuer)
             }
@@ -158,6 +184,10 @@ impl Issuers {
 
     fn configured(&self, name: &str) -> Option<&Issuer> {
         self.0.configured.iter().find(|issuer| issuer.settings.name == name).map(|issuer| &**issuer)
+    }
+
+    fn known(&self, name: &str) -> Result<&Issuer, TokenFault> {
+        self.configured(name).ok_or_else(|| TokenFault::UnknownIssuer(brief(name)))
     }
 
     fn of_key(

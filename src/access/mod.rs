@@ -2,6 +2,7 @@
 //! [`AgentKeys::check`].
 
 mod authorized_keys;
+mod codes;
 mod follow;
 mod hold;
 mod identity;
@@ -10,18 +11,24 @@ mod issuers;
 mod key_files;
 mod key_set;
 mod keys;
+mod logouts;
 mod remote;
+mod seal;
+mod session;
 mod token;
 mod verdicts;
 mod verifying_key;
 mod visit;
 
+pub use codes::CodeFault;
 pub use hold::{Basis, Hold};
 pub use identity::Identity;
 pub use issuer::IssuerError;
 pub use issuers::{Issuers, Refused};
 pub use key_files::KeysError;
 pub use keys::{AgentKeys, KeyRefusal};
+pub use seal::{Purpose, SealError, Seals, random_text};
+pub use session::{Known, Origin, Sees, Session, Sessions, SessionsError};
 pub use token::{Claims, TokenFault};
 pub use verdicts::{Maker, Verdict};
 pub use visit::{AccessLevel, Credentials, Denial, Host, Permit, Request, Way, authenticate, prepare, visit};

@@ -37,6 +37,11 @@ pub enum TokenFault {
     /// It was made with another agent's key.
     #[error("the token is made with another key than that of the agent who offers this tunnel")]
     OtherKey,
+    /// It was made with the key of an agent that is not here to be asked for it.
+    #[error(
+        "the token is made with the key of an agent that is not connected now; connect it, then try again"
+    )]
+    NoAgent,
     /// The agent's key is of a kind that signs no tokens.
     #[error(
         "the agent's key is of a kind that cannot sign tokens; use Ed25519, RSA from 2048 bits, P-256, P-384 or P-521"

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::issuers::{Issuers, Refused};
-use super::{Hold, Identity, TokenFault};
+use super::{Hold, Identity, Session, TokenFault};
 
 /// Who may visit a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +39,10 @@ pub enum Way {
     Bearer,
     /// `Authorization: Basic` with the user name of tokens (RFC 7617).
     Basic,
-    /// A cookie.
+    /// A token in a cookie.
     Cookie,
+    /// The cookie of a login.
+    Session,
 }
 
 /// What a visitor shows of who they are.
@@ -51,6 +53,8 @@ pub struct Credentials<'a> {
     /// The tokens in cookies, in their order: another preview may have set one in front of the good
     /// one, so a few are tried.
     pub cookies: Vec<&'a str>,
+    /// Who they are since they logged in, if that is good now.
+    pub session: Option<Session>,
 }
 
 /// Proof that a visit was allowed. Only this room makes one.
@@ -157,7 +161,7 @@ pub fn visit(issuers: &Issuers, host: Host<'_>, request: &Request<'_>) -> Result
 
 /// Decides whether somebody is the owner's, or was let in by an issuer for the owner's profile.
 ///
-/// A cookie that holds comes first: `Authorization` is then the service's own business. One that
+/// A login or another cookie that holds comes first: `Authorization` is then the service's own business. One that
 /// does not is as good as none, for the browser cannot help it.
 ///
 /// # Errors
@@ -167,6 +171,9 @@ pub fn authenticate(
     owner: &Identity,
     credentials: &Credentials<'_>,
 ) -> Result<Permit, Denial> {
+    if credentials.session.as_ref().is_some_and(|session| session.may_see(owner)) {
+        return Ok(Permit { by: Some(Way::Session), hold: None });
+    }
     let mut by_cookie = None;
     for token in credentials.cookies.iter().take(COOKIES_MAX) {
         match issuers.judge(token, owner) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::access::{AgentKeys, IssuerError, Issuers, KeysError};
+use crate::access::{AgentKeys, IssuerError, Issuers, KeysError, Sessions, SessionsError};
 use crate::admin::AdminError;
 use crate::certs::acme::{Acme, OnDemand, VaultError};
 use crate::certs::{CertError, CertStore, Challenges, dns};
@@ -33,6 +33,9 @@ pub enum AppError {
     /// An issuer's key cannot be used.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    /// What logins need.
+    #[error(transparent)]
+    Sessions(#[from] SessionsError),
     /// The host key.
     #[error(transparent)]
     HostKey(#[from] host_key::HostKeyError),
@@ -91,6 +94,8 @@ pub fn provision(
     let host_key = host_key::load(&settings.ssh.host_key)?;
     let registry = Registry::new();
     let issuers = Issuers::open(&settings.access)?;
+    let sessions = Sessions::open(&settings.access, path)?;
+    sessions.watch(visitors);
     let challenges = Challenges::default();
     let dns = dns::provider(settings)?;
     let acme = Acme::open(settings, &certs, &challenges, dns, orders)?;
@@ -98,6 +103,7 @@ pub fn provision(
         settings.clone(),
         registry.clone(),
         issuers.clone(),
+        sessions,
         challenges.clone(),
         visitors.clone(),
         metrics.clone(),

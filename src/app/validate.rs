@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::access::{AgentKeys, Issuers};
+use crate::access::{AgentKeys, Issuers, Seals};
 use crate::certs::{acme, dns, examine};
 use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
@@ -24,6 +24,7 @@ pub fn validate(settings: &Settings) -> Result<(), Faults> {
     if let Err(error) = Issuers::open(&settings.access) {
         faults.push(Fault::new("access.issuer", error.to_string()));
     }
+    check_secrets(settings, &mut faults);
     check_admin(settings, &mut faults);
     faults.extend(dns::check_files(&settings.dns));
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
@@ -93,6 +94,24 @@ fn check_host_key(settings: &Settings, faults: &mut Vec<Fault>) {
     }
     if let Err(error) = host_key::load(&settings.ssh.host_key) {
         faults.push(Fault::new("ssh.host_key", error.to_string()));
+    }
+}
+
+fn check_secrets(settings: &Settings, faults: &mut Vec<Fault>) {
+    const PLACE: &str = "access.secrets_file";
+    let path = &settings.access.secrets_file;
+    if let Err(error) = Seals::check(&settings.access) {
+        faults.push(Fault::new(PLACE, error.to_string()));
+    } else if settings.access.secrets.is_empty()
+        && is_absent(path)
+        && !path.starts_with(&settings.state_dir)
+        && let Err(what) = can_be_folder(folder_of(path))
+    {
+        let path = path.display();
+        faults.push(Fault::new(
+            PLACE,
+            format!("no secret can be made at `{path}`: {what}, or set it to a file that exists"),
+        ));
     }
 }
 

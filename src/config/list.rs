@@ -254,6 +254,30 @@ pub const SETTINGS: &[Setting] = &[
         "Whether a token of an agent's own key may lack `exp` and be valid for ever, as existing agents make them. Tokens of issuers may not.",
     ),
     setting(
+        "access.session_ttl",
+        "duration",
+        "12h",
+        "How long a login with a browser lasts; then people are asked again.",
+    ),
+    setting(
+        "access.secrets",
+        "list of texts",
+        "",
+        "What the cookies of logins are sealed with, at least 16 characters each: the first seals new ones, all open those that are there. As `COOKIE_SECRETS`. Default: those in `access.secrets_file`.",
+    ),
+    setting(
+        "access.secrets_file",
+        "path",
+        "",
+        "The file which such secrets are in, one a line; made there (with one) if absent. Reread when it changes. Default: `cookie_secrets` in `state_dir`.",
+    ),
+    setting(
+        "access.isolate_cookies",
+        "true or false",
+        "true",
+        "Whether a cookie that a preview sets for more than its own host (`Domain=`) is narrowed to that host.",
+    ),
+    setting(
         "http.trusted_proxies",
         "list of networks",
         "",

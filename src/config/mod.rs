@@ -97,6 +97,7 @@ impl Settings {
         settings.state_dir = state_dir.to_owned();
         settings.ssh.host_key = PemSource::File(state_dir.join("ssh_host_ed25519_key"));
         settings.ssh.any_key = AnyKey::OnLoopback;
+        settings.access.secrets_file = state_dir.join("cookie_secrets");
         settings.tls = TlsSettings::default();
         settings
     }

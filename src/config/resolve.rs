@@ -58,7 +58,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     let http = r.http();
     let limits = r.limits();
     let log = r.log();
-    let access = r.access();
+    let access = r.access(&state_dir);
     let base = base.unwrap_or_else(BaseUrl::stand_in);
     let settings = Settings {
         listen,

@@ -289,8 +289,14 @@ pub struct AccessSettings {
     pub issuers: Vec<IssuerSettings>,
     /// Whether a token of an agent's key may be valid for ever.
     pub allow_unexpiring_tokens: bool,
-    /// What session cookies are sealed with; the first makes new ones.
+    /// What session cookies are sealed with; the first makes new ones. Empty: what the file says.
     pub secrets: Vec<Secret>,
+    /// Where such secrets are kept, one a line. Made where it is missing and needed.
+    pub secrets_file: PathBuf,
+    /// How long a login lasts.
+    pub session_ttl: Duration,
+    /// Whether a cookie of a preview stays on the host of that preview.
+    pub isolate_cookies: bool,
     /// Where people log in who came with a browser: the base URL of the hosted service that
     /// existing agents know.
     pub login_url: Option<String>,

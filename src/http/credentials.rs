@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
 
+use super::session::Kind;
 use crate::access::{Credentials, Issuers, Way};
 
 /// The user name under which existing agents' tools send a token as a password.
@@ -24,8 +25,12 @@ pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
         (Some(field), None) => token_in(field),
         _ => None,
     };
-    let cookies = pairs(headers).filter(|pair| is_ours(pair)).filter_map(value_of).collect();
-    Credentials { authorization, cookies }
+    Credentials { authorization, cookies: values_of(headers, TOKEN_COOKIE).collect(), session: None }
+}
+
+/// The values of cookies of one name, in their order.
+pub(super) fn values_of<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    pairs(headers).filter(move |pair| name_of(pair) == name.as_bytes()).filter_map(value_of)
 }
 
 /// Whether somebody who is asked for a login is known to want it from the browser's own dialogue.
@@ -76,9 +81,13 @@ fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     fields.flat_map(|field| field.as_bytes().split(|&octet| octet == b';'))
 }
 
+fn name_of(pair: &[u8]) -> &[u8] {
+    pair.split(|&octet| octet == b'=').next().unwrap_or_default().trim_ascii()
+}
+
 fn is_ours(pair: &[u8]) -> bool {
-    let name = pair.split(|&octet| octet == b'=').next().unwrap_or_default();
-    name.trim_ascii() == TOKEN_COOKIE.as_bytes()
+    let name = name_of(pair);
+    name == TOKEN_COOKIE.as_bytes() || Kind::is_one(name)
 }
 
 fn value_of(pair: &[u8]) -> Option<&str> {

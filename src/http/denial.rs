@@ -7,6 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::credentials::shows_basic;
 use super::respond::Failure;
+use super::session::Browser;
 use crate::access::{Denial, TokenFault, Way};
 use crate::config::BaseUrl;
 use crate::name::{HostName, TunnelName};
@@ -27,6 +28,8 @@ pub(super) struct Refused<'a> {
     pub(super) path: Option<&'a PathAndQuery>,
     /// The request's headers.
     pub(super) headers: &'a HeaderMap,
+    /// Whether it came to the tunnel's own host, where its visitors can have a cookie.
+    pub(super) is_own_host: bool,
     /// Whether it asks for no more than to read something, so that it can go elsewhere first.
     pub(super) is_read: bool,
 }
@@ -60,10 +63,15 @@ pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> 
         let next = "log in with a browser, or send `Authorization: Bearer TOKEN`";
         return Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, denial.to_string(), next);
     }
-    let url = login_url(base, refused.name.as_str(), refused.path);
+    let browser = refused.is_own_host.then(|| Browser::of(refused.headers, base)).flatten();
+    let url = login_url(base, refused.name.as_str(), refused.path, browser.as_ref());
     let next = format!("log in at {url}, or send `Authorization: Bearer TOKEN`");
     let status = StatusCode::TEMPORARY_REDIRECT;
     let failure = Failure::new(Reason::LoginRequired, status, denial.to_string(), next);
+    let failure = match browser.and_then(|browser| browser.set) {
+        Some(cookie) => failure.with(header::SET_COOKIE, cookie),
+        None => failure,
+    };
     match HeaderValue::from_str(&url) {
         Ok(url) => failure.with(header::LOCATION, url),
         // All that is not plain was escaped.
@@ -88,13 +96,13 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
                 .with(header::RETRY_AFTER, HeaderValue::from_static("10"))
         }
         Denial::BadToken { way, .. } => {
-            let challenge = bearer("invalid_token", &what);
+            let challenge = invalid_token(&what);
             let next = "make another with `oneport token`, or get one from whoever issues them";
             let failure = Failure::new(Reason::BadToken, StatusCode::UNAUTHORIZED, what, next)
                 .with(header::WWW_AUTHENTICATE, challenge);
             match way {
                 Way::Basic => failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC)),
-                Way::Bearer | Way::Cookie => failure,
+                Way::Bearer | Way::Cookie | Way::Session => failure,
             }
         }
         Denial::OtherProfile => {
@@ -114,14 +122,15 @@ pub(super) fn no_longer(why: Reason) -> Failure {
     };
     let next = "get another token, or log in again";
     Failure::new(why, StatusCode::UNAUTHORIZED, what, next)
-        .with(header::WWW_AUTHENTICATE, bearer("invalid_token", what))
+        .with(header::WWW_AUTHENTICATE, invalid_token(what))
 }
 
 /// Where people log in to see a tunnel.
-pub(super) fn login_url(base: &BaseUrl, name: &str, path: Option<&PathAndQuery>) -> String {
+fn login_url(base: &BaseUrl, name: &str, path: Option<&PathAndQuery>, browser: Option<&Browser>) -> String {
     let auth = base.url_of(&HostName::child_of("auth", &base.host));
     let path = path.map_or("/", PathAndQuery::as_str);
-    format!("{auth}login?env={}&returnPath={}", escape(name), escape(path))
+    let browser = browser.map_or(String::new(), |browser| format!("&browser={}", browser.mark));
+    format!("{auth}login?env={}&returnPath={}{browser}", escape(name), escape(path))
 }
 
 /// A text as a query's value.
@@ -131,6 +140,11 @@ pub(super) fn escape(text: &str) -> percent_encoding::PercentEncode<'_> {
 
 fn wants_basic(path: Option<&PathAndQuery>) -> bool {
     path.and_then(PathAndQuery::query).is_some_and(|query| query.split('&').any(|pair| pair == HINT))
+}
+
+/// The challenge that says what is wrong with a token.
+pub(super) fn invalid_token(what: &str) -> HeaderValue {
+    bearer("invalid_token", what)
 }
 
 /// RFC 6750, section 3: no quotes, backslashes or control characters in the description.

@@ -2,10 +2,13 @@
 //! says of where it comes from is believed only from a trusted proxy.
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 
+use http::StatusCode;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::record::Upload;
 use crate::net::{PeerAddr, VisitorAddr};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -155,6 +158,27 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
         headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Makes a service's answer head one for the visitor.
+pub(super) fn clean_answer(parts: &mut http::response::Parts, h1: bool, upload: Option<&Upload>) {
+    let headers = &mut parts.headers;
+    // A refusal that says which protocol would do must go on saying it (RFC 9110, section 15.5.22).
+    let wanted =
+        (h1 && parts.status == StatusCode::UPGRADE_REQUIRED).then(|| headers.get(header::UPGRADE).cloned());
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // The chunks were what counted (RFC 9112, section 6.3), and they are taken apart.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    remove_hop_by_hop(headers);
+    let early = upload.is_some_and(|upload| !upload.is_ended());
+    if let Some(wanted) = wanted.flatten() {
+        headers.insert(header::UPGRADE, wanted);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if h1 && early {
+        headers.append(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

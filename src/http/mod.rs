@@ -3,6 +3,7 @@
 mod addressee;
 mod bell;
 mod body;
+mod callback;
 mod coding;
 mod connection;
 mod cork;
@@ -14,7 +15,9 @@ mod guard;
 mod head;
 mod headers;
 mod inject;
+mod isolate;
 mod link;
+mod login;
 mod own;
 mod patience;
 mod plain;
@@ -24,6 +27,7 @@ mod respond;
 mod rewrite;
 mod route;
 mod service;
+mod session;
 mod stall;
 mod streams;
 mod upgrade;
@@ -32,7 +36,7 @@ use std::sync::Arc;
 
 use pool::Pool;
 
-use crate::access::Issuers;
+use crate::access::{Issuers, Sessions};
 use crate::certs::Challenges;
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
@@ -69,6 +73,7 @@ pub struct Http {
     settings: Arc<Settings>,
     registry: Registry,
     issuers: Issuers,
+    sessions: Sessions,
     routes: Routes,
     challenges: Challenges,
     tasks: Tasks,
@@ -83,6 +88,7 @@ impl Http {
         settings: Arc<Settings>,
         registry: Registry,
         issuers: Issuers,
+        sessions: Sessions,
         challenges: Challenges,
         tasks: Tasks,
         metrics: Arc<Metrics>,
@@ -91,7 +97,7 @@ impl Http {
         let pool =
             Pool::new(tasks.clone(), metrics.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
         let routes = Routes::of(&settings.routes, kept.upstream_max);
-        Arc::new(Self { settings, registry, issuers, routes, challenges, tasks, pool, metrics })
+        Arc::new(Self { settings, registry, issuers, sessions, routes, challenges, tasks, pool, metrics })
     }
 
     /// Serves one connection to its end, which is the value. HTTP/2 when ALPN chose it, else

@@ -160,7 +160,7 @@ impl Record {
         });
     }
 
-    /// Notes what went wrong, for the log.
+    /// Notes what went wrong, or had to be changed, for the log.
     pub(super) fn failed(&mut self, what: Cow<'static, str>) {
         self.detail = Some(what);
     }

@@ -3,7 +3,10 @@
 //! word, the request's id and what to do.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -133,14 +136,33 @@ pub(super) fn own(status: StatusCode, form: Form, text: impl Into<Bytes>) -> Res
     answer
 }
 
+/// How pages look.
+const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:15vh auto;padding:0 1rem}\
+    .small{color:#666;font-size:.85rem}input,button{font:inherit;padding:.3rem .6rem}\
+    input{width:100%;box-sizing:border-box;margin-bottom:.6rem}";
+
 /// A small page; `content` is HTML, `title` is text.
 pub(super) fn page(title: &str, content: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>{title}</title><style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:15vh auto;\
-         padding:0 1rem}}.small{{color:#666;font-size:.85rem}}</style><h1>{title}</h1>{content}</html>\n"
+         <title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{content}</html>\n"
     )
+}
+
+/// Has a browser load nothing for a page, run nothing in it, and show it in no frame; `more` are
+/// further directives. Who came from the page is said to its own host only.
+pub(super) fn restrict(headers: &mut HeaderMap, more: &str) {
+    static POLICY: LazyLock<String> = LazyLock::new(|| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, STYLE.as_bytes());
+        let style = STANDARD.encode(digest);
+        format!("default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; frame-ancestors 'none'")
+    });
+    if let Ok(policy) = HeaderValue::try_from(format!("{}{more}", *POLICY)) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    // With none at all, the page's own forms would come from nobody.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
 }
 
 /// Text as HTML.

@@ -22,8 +22,10 @@ pub(super) enum Route {
 /// The gateway's own hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Own {
-    /// `auth.BASEHOST` and `api.BASEHOST`.
-    Service,
+    /// `auth.BASEHOST`.
+    Auth,
+    /// `api.BASEHOST`.
+    Api,
     /// `BASEHOST` itself.
     Base,
     /// A host that is nobody's.
@@ -47,7 +49,8 @@ pub(super) fn route(
     }
     if let Some(label) = host.and_then(|host| host.label_under(base)) {
         return match label {
-            "auth" | "api" => Route::Own(Own::Service),
+            "auth" => Route::Own(Own::Auth),
+            "api" => Route::Own(Own::Api),
             // A host's label always is a tunnel's name in form.
             _ => TunnelName::from_label(label)
                 .map_or(Route::Own(Own::Stranger), |name| Route::Tunnel(name, None)),
@@ -117,8 +120,8 @@ mod tests {
         assert_eq!(to("example.com", "/proxy/web-a//tunnels"), "web-a //tunnels");
         assert_eq!(to("elsewhere.net", "/proxy/web-a/x"), "web-a /x");
         assert_eq!(to("deep.er.example.com", "/proxy/web-a/x"), "web-a /x");
-        assert_eq!(to("auth.example.com", "/proxy/web-a/x"), "Service");
-        assert_eq!(to("api.example.com", "/healthz"), "Service");
+        assert_eq!(to("auth.example.com", "/proxy/web-a/x"), "Auth");
+        assert_eq!(to("api.example.com", "/healthz"), "Api");
         assert_eq!(to("example.com", "/"), "Base");
         assert_eq!(to("example.com", "/proxy/"), "Base");
         assert_eq!(to("elsewhere.net", "/"), "Stranger");

@@ -22,13 +22,14 @@ use super::guard::Gate;
 use super::headers::{self, Origin};
 use super::inject::Injection;
 use super::plain::to_https;
-use super::record::{Activity, Record, RequestId, Upload};
+use super::record::{Activity, Record, RequestId};
 use super::respond::{self, Failure, Form};
 use super::rewrite::Injected;
 use super::route::{Route, route};
 use super::upgrade::{End, Wish, asks_to_switch};
-use super::{Connection, Http, own};
+use super::{Connection, Http, callback, isolate, own, session};
 use crate::access::{self, AccessLevel, Credentials, Hold, Host, Permit};
+use crate::name::HostName;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
 use crate::registry::{BoxFuture, Target};
@@ -115,8 +116,8 @@ impl Session {
                 if own::asks_who(request.uri().path()) {
                     Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
                 }
-                let answer = own::answer(&self.http, place, &request, form)?;
-                Ok(Outcome::Answered(answer, Reason::OwnAnswer))
+                let (answer, reason) = own::answer(&self.http, place, request, form).await?;
+                Ok(Outcome::Answered(answer, reason))
             }
             Route::Fixed(backend) => {
                 let target = Target::Route(backend);
@@ -124,6 +125,12 @@ impl Session {
             }
             Route::Tunnel(name, path) => {
                 let tunnel = self.http.registry.look_up(&name).ok_or_else(|| no_tunnel(name.as_str()))?;
+                if let (None, Some(host), callback::PATH) = (&path, &addressee.host, request.uri().path())
+                    && tunnel.access == AccessLevel::Private
+                {
+                    let answer = callback::complete(&self.http, &tunnel, host, &request)?;
+                    return Ok(Outcome::Answered(answer, Reason::OwnAnswer));
+                }
                 if let Some(path) = path {
                     *request.uri_mut() = Uri::from(path);
                 }
@@ -142,8 +149,13 @@ impl Session {
     ) -> Result<Outcome, Failure> {
         let target = &*record.target.insert(target);
         let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
+        let host = addressee.host.as_ref();
         self.prepare_access(&request, target).await;
-        let permit = self.permit(&request, target, is_bare)?;
+        let permit = self.permit(&request, host, target, is_bare)?;
+        let cookie = match target {
+            Target::Tunnel(tunnel) => session::set_for_basic(&self.http, &permit, &request, tunnel, host),
+            Target::Route(_) => None,
+        };
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
         let path = request.uri().path_and_query().cloned();
@@ -165,8 +177,11 @@ impl Session {
         }
         let request = Request::from_parts(parts, body);
         let forwarded = forward(&self.http.pool, &permit, target, record.visitor, request, upload.clone());
-        let response = forwarded.await?;
-
+        let mut response = forwarded.await?;
+        if let Some(changed) = isolate::isolate(response.headers_mut(), target, &self.http.settings) {
+            record.failed(changed);
+        }
+        session::put(response.headers_mut(), cookie);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return switch(response, wish, permit.hold().cloned());
         }
@@ -175,7 +190,7 @@ impl Session {
             return Err(not_http("the service did not switch protocols as it was asked to"));
         }
         let (mut parts, body) = response.into_parts();
-        clean_answer(&mut parts, h1, upload.as_deref());
+        headers::clean_answer(&mut parts, h1, upload.as_deref());
         let plan = injection.as_ref().and_then(|injection| {
             Some((injection, injection.adjust(&method, parts.status, &mut parts.headers)?))
         });
@@ -202,7 +217,13 @@ impl Session {
     }
 
     /// Lets the request through, if the visitor may see the target.
-    fn permit(&self, request: &Request<Outgoing>, target: &Target, is_bare: bool) -> Result<Permit, Failure> {
+    fn permit(
+        &self,
+        request: &Request<Outgoing>,
+        own_host: Option<&HostName>,
+        target: &Target,
+        is_bare: bool,
+    ) -> Result<Permit, Failure> {
         let host = match target {
             Target::Route(_) => Host::Route,
             Target::Tunnel(tunnel) => Host::Tunnel(tunnel.access, &tunnel.owner),
@@ -210,7 +231,10 @@ impl Session {
         let headers = request.headers();
         // Looked for only where it matters.
         let credentials = match host {
-            Host::Tunnel(AccessLevel::Private, _) => credentials(headers),
+            Host::Tunnel(AccessLevel::Private, _) => {
+                let session = session::of_visit(&self.http, headers, own_host);
+                Credentials { session, ..credentials(headers) }
+            }
             _ => Credentials::default(),
         };
         let has_authorization = headers.contains_key(header::AUTHORIZATION);
@@ -219,8 +243,14 @@ impl Session {
             Target::Tunnel(tunnel) => {
                 let is_read =
                     matches!(*request.method(), Method::GET | Method::HEAD) && !asks_to_switch(request);
-                let refused =
-                    Refused { name: &tunnel.name, path: request.uri().path_and_query(), headers, is_read };
+                let refused = Refused {
+                    name: &tunnel.name,
+                    path: request.uri().path_and_query(),
+                    headers,
+                    is_own_host: own_host
+                        .is_some_and(|host| session::is_own_host(tunnel, host, &self.http.settings.base)),
+                    is_read,
+                };
                 denied(&denial, &refused, &self.http.settings.base)
             }
             // Everybody may visit a route.
@@ -337,27 +367,6 @@ fn switch(
     *answer.status_mut() = status;
     *answer.version_mut() = Version::HTTP_11;
     Ok(Outcome::Switched(answer, wish, service, end))
-}
-
-/// Makes a service's answer head one for the visitor.
-fn clean_answer(parts: &mut http::response::Parts, h1: bool, upload: Option<&Upload>) {
-    let headers = &mut parts.headers;
-    // A refusal that says which protocol would do must go on saying it (RFC 9110, section 15.5.22).
-    let wanted =
-        (h1 && parts.status == StatusCode::UPGRADE_REQUIRED).then(|| headers.get(header::UPGRADE).cloned());
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        // The chunks were what counted (RFC 9112, section 6.3), and they are taken apart.
-        headers.remove(header::CONTENT_LENGTH);
-    }
-    headers::remove_hop_by_hop(headers);
-    let early = upload.is_some_and(|upload| !upload.is_ended());
-    if let Some(wanted) = wanted.flatten() {
-        headers.insert(header::UPGRADE, wanted);
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-    if h1 && early {
-        headers.append(header::CONNECTION, HeaderValue::from_static("close"));
-    }
 }
 
 fn no_tunnel(name: &str) -> Failure {

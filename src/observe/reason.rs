@@ -135,6 +135,8 @@ reasons! {
     IssuerKeyRemoved "issuer-key-removed" Visitor
     /// The keys of the token's issuer could not be fetched yet.
     IssuerUnreachable "issuer-unreachable" Gateway
+    /// A login with a browser was not completed.
+    LoginFailed "login-failed" Visitor
     /// No agent offers this name now.
     NoTunnel "no-tunnel" Agent
     /// The agent did not answer the channel open in time.

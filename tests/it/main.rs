@@ -24,6 +24,7 @@ mod instructions;
 mod issuers;
 mod keys;
 mod limits;
+mod login;
 mod odd_agents;
 mod permits;
 mod private;

@@ -9,8 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::access::Issuers;
-use crate::access::{AccessLevel, Identity};
+use crate::access::{AccessLevel, Identity, Issuers, Sessions};
 use crate::certs::Challenges;
 use crate::config::*;
 use crate::http::{Connection, Http, TlsFacts};
@@ -88,7 +87,10 @@ pub fn settings() -> Settings {
             buffer_disk_per_stream: 1 << 20,
             buffer_disk: 1 << 20,
         },
-        access: AccessSettings::default(),
+        access: AccessSettings {
+            secrets: vec![Secret::new("sixteen or more.")],
+            ..AccessSettings::default()
+        },
         acme: None,
         admin: None,
         log: LogSettings { format: LogFormat::Text, filter: "info".into() },
@@ -104,10 +106,12 @@ impl Gateway {
         let (registry, tasks) = (Registry::new(), Tasks::new());
         let metrics = Arc::<Metrics>::default();
         let issuers = Issuers::open(&settings.access).unwrap();
+        let sessions = Sessions::open(&settings.access, "unused".as_ref()).unwrap();
         let http = Http::new(
             Arc::new(settings),
             registry.clone(),
             issuers,
+            sessions,
             Challenges::default(),
             tasks.clone(),
             metrics.clone(),

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use oneport::access::{AccessLevel, Identity, Issuers};
+use oneport::access::{AccessLevel, Identity, Issuers, Sessions};
 use oneport::certs::Challenges;
-use oneport::config::Settings;
+use oneport::config::{Secret, Settings};
 use oneport::http::{Connection, Http, TlsFacts};
 use oneport::name::TunnelName;
 use oneport::net::{ByteStream, ConnId, PeerAddr, Tasks, VisitorAddr};
@@ -52,12 +52,15 @@ impl Crowd {
     pub fn of(count: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (registry, tasks) = (Registry::new(), Tasks::new());
-        let settings = Arc::new(Settings::dev(443, "unused".as_ref()));
+        let mut settings = Settings::dev(443, "unused".as_ref());
+        settings.access.secrets = vec![Secret::new("sixteen or more.")];
         let issuers = Issuers::open(&settings.access).expect("no file to read");
+        let sessions = Sessions::open(&settings.access, "unused".as_ref()).expect("no file to read");
         let http = Http::new(
-            settings,
+            Arc::new(settings),
             registry.clone(),
             issuers,
+            sessions,
             Challenges::default(),
             tasks.clone(),
             Arc::<Metrics>::default(),

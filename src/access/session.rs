@@ -1,0 +1,418 @@
+//! Logins of people with a browser: a session begins on the login host, is handed to the hosts of
+//! previews, each with a sealed cookie of its own, and ends everywhere at once.
+//!
+//! A session says who somebody is, whose tunnels they may see, and until when. It lies in the
+//! browser; here are only the secrets, the codes under way, and which sessions were ended early.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use super::Identity;
+use super::codes::{CodeFault, Codes};
+use super::logouts::{Logouts, SessionId};
+use super::seal::{Purpose, SealError, Seals, random};
+use crate::config::{AccessSettings, IssuerSettings};
+use crate::net::Tasks;
+
+/// Most profiles that a session may see. With their octets, a cookie stays below 4 KiB.
+const PROFILES_MAX: usize = 64;
+/// Octets of a profile's hash.
+const HASH: usize = 16;
+/// Most characters of a name.
+const NAME_MAX: usize = 100;
+
+/// Somebody who logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    id: SessionId,
+    /// What they are called, for people.
+    pub name: String,
+    origin: Origin,
+    sees: Sees,
+    until: OffsetDateTime,
+}
+
+/// Whose tunnels somebody may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sees {
+    /// Everybody's.
+    All,
+    /// Those of these profiles, by their hashes.
+    Profiles(Vec<[u8; HASH]>),
+}
+
+/// Who says so: sessions end with the configuration that made them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin([u8; 8]);
+
+/// Somebody who has just shown who they are.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// What they are called, for people.
+    pub name: String,
+    /// Who says so.
+    pub origin: Origin,
+    /// The profiles whose tunnels they may see; `None`: all.
+    pub profiles: Option<Vec<String>>,
+}
+
+/// Sessions as cookies and codes. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Sessions(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    seals: Seals,
+    codes: Codes,
+    logouts: Logouts,
+    lifetime: Duration,
+    origins: HashSet<Origin>,
+    ended: watch::Sender<u64>,
+}
+
+/// Why there can be no sessions.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionsError {
+    /// The secrets.
+    #[error(transparent)]
+    Secrets(#[from] SealError),
+    /// The list of those that were ended.
+    #[error(
+        "cannot read which sessions were ended from `{path}`: {error}; let this user read it, or remove it"
+    )]
+    Logouts {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// A session as it is sealed. Short names: it goes with every request.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    i: String,
+    n: String,
+    o: String,
+    /// Hashes of profiles, one behind the other; `None`: all.
+    p: Option<String>,
+    u: i64,
+}
+
+impl Origin {
+    /// The tunnel's own key.
+    #[must_use]
+    pub fn key() -> Self {
+        Self::of(&["key"])
+    }
+
+    /// A configured issuer of tokens.
+    #[must_use]
+    pub fn issuer(issuer: &IssuerSettings) -> Self {
+        Self::of(&["issuer", &issuer.name, issuer.audience.as_deref().unwrap_or(""), &issuer.profiles_claim])
+    }
+
+    /// Whatever these words describe.
+    #[must_use]
+    pub fn of(words: &[&str]) -> Self {
+        let mut origin = [0; 8];
+        origin.copy_from_slice(&digest(&words.join("\0"))[..8]);
+        Self(origin)
+    }
+}
+
+impl Known {
+    /// Whether they may see what this agent offers privately.
+    #[must_use]
+    pub fn may_see(&self, owner: &Identity) -> bool {
+        let Some(profiles) = &self.profiles else { return true };
+        owner.thumbprint.as_ref().is_some_and(|own| profiles.iter().any(|profile| profile == own.as_str()))
+    }
+}
+
+impl Session {
+    /// Whether its bearer may see what this agent offers privately.
+    #[must_use]
+    pub fn may_see(&self, owner: &Identity) -> bool {
+        match &self.sees {
+            Sees::All => true,
+            Sees::Profiles(hashes) => {
+                owner.thumbprint.as_ref().is_some_and(|own| hashes.contains(&hash(own.as_str())))
+            }
+        }
+    }
+
+    /// When it ends by itself.
+    #[must_use]
+    pub fn until(&self) -> OffsetDateTime {
+        self.until
+    }
+
+    /// The same, but for the tunnels of this agent only: what its host is given.
+    fn narrowed(&self, owner: &Identity) -> Self {
+        let own = owner.thumbprint.iter().map(|own| hash(own.as_str())).collect();
+        Self { sees: Sees::Profiles(own), ..self.clone() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let text = |octets: &[u8]| STANDARD_NO_PAD.encode(octets);
+        let sealed = Sealed {
+            i: text(&self.id),
+            n: self.name.clone(),
+            o: text(&self.origin.0),
+            p: match &self.sees {
+                Sees::All => None,
+                Sees::Profiles(hashes) => Some(text(hashes.as_flattened())),
+            },
+            u: self.until.unix_timestamp(),
+        };
+        serde_json::to_vec(&sealed).expect("texts and a number can be written as JSON")
+    }
+
+    fn decode(octets: &[u8]) -> Option<Self> {
+        let sealed: Sealed = serde_json::from_slice(octets).ok()?;
+        let octets = |text: &str| STANDARD_NO_PAD.decode(text).ok();
+        let sees = match &sealed.p {
+            None => Sees::All,
+            Some(hashes) => Sees::Profiles(octets(hashes)?.as_chunks().0.to_vec()),
+        };
+        Some(Self {
+            id: octets(&sealed.i)?.try_into().ok()?,
+            name: sealed.n,
+            origin: Origin(octets(&sealed.o)?.try_into().ok()?),
+            sees,
+            until: OffsetDateTime::from_unix_timestamp(sealed.u).ok()?,
+        })
+    }
+}
+
+impl Sessions {
+    /// Reads the secrets, and which sessions were ended. Reads files: not for a busy task.
+    ///
+    /// # Errors
+    /// When one of them cannot be read, or the secret not be made.
+    pub fn open(settings: &AccessSettings, state_dir: &Path) -> Result<Self, SessionsError> {
+        let path = state_dir.join("logouts");
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let logouts =
+            Logouts::open(path.clone(), now).map_err(|error| SessionsError::Logouts { path, error })?;
+        let origins = settings.issuers.iter().map(Origin::issuer).chain([Origin::key()]).collect();
+        Ok(Self(Arc::new(Inner {
+            seals: Seals::open(settings)?,
+            codes: Codes::default(),
+            logouts,
+            lifetime: settings.session_ttl,
+            origins,
+            ended: watch::Sender::new(0),
+        })))
+    }
+
+    /// Starts to reread the secrets when their file changes, until draining begins.
+    pub fn watch(&self, tasks: &Tasks) {
+        self.0.seals.watch(tasks);
+    }
+
+    /// What seals; for other purposes than sessions.
+    #[must_use]
+    pub fn seals(&self) -> &Seals {
+        &self.0.seals
+    }
+
+    /// How long a session lives.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.0.lifetime
+    }
+
+    /// Changes its value when a session was ended early: then look again whether one
+    /// [holds](Self::holds).
+    #[must_use]
+    pub fn ended(&self) -> watch::Receiver<u64> {
+        self.0.ended.subscribe()
+    }
+
+    /// Begins a session. Of very many profiles it has only the first, `wanted` before all.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn begin(&self, known: Known, wanted: Option<&Identity>) -> Result<Session, SealError> {
+        let wanted = wanted.and_then(|owner| owner.thumbprint.as_ref()).map(|own| own.as_str());
+        let sees = known.profiles.map_or(Sees::All, |mut profiles| {
+            profiles.sort_by_key(|profile| Some(profile.as_str()) != wanted);
+            if profiles.len() > PROFILES_MAX {
+                tracing::info!(name = %known.name, profiles = profiles.len(), "a login names many profiles; it opens only the first {PROFILES_MAX}");
+            }
+            Sees::Profiles(profiles.iter().take(PROFILES_MAX).map(|profile| hash(profile)).collect())
+        });
+        let name = known.name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
+        let until = OffsetDateTime::now_utc() + self.0.lifetime;
+        Ok(Session { id: random()?, name, origin: known.origin, sees, until })
+    }
+
+    /// Whether a session is good now: not over, not ended, and by somebody who is still believed.
+    #[must_use]
+    pub fn holds(&self, session: &Session) -> bool {
+        session.until > OffsetDateTime::now_utc()
+            && self.0.origins.contains(&session.origin)
+            && !self.0.logouts.contains(&session.id)
+    }
+
+    /// A session as a cookie of the login host.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn seal_login(&self, session: &Session) -> Result<String, SealError> {
+        self.0.seals.seal(Purpose::Login, "", &session.encode())
+    }
+
+    /// The session in a cookie of the login host, if it is good now.
+    #[must_use]
+    pub fn of_login(&self, cookie: &str) -> Option<Session> {
+        self.read(Purpose::Login, "", cookie)
+    }
+
+    /// A session as a cookie of the host of this agent's preview.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn seal_visit(&self, session: &Session, owner: &Identity, host: &str) -> Result<String, SealError> {
+        self.0.seals.seal(Purpose::Visit, host, &session.narrowed(owner).encode())
+    }
+
+    /// The session in a cookie of this host, if it is good now.
+    #[must_use]
+    pub fn of_visit(&self, cookie: &str, host: &str) -> Option<Session> {
+        self.read(Purpose::Visit, host, cookie)
+    }
+
+    /// A code that hands a session to a host, good once and for 30 s, in the browser that began it.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn hand_over(&self, session: &Session, host: &str, browser: &str) -> Result<String, SealError> {
+        self.0.codes.make(session.clone(), host, browser)
+    }
+
+    /// The session that a code hands to this host.
+    ///
+    /// # Errors
+    /// When the code is not good, or the session was ended meanwhile.
+    pub fn redeem(&self, code: &str, host: &str, browser: &str) -> Result<Session, CodeFault> {
+        let session = self.0.codes.take(code, host, browser)?;
+        if self.holds(&session) { Ok(session) } else { Err(CodeFault::Unknown) }
+    }
+
+    /// Ends a session everywhere. Writes a file: not for a busy task.
+    ///
+    /// # Errors
+    /// When it could not be written down, so that a restart brings the session back.
+    pub fn end(&self, session: &Session) -> io::Result<()> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let written = self.0.logouts.end(session.id, session.until.unix_timestamp(), now);
+        self.0.ended.send_modify(|generation| *generation += 1);
+        written
+    }
+
+    fn read(&self, purpose: Purpose, bound_to: &str, cookie: &str) -> Option<Session> {
+        let octets = self.0.seals.open_sealed(purpose, bound_to, cookie)?;
+        Session::decode(&octets).filter(|session| self.holds(session))
+    }
+}
+
+fn hash(profile: &str) -> [u8; HASH] {
+    let mut hash = [0; HASH];
+    hash.copy_from_slice(&digest(profile)[..HASH]);
+    hash
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().try_into().expect("SHA-256 has 32 octets")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use russh::keys::{Algorithm, PrivateKey};
+
+    use super::*;
+    use crate::config::Secret;
+
+    /// A session of nobody in particular.
+    pub(in crate::access) fn session() -> Session {
+        let until = OffsetDateTime::now_utc() + Duration::from_secs(60);
+        let until = OffsetDateTime::from_unix_timestamp(until.unix_timestamp()).expect("a time");
+        Session { id: [7; 16], name: "ann".into(), origin: Origin::key(), sees: Sees::All, until }
+    }
+
+    fn owner() -> Identity {
+        let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519).expect("made");
+        Identity::of(key.public_key())
+    }
+
+    fn sessions(dir: &Path) -> Sessions {
+        let secrets = vec![Secret::new("0123456789abcdef")];
+        let settings =
+            AccessSettings { secrets, session_ttl: Duration::from_secs(60), ..AccessSettings::default() };
+        Sessions::open(&settings, dir).expect("opened")
+    }
+
+    fn known(profiles: Vec<String>) -> Known {
+        Known { name: "a\nb".into(), origin: Origin::key(), profiles: Some(profiles) }
+    }
+
+    #[test]
+    fn a_session_is_for_its_host_and_profiles_until_it_is_ended() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (sessions, owner) = (sessions(dir.path()), owner());
+        let own = owner.thumbprint.clone().expect("Ed25519").as_str().to_owned();
+        let session = sessions.begin(known(vec![own, "other".into()]), None).expect("begun");
+        assert!(session.may_see(&owner) && session.name == "ab");
+        let login = sessions.seal_login(&session).expect("sealed");
+        let visit = sessions.seal_visit(&session, &owner, "a.test").expect("sealed");
+        assert_eq!(sessions.of_login(&login).map(|session| session.id), Some(session.id));
+        let there = sessions.of_visit(&visit, "a.test").expect("good");
+        assert!(there.may_see(&owner) && matches!(&there.sees, Sees::Profiles(all) if all.len() == 1));
+        assert_eq!(sessions.of_visit(&visit, "b.test"), None);
+        assert_eq!(sessions.of_visit(&login, "a.test"), None);
+        assert_eq!(sessions.of_login(&visit), None);
+        let code = sessions.hand_over(&session, "a.test", "b").expect("made");
+        sessions.end(&session).expect("written");
+        assert_eq!(sessions.redeem(&code, "a.test", "b"), Err(CodeFault::Unknown));
+        assert_eq!((sessions.of_login(&login), sessions.of_visit(&visit, "a.test")), (None, None));
+        // After a restart, too.
+        assert_eq!(super::tests::sessions(dir.path()).of_login(&login), None);
+    }
+
+    #[test]
+    fn who_is_not_believed_any_more_and_whose_time_is_over_is_out() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let sessions = sessions(dir.path());
+        let of = |session: Session| sessions.of_login(&sessions.seal_login(&session).expect("sealed"));
+        assert_eq!(of(session()), Some(session()));
+        assert_eq!(of(Session { origin: Origin::of(&["issuer", "gone"]), ..session() }), None);
+        assert_eq!(of(Session { until: OffsetDateTime::UNIX_EPOCH, ..session() }), None);
+    }
+
+    #[test]
+    fn the_largest_session_fits_a_cookie_and_sees_what_was_asked_for() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (sessions, owner) = (sessions(dir.path()), owner());
+        let own = owner.thumbprint.clone().expect("Ed25519").as_str().to_owned();
+        let mut many: Vec<String> = (0..256).map(|number| format!("profile {number}")).collect();
+        many.push(own);
+        let known = Known { name: "é".repeat(500), ..known(many) };
+        let session = sessions.begin(known, Some(&owner)).expect("begun");
+        assert!(session.may_see(&owner));
+        let length = sessions.seal_login(&session).expect("sealed").len();
+        assert!(length < 3500, "{length}");
+    }
+}

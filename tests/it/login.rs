@@ -1,0 +1,379 @@
+//! Logins with a browser: one opens all previews of a profile, it ends everywhere at once, and
+//! nothing of it reaches a service, another preview or another site.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::support::agent::{Agent, OpenSsh, host, key_file};
+use crate::support::backend::Backend;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::process::Process;
+use crate::support::visitor::{Curl, Response};
+use crate::support::{SOON, gateway::ONEPORT, poll};
+
+const AUTH: &str = "https://auth.gw.test";
+/// The default key's client id, and that of the other.
+const OTHER: &str = "ed25519b";
+
+/// A gateway; an agent with two private tunnels, and another agent with a public and a private one.
+struct House {
+    gateway: Gateway,
+    _backend: Backend,
+    _agent: Agent,
+    other: Agent,
+}
+
+/// A browser's cookies, in curl's hands.
+struct Jar<'a> {
+    gateway: &'a Gateway,
+    file: PathBuf,
+}
+
+impl House {
+    fn new() -> Self {
+        Self::of(Setup::new())
+    }
+
+    fn of(setup: Setup) -> Self {
+        let (gateway, backend) = (setup.start(), Backend::start());
+        let agent = OpenSsh::new(&gateway)
+            .forward("/web#access=private", backend.address())
+            .forward("/api#access=private", backend.address())
+            .start();
+        let other = OpenSsh::new(&gateway)
+            .key(OTHER)
+            .forward("/open", backend.address())
+            .forward("/shut#access=private", backend.address())
+            .start();
+        Self { gateway, _backend: backend, _agent: agent, other }
+    }
+
+    fn jar(&self, name: &str) -> Jar<'_> {
+        Jar { gateway: &self.gateway, file: self.gateway.path(name) }
+    }
+
+    fn other(&self, request: &str, path: &str) -> String {
+        let url = self.other.hello["tunnels"][request].as_str().expect("a URL");
+        format!("{}{path}", url.trim_end_matches('/'))
+    }
+
+    fn token(&self, key: &str) -> String {
+        let mut command = std::process::Command::new(ONEPORT);
+        command.arg("token").arg("--key").arg(key_file(self.gateway.path("").as_path(), key));
+        Process::run(&mut command, SOON).stdout.trim().to_owned()
+    }
+}
+
+impl Jar<'_> {
+    fn curl(&self) -> Curl<'_> {
+        let file = self.file.to_str().expect("UTF-8");
+        Curl::new(self.gateway).args(&["-b", file, "-c", file]).header("Accept: text/html")
+    }
+
+    /// Follows redirects, as a browser does.
+    fn go(&self, url: &str) -> Response {
+        self.curl().args(&["-L", "--max-redirs", "10"]).get(url)
+    }
+
+    /// One step only.
+    fn step(&self, url: &str) -> Response {
+        self.curl().get(url)
+    }
+
+    /// Sends the login form of a page, and goes where that leads.
+    fn send(&self, page: &Response, token: &str) -> Response {
+        self.form(page, token).args(&["-L"]).get(&format!("{AUTH}/login"))
+    }
+
+    fn form(&self, page: &Response, token: &str) -> Curl<'_> {
+        let text = page.text();
+        let mut curl = self.curl().header(&format!("Origin: {AUTH}"));
+        for part in text.split("<input type=hidden name=").skip(1) {
+            let (name, rest) = part.split_once(" value=\"").expect("a value");
+            let value = rest.split_once('"').expect("its end").0.replace("&amp;", "&").replace("&#39;", "'");
+            curl = curl.args(&["--data-urlencode", &format!("{name}={value}")]);
+        }
+        curl.args(&["--data-urlencode", &format!("token={token}")])
+    }
+
+    /// Logs in for a URL, and gives the answer there.
+    fn login(&self, url: &str, token: &str) -> Response {
+        let page = self.go(url);
+        assert!(page.status == 200 && page.text().contains("<form method=post"), "{page:?}");
+        self.send(&page, token)
+    }
+
+    /// The lines of the jar for a host: those for programs only are marked.
+    fn cookies(&self, host: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let lines = text.lines().map(|line| line.trim_start_matches("#HttpOnly_"));
+        lines.filter(|line| line.starts_with(&format!("{host}\t"))).map(str::to_owned).collect()
+    }
+
+    /// The value of a cookie.
+    fn cookie(&self, host: &str, name: &str) -> String {
+        let line = self.cookies(host).into_iter().find(|line| line.contains(name)).expect("the cookie");
+        line.rsplit('\t').next().expect("a value").to_owned()
+    }
+}
+
+fn url(name: &str, path: &str) -> String {
+    format!("https://{}{path}", host(name))
+}
+
+/// What of the cookies and `Authorization` reached the service.
+fn reached(response: &Response) -> Vec<String> {
+    assert_eq!(response.status, 200, "{}", response.text());
+    let headers: Value = response.json()["headers"].clone();
+    let pairs = headers.as_array().expect("a list").iter();
+    let secret = pairs.filter(|pair| pair[0] == "cookie" || pair[0] == "authorization");
+    secret.map(|pair| pair[1].as_str().expect("text").to_owned()).collect()
+}
+
+#[test]
+fn one_login_opens_all_previews_of_a_profile_and_no_others() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let first = jar.login(&url("web", "/echo?a=b&c=%2F"), &house.token("ed25519a"));
+    assert_eq!(first.json()["target"], "/echo?a=b&c=%2F", "{first:?}");
+    assert_eq!(reached(&first), <[String; 0]>::default());
+    for line in jar.cookies(&host("web")).iter().chain(&jar.cookies("auth.gw.test")) {
+        // Only for this host, for all paths, over HTTPS only.
+        assert!(line.contains("\tFALSE\t/\tTRUE\t") && line.contains("\t__Host-oneport-"), "{line}");
+    }
+    // Without being asked again; and the services' own cookies and logins pass.
+    let second = jar.go(&url("api", "/echo"));
+    assert_eq!(reached(&second), <[String; 0]>::default());
+    let app = jar.curl().header("Authorization: Bearer of.the.app").get(&url("api", "/echo"));
+    assert_eq!(reached(&app), ["Bearer of.the.app"]);
+    // Another's previews: the public one sees nothing of it, the private one stays shut.
+    let all = [jar.cookie(&host("web"), "visit"), jar.cookie(&host("web"), "browser")]
+        .join("; __Host-oneport-visit=");
+    let other = house.other("/open", "/echo");
+    let seen = jar.curl().header(&format!("Cookie: __Host-oneport-visit={all}; own=1")).get(&other);
+    assert_eq!(reached(&seen), ["own=1"]);
+    let shut = jar.go(&house.other("/shut#access=private", "/echo"));
+    assert!(shut.status == 403 && shut.text().contains("may not see this preview"), "{shut:?}");
+    // Somebody else's cookie is worth nothing on another host.
+    let stolen = format!("Cookie: __Host-oneport-visit={}", jar.cookie(&host("web"), "visit"));
+    assert_eq!(Curl::new(&house.gateway).header(&stolen).get(&url("web", "/echo")).status, 200);
+    assert_eq!(Curl::new(&house.gateway).header(&stolen).get(&url("api", "/echo")).status, 307);
+    let log = house.gateway.stderr();
+    assert!(!log.contains(&jar.cookie("auth.gw.test", "login")) && !log.contains("code="), "{log}");
+}
+
+#[test]
+fn a_logout_ends_the_session_everywhere_also_after_a_restart() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    jar.login(&url("web", "/echo"), &house.token("ed25519a"));
+    let logout = format!("{AUTH}/logout");
+    let page = jar.step(&logout);
+    assert!(page.text().contains("<form method=post action=/logout>"), "{page:?}");
+    // Looking is no logout, and neither is another site's form.
+    for origin in ["https://evil.test", "https://open-k.gw.test", "null"] {
+        let forged = jar.curl().args(&["-X", "POST"]).header(&format!("Origin: {origin}")).get(&logout);
+        assert_eq!(forged.status, 403, "{forged:?}");
+    }
+    assert_eq!(jar.curl().args(&["-X", "POST"]).get(&logout).status, 403);
+    assert_eq!(jar.step(&url("web", "/echo")).status, 200);
+    let (login, visit) = (jar.cookie("auth.gw.test", "login"), jar.cookie(&host("web"), "visit"));
+    let out = jar.curl().args(&["-X", "POST"]).header(&format!("Origin: {AUTH}")).get(&logout);
+    assert!(out.status == 200 && out.text().contains("You are logged out"), "{out:?}");
+    let taken = out.header("set-cookie").expect("the cookie is taken away");
+    assert!(taken.starts_with("__Host-oneport-login=; Path=/; Max-Age=0;"), "{taken}");
+    assert_eq!(jar.step(&url("web", "/echo")).status, 307);
+    let House { gateway, _backend: backend, .. } = house;
+    let gateway = gateway.restart();
+    let _agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
+    let with = |cookie: &str| Curl::new(&gateway).header(&format!("Cookie: __Host-oneport-{cookie}"));
+    assert_eq!(with(&format!("visit={visit}")).get(&url("web", "/echo")).status, 307);
+    let page = with(&format!("login={login}")).header("Accept: text/html").get(&format!("{AUTH}/login"));
+    assert!(page.text().contains("<form"), "{page:?}");
+}
+
+#[test]
+fn a_code_is_good_once_for_one_host_and_one_browser() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let token = house.token("ed25519a");
+    let code = |path: &str| {
+        let page = jar.go(&url("web", path));
+        let answer = match page.status {
+            200 if page.text().contains("<form") => jar.form(&page, &token).get(&format!("{AUTH}/login")),
+            _ => panic!("{page:?}"),
+        };
+        assert_eq!(answer.status, 303, "{answer:?}");
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+        answer.header("location").expect("a way").to_owned()
+    };
+    let failed = |response: Response, why: &str| {
+        assert!(response.status == 400 && response.text().contains("login-failed"), "{response:?}");
+        assert!(response.text().contains(why) && response.header("set-cookie").is_none(), "{response:?}");
+    };
+    let way = code("/echo");
+    let prefix = url("web", "/.oneport/login?code=");
+    assert!(way.starts_with(&prefix) && way.ends_with("&returnPath=%2Fecho"), "{way}");
+    // HEAD, as programs send that try links, uses nothing up.
+    assert_eq!(jar.curl().args(&["-I"]).get(&way).status, 405);
+    // A browser that did not begin it: somebody who was lured into another's login.
+    failed(house.jar("lured").step(&way), "not begun in this browser");
+    failed(jar.step(&way), "completed already");
+    // From the login host again, which knows the browser by now.
+    let again = |name: &str| {
+        let login = jar.step(&url(name, "/echo"));
+        let answer = jar.step(login.header("location").expect("the login"));
+        assert_eq!(answer.status, 307, "{answer:?}");
+        answer.header("location").expect("a way").to_owned()
+    };
+    let way = again("web");
+    let browser = format!("Cookie: __Host-oneport-browser={}", jar.cookie(&host("web"), "browser"));
+    let elsewhere = Curl::new(&house.gateway).header(&browser).get(&way.replace(&host("web"), &host("api")));
+    failed(elsewhere, "for another host");
+    failed(jar.step(&way), "completed already");
+    let way = again("web");
+    let done = jar.step(&way);
+    assert_eq!((done.status, done.header("location")), (303, Some(url("web", "/echo").as_str())));
+    // Who reloads is logged in already; others are not.
+    assert_eq!(jar.step(&way).status, 303);
+    failed(Curl::new(&house.gateway).header(&browser).get(&way), "completed already");
+    failed(house.jar("made up").step(&format!("{prefix}AAAA&returnPath=/")), "completed already");
+}
+
+#[test]
+fn the_way_back_is_always_a_path_on_the_preview() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    jar.login(&url("web", "/echo"), &house.token("ed25519a"));
+    for evil in [
+        "%2F%2Fevil.test",
+        "https:%2F%2Fevil.test",
+        "%2F%5Cevil.test",
+        "%5C%5Cevil.test",
+        "%2F%09%2Fevil.test",
+        "%2F%0D%0ASet-Cookie:%20a%3Db",
+        "@evil.test",
+        ".evil.test",
+        ":80",
+    ] {
+        let plain = jar.step(&format!("{AUTH}/login?env=web-dzk582uo&returnPath={evil}"));
+        assert_eq!(plain.header("location"), Some(url("web", "").as_str()), "{evil}");
+        let coded = jar.step(&format!("{AUTH}/login?env=web-dzk582uo&returnPath={evil}&browser=x"));
+        let way = coded.header("location").expect("a way");
+        assert!(way.starts_with(&url("web", "/.oneport/login?")) && way.ends_with("&returnPath="), "{way}");
+        // At the preview itself, where a made-up link may lead as well.
+        let there = jar.step(&url("web", &format!("/.oneport/login?code=x&returnPath={evil}")));
+        assert_eq!(there.header("location"), Some(url("web", "/").as_str()), "{evil}");
+        assert_eq!(there.header("set-cookie"), None);
+    }
+    let nobody = jar.step(&format!("{AUTH}/login?env=evil.test%2F&returnPath=%2F&browser=x"));
+    assert!(nobody.status == 200 && nobody.header("location").is_none(), "{nobody:?}");
+}
+
+#[test]
+fn the_form_takes_good_tokens_from_its_own_page_only() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let page = jar.go(&url("web", "/echo?q=%22%3E%3Cscript%3E"));
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+    assert!(policy.contains("frame-ancestors 'none'") && !page.text().contains("<script"), "{page:?}");
+    assert_eq!(page.header("referrer-policy"), Some("same-origin"));
+    assert_eq!(page.header("cache-control"), Some("no-store"));
+    let token = house.token("ed25519a");
+    // A form on another site, a preview's among them, would log people in as somebody else.
+    let post =
+        |origin: &str| jar.curl().header(origin).args(&["--data-urlencode", &format!("token={token}")]);
+    for origin in ["Origin: https://evil.test", "Origin: https://open-x.gw.test", "Origin: null", "X: y"] {
+        let forged = post(origin).get(&format!("{AUTH}/login"));
+        assert!(forged.status == 403 && forged.header("set-cookie").is_none(), "{forged:?}");
+    }
+    let (content, _) = token.rsplit_once('.').expect("a JWT");
+    let mixed = format!("{content}.{}", house.token(OTHER).rsplit('.').next().expect("a signature"));
+    for (bad, why) in [("nonsense", "not a signed JWT"), (mixed.as_str(), "signature is not that")] {
+        let again = jar.send(&page, bad);
+        assert!(
+            again.status == 401
+                && again.text().replace("&#39;", "'").contains(why)
+                && again.text().contains("<form"),
+            "{again:?}"
+        );
+        assert_eq!(again.header("set-cookie"), None);
+    }
+    let absent = jar.send(&page, &house.token("ecdsa256"));
+    assert!(absent.status == 401 && absent.text().contains("not connected now"), "{absent:?}");
+    house.gateway.wait_reason("bad-token");
+    let large = jar.form(&page, &"a".repeat(100_000)).get(&format!("{AUTH}/login"));
+    assert_eq!(large.status, 400, "{large:?}");
+    // Another's token is good, but not for this preview.
+    let other = jar.send(&page, &house.token(OTHER));
+    assert!(other.status == 403 && other.text().contains("may not see this preview"), "{other:?}");
+    let good = jar.send(&page, &token);
+    assert_eq!(good.json()["target"], "/echo?q=%22%3E%3Cscript%3E");
+    // A program is told in words, and one with `Authorization` is never led anywhere.
+    let program = Curl::new(&house.gateway).get(&format!("{AUTH}/login"));
+    assert!(program.status == 401 && program.text().contains("Authorization: Bearer"), "{program:?}");
+    let with = jar.curl().header(&format!("Authorization: Bearer {token}"));
+    let with = with.get(&format!("{AUTH}/login?env=web-dzk582uo&returnPath=%2F"));
+    assert_eq!((with.status, with.header("location")), (401, None));
+    assert!(!house.gateway.stderr().contains(&token), "a token is in the log");
+}
+
+#[test]
+fn secrets_are_made_kept_and_replaced_one_after_the_other() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    jar.login(&url("web", "/echo"), &house.token("ed25519a"));
+    let file = house.gateway.path("state").join("cookie_secrets");
+    let first = std::fs::read_to_string(&file).expect("made");
+    let changed = |text: &str, what: &str| {
+        let before = house.gateway.stderr().matches(what).count();
+        std::fs::write(&file, text).expect("writable");
+        poll(what, SOON, || (house.gateway.stderr().matches(what).count() > before).then_some(()));
+    };
+    // What is no list of secrets changes nothing, and says so.
+    changed("short\n", "keeping the cookie secrets as they were");
+    assert_eq!(jar.step(&url("web", "/echo")).status, 200);
+    changed(&format!("a new one that is long enough\n{first}"), "cookie secrets were reread");
+    assert_eq!(jar.step(&url("web", "/echo")).status, 200, "the old secret still opens");
+    // Sealed with the new one from now on.
+    assert_eq!(jar.go(&url("api", "/echo")).status, 200);
+    changed("a new one that is long enough\n", "cookie secrets were reread");
+    assert_eq!(jar.step(&url("web", "/echo")).status, 307, "sealed with the old one");
+    assert_eq!(jar.step(&url("api", "/echo")).status, 200);
+    assert!(!house.gateway.stderr().contains(first.trim()), "a secret is in the log");
+}
+
+#[test]
+fn a_session_ends_after_its_time() {
+    let mut setup = Setup::new();
+    setup.set("access.session_ttl", "2s");
+    let house = House::of(setup);
+    let jar = house.jar("jar");
+    assert_eq!(jar.login(&url("web", "/echo"), &house.token("ed25519a")).status, 200);
+    let cookie = format!("Cookie: __Host-oneport-visit={}", jar.cookie(&host("web"), "visit"));
+    let ask = || Curl::new(&house.gateway).header(&cookie).get(&url("web", "/echo")).status;
+    poll("end of the session", SOON, || (ask() == 307).then_some(()));
+}
+
+#[test]
+fn a_browser_that_used_basic_gets_the_cookie_without_being_sent_anywhere() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let user = format!("x-preevy-profile-key:{}", house.token("ed25519a"));
+    let hinted = url("web", "/echo?_preevy_auth_hint=basic");
+    let program = jar.curl().args(&["-u", &user]).get(&hinted);
+    assert_eq!((program.status, program.header("set-cookie")), (200, None));
+    let page = jar.curl().args(&["-u", &user]).header("Sec-Fetch-Mode: navigate").get(&hinted);
+    assert_eq!(reached(&page), <[String; 0]>::default());
+    assert!(page.header("set-cookie").expect("a cookie").starts_with("__Host-oneport-visit="), "{page:?}");
+    assert_eq!(jar.step(&url("web", "/echo")).status, 200);
+    let wrong = house
+        .jar("new")
+        .curl()
+        .args(&["-u", "x-preevy-profile-key:x"])
+        .header("Sec-Fetch-Mode: navigate")
+        .get(&hinted);
+    assert_eq!((wrong.status, wrong.header("set-cookie"), wrong.header("location")), (401, None, None));
+}
