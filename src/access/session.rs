@@ -19,8 +19,9 @@ use tokio::sync::watch;
 use super::Identity;
 use super::codes::{CodeFault, Codes};
 use super::logouts::{Logouts, SessionId};
+use super::oidc::{Oidc, OidcError};
 use super::seal::{Purpose, SealError, Seals, random};
-use crate::config::{AccessSettings, IssuerSettings};
+use crate::config::{AccessSettings, IssuerSettings, OidcSettings};
 use crate::net::Tasks;
 
 /// Most profiles that a session may see. With their octets, a cookie stays below 4 KiB.
@@ -77,6 +78,7 @@ struct Inner {
     lifetime: Duration,
     origins: HashSet<Origin>,
     ended: watch::Sender<u64>,
+    provider: Option<Oidc>,
 }
 
 /// Why there can be no sessions.
@@ -85,6 +87,9 @@ pub enum SessionsError {
     /// The secrets.
     #[error(transparent)]
     Secrets(#[from] SealError),
+    /// Where people log in.
+    #[error(transparent)]
+    Provider(#[from] OidcError),
     /// The list of those that were ended.
     #[error(
         "cannot read which sessions were ended from `{path}`: {error}; let this user read it, or remove it"
@@ -121,9 +126,14 @@ impl Origin {
         Self::of(&["issuer", &issuer.name, issuer.audience.as_deref().unwrap_or(""), &issuer.profiles_claim])
     }
 
-    /// Whatever these words describe.
+    /// A provider, with its rules.
     #[must_use]
-    pub fn of(words: &[&str]) -> Self {
+    pub fn oidc(settings: &OidcSettings) -> Self {
+        Self::of(&["oidc", &settings.issuer, &settings.client_id, &format!("{:?}", settings.allow)])
+    }
+
+    /// Whatever these words describe.
+    fn of(words: &[&str]) -> Self {
         let mut origin = [0; 8];
         origin.copy_from_slice(&digest(&words.join("\0"))[..8]);
         Self(origin)
@@ -196,16 +206,20 @@ impl Session {
 }
 
 impl Sessions {
-    /// Reads the secrets, and which sessions were ended. Reads files: not for a busy task.
+    /// Reads the secrets, and which sessions were ended. `login` is where people log in, and come back
+    /// to from a provider. Reads files: not for a busy task.
     ///
     /// # Errors
     /// When one of them cannot be read, or the secret not be made.
-    pub fn open(settings: &AccessSettings, state_dir: &Path) -> Result<Self, SessionsError> {
+    pub fn open(settings: &AccessSettings, login: &str, state_dir: &Path) -> Result<Self, SessionsError> {
         let path = state_dir.join("logouts");
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let logouts =
             Logouts::open(path.clone(), now).map_err(|error| SessionsError::Logouts { path, error })?;
-        let origins = settings.issuers.iter().map(Origin::issuer).chain([Origin::key()]).collect();
+        let mut origins: HashSet<_> = settings.issuers.iter().map(Origin::issuer).collect();
+        origins.insert(Origin::key());
+        origins.extend(settings.oidc.iter().map(Origin::oidc));
+        let provider = settings.oidc.as_ref().map(|oidc| Oidc::open(oidc, format!("{login}/callback")));
         Ok(Self(Arc::new(Inner {
             seals: Seals::open(settings)?,
             codes: Codes::default(),
@@ -213,6 +227,7 @@ impl Sessions {
             lifetime: settings.session_ttl,
             origins,
             ended: watch::Sender::new(0),
+            provider: provider.transpose()?,
         })))
     }
 
@@ -225,6 +240,12 @@ impl Sessions {
     #[must_use]
     pub fn seals(&self) -> &Seals {
         &self.0.seals
+    }
+
+    /// Where people log in, if not here.
+    #[must_use]
+    pub fn provider(&self) -> Option<&Oidc> {
+        self.0.provider.as_ref()
     }
 
     /// How long a session lives.
@@ -362,7 +383,7 @@ pub(super) mod tests {
         let secrets = vec![Secret::new("0123456789abcdef")];
         let settings =
             AccessSettings { secrets, session_ttl: Duration::from_secs(60), ..AccessSettings::default() };
-        Sessions::open(&settings, dir).expect("opened")
+        Sessions::open(&settings, "https://auth.test/login", dir).expect("opened")
     }
 
     fn known(profiles: Vec<String>) -> Known {

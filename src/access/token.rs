@@ -225,7 +225,7 @@ fn profiles(claims: &serde_json::Value, path: &str) -> Vec<String> {
 }
 
 /// One text, or a list of them.
-fn texts(value: Option<&serde_json::Value>) -> impl Iterator<Item = &str> {
+pub(super) fn texts(value: Option<&serde_json::Value>) -> impl Iterator<Item = &str> {
     let list = value.and_then(serde_json::Value::as_array);
     value
         .and_then(serde_json::Value::as_str)

@@ -94,7 +94,7 @@ pub fn provision(
     let host_key = host_key::load(&settings.ssh.host_key)?;
     let registry = Registry::new();
     let issuers = Issuers::open(&settings.access)?;
-    let sessions = Sessions::open(&settings.access, path)?;
+    let sessions = Sessions::open(&settings.access, &settings.base.login_url(), path)?;
     sessions.watch(visitors);
     let challenges = Challenges::default();
     let dns = dns::provider(settings)?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::access::{AgentKeys, Issuers, Seals};
+use crate::access::{AgentKeys, Issuers, Oidc, Seals};
 use crate::certs::{acme, dns, examine};
 use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
@@ -25,6 +25,10 @@ pub fn validate(settings: &Settings) -> Result<(), Faults> {
         faults.push(Fault::new("access.issuer", error.to_string()));
     }
     check_secrets(settings, &mut faults);
+    let oidc = settings.access.oidc.as_ref();
+    if let Some(Err(error)) = oidc.map(|oidc| Oidc::open(oidc, settings.base.login_url())) {
+        faults.push(Fault::new("access.oidc", error.to_string()));
+    }
     check_admin(settings, &mut faults);
     faults.extend(dns::check_files(&settings.dns));
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }

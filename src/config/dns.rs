@@ -2,7 +2,7 @@
 //! section 8.4), and who is asked whether it can be seen.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Secret;
@@ -107,4 +107,20 @@ pub enum SecretSource {
     Inline(Secret),
     /// In this file, read anew for each use.
     File(PathBuf),
+}
+
+impl SecretSource {
+    /// The secret, without blanks around it. Reads the file: not for a busy task.
+    ///
+    /// # Errors
+    /// When the file, which is the first value, cannot be read.
+    pub fn reveal(&self) -> Result<String, (&Path, std::io::Error)> {
+        match self {
+            Self::Inline(secret) => Ok(secret.reveal().trim().to_owned()),
+            Self::File(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Ok(text.trim().to_owned()),
+                Err(error) => Err((path, error)),
+            },
+        }
+    }
 }

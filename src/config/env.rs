@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::list::{ENV_PREFIX, SETTINGS, Setting, nearest};
+use super::list::{ENV_PREFIX, SETTINGS, Setting};
+use super::nearest::nearest;
 use super::written::{Value, Written, WrittenLogin};
 use super::{Fault, PemPair, PemSource, Secret};
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::list::{SETTINGS, find, nearest};
+use super::list::{SETTINGS, find};
+use super::nearest::nearest;
 use super::written::{Given, Value, Written};
 use super::{Fault, Faults};
 

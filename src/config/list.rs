@@ -272,6 +272,28 @@ pub const SETTINGS: &[Setting] = &[
         "The file which such secrets are in, one a line; made there (with one) if absent. Reread when it changes. Default: `cookie_secrets` in `state_dir`.",
     ),
     setting(
+        "access.oidc.issuer",
+        "URL",
+        "",
+        "Lets people log in to private tunnels at this OpenID Connect provider: its issuer, exactly as it writes it. It must know the gateway's address `https://auth.HOST/login/callback`. See docs/oidc.md.",
+    ),
+    setting("access.oidc.client_id", "text", "", "What the gateway is called there."),
+    setting("access.oidc.client_secret", "text", "", "The secret that goes with it, if it has one."),
+    setting("access.oidc.client_secret_file", "path", "", "The file which that secret is in, instead."),
+    setting("access.oidc.scopes", "list of scopes", "email,profile", "What is asked for, besides `openid`."),
+    setting(
+        "access.oidc.allow",
+        "list of {email or domain or claim (value), profiles}",
+        "",
+        "Who may see whose tunnels; all rules that match count. `profiles` are profiles' ids (`oneport token --profile`), or `*` for all; left out, those that the `claim` lists. In the variable: `ann@example.com=PROFILE`, `@example.com=*` or `CLAIM:VALUE=PROFILE`, commas between rules.",
+    ),
+    setting(
+        "access.oidc.root",
+        "path",
+        "",
+        "PEM file with the authority of the provider's server, where that is a private one.",
+    ),
+    setting(
         "access.isolate_cookies",
         "true or false",
         "true",
@@ -381,37 +403,9 @@ pub fn find(path: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.path == path)
 }
 
-/// A hint for somebody who wrote `wrong`: the nearest of `names`, if one is near.
-pub(super) fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |name: &str| {
-        let whole = strsim::damerau_levenshtein(wrong, name);
-        // Right name, wrong section: as good as one typing mistake.
-        let (wrong_tail, tail) = (last_part(wrong), last_part(name));
-        let in_tail = strsim::damerau_levenshtein(wrong_tail, tail);
-        let is_near = whole <= (wrong.len() / 3).max(2);
-        let is_tail_near = in_tail <= wrong_tail.len() / 4;
-        (is_near || is_tail_near).then(|| if is_tail_near { whole.min(in_tail + 1) } else { whole })
-    };
-    names.into_iter().filter_map(|name| Some((distance(name)?, name))).min().map(|(_, name)| name)
-}
-
-fn last_part(name: &str) -> &str {
-    name.rsplit('.').next().unwrap_or(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn near_names_are_found() {
-        let near = |wrong| nearest(wrong, SETTINGS.iter().map(|setting| setting.path));
-        assert_eq!(near("ssh.authorised_keys"), Some("ssh.authorized_keys"));
-        assert_eq!(near("allow_any_key"), Some("ssh.allow_any_key"));
-        assert_eq!(near("http.raw"), Some("ssh.raw"));
-        assert_eq!(near("listne"), Some("listen"));
-        assert_eq!(near("something.else"), None);
-    }
 
     #[test]
     fn variables_are_unique() {

@@ -12,6 +12,8 @@ mod file;
 mod golden;
 mod issuers;
 mod list;
+mod nearest;
+mod oidc;
 mod resolve;
 mod routes;
 mod settings;
@@ -28,6 +30,7 @@ pub use dns::{
 };
 pub use fault::{Fault, Faults};
 pub use list::{SETTINGS, Setting};
+pub use oidc::{OidcProfiles, OidcRule, OidcSettings, OidcWho};
 pub use settings::{
     AccessSettings, AdminListen, AnyKey, BackendAddr, BaseUrl, CertificateSource, HttpSettings, IssuerKeys,
     IssuerSettings, JwksUrl, Limits, LogSettings, PemPair, PemSource, RouteSettings, Secret, Settings,

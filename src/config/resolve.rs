@@ -3,6 +3,7 @@
 mod access;
 mod acme;
 mod dns;
+mod oidc;
 mod tls;
 
 use std::net::SocketAddr;

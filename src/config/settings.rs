@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{AcmeSettings, DnsSettings};
+use super::{AcmeSettings, DnsSettings, OidcSettings};
 use crate::name::{HostName, TunnelName};
 use crate::observe::LogFormat;
 
@@ -85,6 +85,12 @@ impl BaseUrl {
             Some(port) => format!("{}://{host}:{port}/", self.scheme()),
             None => format!("{}://{host}/", self.scheme()),
         }
+    }
+
+    /// Where people log in.
+    #[must_use]
+    pub fn login_url(&self) -> String {
+        format!("{}login", self.url_of(&HostName::child_of("auth", &self.host)))
     }
 
     /// The public URL of a tunnel.
@@ -300,6 +306,8 @@ pub struct AccessSettings {
     /// Where people log in who came with a browser: the base URL of the hosted service that
     /// existing agents know.
     pub login_url: Option<String>,
+    /// Where they log in instead: a provider of the operator's.
+    pub oidc: Option<OidcSettings>,
 }
 
 /// Somebody whose tokens are believed.

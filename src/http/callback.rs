@@ -8,7 +8,7 @@ use super::Http;
 use super::body::{Answer, Outgoing};
 use super::login::{field, is_path};
 use super::respond::{Failure, Form, own};
-use super::session::{self, Browser};
+use super::session::{self, Browser, Kind};
 use crate::name::HostName;
 use crate::observe::Reason;
 use crate::registry::Tunnel;
@@ -40,7 +40,7 @@ pub(super) fn complete(
     let path = field(query, "returnPath").filter(|path| is_path(path)).unwrap_or_else(|| "/".to_owned());
     let to = format!("{}{path}", base.url_of(host).trim_end_matches('/'));
     let code = field(query, "code").unwrap_or_default();
-    let browser = Browser::mark_in(request.headers(), base).unwrap_or_default();
+    let browser = Browser::mark_in(Kind::Browser, request.headers(), base).unwrap_or_default();
     let cookie = match http.sessions.redeem(&code, host.as_str(), &browser) {
         Ok(session) if session.may_see(&tunnel.owner) => session::set_visit(http, &session, tunnel, host),
         // Somebody who went back or reloaded is logged in already.

@@ -7,10 +7,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::credentials::shows_basic;
 use super::respond::Failure;
-use super::session::Browser;
+use super::session::{Browser, Kind};
 use crate::access::{Denial, TokenFault, Way};
 use crate::config::BaseUrl;
-use crate::name::{HostName, TunnelName};
+use crate::name::TunnelName;
 use crate::observe::Reason;
 
 /// The challenge that has a browser ask for user name and password.
@@ -63,7 +63,7 @@ pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> 
         let next = "log in with a browser, or send `Authorization: Bearer TOKEN`";
         return Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, denial.to_string(), next);
     }
-    let browser = refused.is_own_host.then(|| Browser::of(refused.headers, base)).flatten();
+    let browser = refused.is_own_host.then(|| Browser::of(Kind::Browser, refused.headers, base)).flatten();
     let url = login_url(base, refused.name.as_str(), refused.path, browser.as_ref());
     let next = format!("log in at {url}, or send `Authorization: Bearer TOKEN`");
     let status = StatusCode::TEMPORARY_REDIRECT;
@@ -127,10 +127,9 @@ pub(super) fn no_longer(why: Reason) -> Failure {
 
 /// Where people log in to see a tunnel.
 fn login_url(base: &BaseUrl, name: &str, path: Option<&PathAndQuery>, browser: Option<&Browser>) -> String {
-    let auth = base.url_of(&HostName::child_of("auth", &base.host));
     let path = path.map_or("/", PathAndQuery::as_str);
     let browser = browser.map_or(String::new(), |browser| format!("&browser={}", browser.mark));
-    format!("{auth}login?env={}&returnPath={}{browser}", escape(name), escape(path))
+    format!("{}?env={}&returnPath={}{browser}", base.login_url(), escape(name), escape(path))
 }
 
 /// A text as a query's value.

@@ -18,7 +18,7 @@ use super::denial::{escape as escape_query, invalid_token, unauthorized};
 use super::respond::{Failure, Form, escape, own, page, restrict};
 use super::route::Own;
 use super::session::{self, Kind};
-use super::{Http, callback};
+use super::{Http, callback, provider};
 use crate::access::{self, AccessLevel, Credentials, Denial, Known, Session};
 use crate::config::watch::off_thread;
 use crate::name::{HostName, TunnelName};
@@ -30,13 +30,17 @@ const FORM_MAX: usize = 96 * 1024;
 /// How long a form may take to arrive.
 const FORM_TAKES: Duration = Duration::from_secs(10);
 
-type Outcome = Result<(Response<Answer>, Reason), Failure>;
+/// Octets of a path that goes to a provider and back.
+const PATH_MAX: usize = 1024;
+
+pub(super) type Outcome = Result<(Response<Answer>, Reason), Failure>;
 
 /// Where somebody wants to go who logs in.
 pub(super) struct Wanted {
     /// The tunnel, if it is there.
     pub(super) tunnel: Option<Arc<Tunnel>>,
     env: String,
+    /// A path there; empty for none.
     path: String,
     /// Which browser it is to be; `None`: it did not come from the tunnel itself.
     browser: Option<String>,
@@ -63,26 +67,30 @@ pub(super) async fn answer(http: &Http, place: Own, request: Request<Outgoing>, 
     if place == Own::Api {
         // Cookies of logins are those of the other host.
         let query = request.uri().query().map_or(String::new(), |query| format!("?{query}"));
-        return Ok(redirect(&format!("{}login{query}", auth_url(http)), StatusCode::TEMPORARY_REDIRECT));
+        return Ok(redirect(
+            &format!("{}{query}", http.settings.base.login_url()),
+            StatusCode::TEMPORARY_REDIRECT,
+        ));
     }
     if !is_read && !is_from_here(http, request.headers()) {
         return Err(Failure::new(
             Reason::LoginFailed,
             StatusCode::FORBIDDEN,
             "this form was sent by another site",
-            format!("open {}login in a browser, and use the form there", auth_url(http)),
+            format!("open {} in a browser, and use the form there", http.settings.base.login_url()),
         ));
     }
     match (request.uri().path(), is_read) {
         ("/logout", true) => Ok(logout_page(http, request.headers())),
         ("/logout", false) => logout(http, request.headers()).await,
-        (_, true) => begin(http, &request, form),
+        (provider::PATH, true) => provider::finish(http, &request).await,
+        (_, true) => begin(http, &request, form).await,
         (_, false) => take_token(http, request, form).await,
     }
 }
 
 /// Sends on a browser that is known; asks another one who it is.
-fn begin(http: &Http, request: &Request<Outgoing>, form: Form) -> Outcome {
+async fn begin(http: &Http, request: &Request<Outgoing>, form: Form) -> Outcome {
     let wanted = Wanted::read(http, request.uri().query().unwrap_or_default());
     let session = session::of_login(http, request.headers());
     if let Some(session) = &session
@@ -93,20 +101,20 @@ fn begin(http: &Http, request: &Request<Outgoing>, form: Form) -> Outcome {
     if let Some(known) = by_token_cookie(http, request.headers(), &wanted)? {
         return complete(http, known, &wanted, StatusCode::TEMPORARY_REDIRECT);
     }
+    if let (Some(provider), false) = (http.sessions.provider(), session.is_some() && wanted.tunnel.is_none())
+    {
+        return provider::begin(http, provider, request.headers(), &wanted).await;
+    }
     if let Some(url) = http.settings.access.login_url.as_deref() {
         let query = request.uri().query().map_or(String::new(), |query| format!("?{query}"));
-        let back = format!("{}login{query}", auth_url(http));
+        let back = format!("{}{query}", http.settings.base.login_url());
         let to = format!("{}/api/auth/login?redirectTo={}", url.trim_end_matches('/'), escape_query(&back));
         return Ok(redirect(&to, StatusCode::TEMPORARY_REDIRECT));
     }
     match (session, &wanted.tunnel) {
-        (Some(session), None) => Ok(logged_in(http, &session, &wanted)),
+        (Some(session), None) => Ok(logged_in(&session, &wanted)),
         _ if form != Form::Html => Err(nobody_here()),
-        (Some(session), Some(_)) => {
-            let what = format!("You are logged in as {}, who may not see this preview.", session.name);
-            let answer = ask(&wanted, Some(&what), StatusCode::FORBIDDEN);
-            Ok((answer, Reason::NotAllowed))
-        }
+        (Some(session), Some(_)) => Ok((not_theirs(http, &session, &wanted), Reason::NotAllowed)),
         (None, _) => Ok((ask(&wanted, None, StatusCode::OK), Reason::OwnAnswer)),
     }
 }
@@ -129,6 +137,14 @@ fn by_token_cookie(http: &Http, headers: &HeaderMap, wanted: &Wanted) -> Result<
 
 /// Takes the form with a token.
 async fn take_token(http: &Http, request: Request<Outgoing>, form: Form) -> Outcome {
+    if !takes_tokens(http) {
+        return Err(Failure::new(
+            Reason::MethodNotAllowed,
+            StatusCode::METHOD_NOT_ALLOWED,
+            "people do not log in with tokens here",
+            format!("open {} in a browser", http.settings.base.login_url()),
+        ));
+    }
     let bad = |what: &'static str| Failure::bad_request(what);
     let body = Limited::new(request.into_body(), FORM_MAX).collect();
     let body =
@@ -172,10 +188,9 @@ fn go(
     status: StatusCode,
 ) -> Outcome {
     let (mut answer, reason) = match &wanted.tunnel {
-        None => logged_in(http, session, wanted),
+        None => logged_in(session, wanted),
         Some(tunnel) if tunnel.access == AccessLevel::Private && !session.may_see(&tunnel.owner) => {
-            let what = format!("You are logged in as {}, who may not see this preview.", session.name);
-            (ask(wanted, Some(&what), StatusCode::FORBIDDEN), Reason::NotAllowed)
+            (not_theirs(http, session, wanted), Reason::NotAllowed)
         }
         Some(tunnel) => redirect(&wanted.way(http, session, tunnel)?, status),
     };
@@ -186,8 +201,9 @@ fn go(
 impl Wanted {
     /// Reads it from a query or a form.
     pub(super) fn read(http: &Http, text: &str) -> Self {
-        let env = field(text, "env").unwrap_or_default();
-        let tunnel = TunnelName::from_label(&env).and_then(|name| http.registry.look_up(&name));
+        let name = field(text, "env").and_then(|env| TunnelName::from_label(&env));
+        let tunnel = name.as_ref().and_then(|name| http.registry.look_up(name));
+        let env = name.map(|name| name.as_str().to_owned()).unwrap_or_default();
         let path = field(text, "returnPath").filter(|path| is_path(path)).unwrap_or_default();
         let browser = field(text, "browser").filter(|mark| !mark.is_empty());
         Self { tunnel, env, path, browser }
@@ -208,6 +224,15 @@ impl Wanted {
                 Ok(format!("{url}{}?code={code}&returnPath={}", callback::PATH, escape_query(&self.path)))
             }
         }
+    }
+
+    /// The same as a query, of bounded length: a path may be very long.
+    pub(super) fn query(&self) -> String {
+        let path = if self.path.len() > PATH_MAX { "" } else { &self.path };
+        let browser = self.browser.as_deref().unwrap_or_default();
+        let browser = if browser.len() > PATH_MAX { "" } else { browser };
+        let (env, path, browser) = (escape_query(&self.env), escape_query(path), escape_query(browser));
+        format!("env={env}&returnPath={path}&browser={browser}")
     }
 
     /// The same as fields of a form.
@@ -241,16 +266,30 @@ fn ask(wanted: &Wanted, trouble: Option<&str>, status: StatusCode) -> Response<A
     html(status, "Log in", &content, "")
 }
 
+/// Tells somebody that a preview is not for them, whoever they say they are.
+fn not_theirs(http: &Http, session: &Session, wanted: &Wanted) -> Response<Answer> {
+    let what = format!("You are logged in as {}, who may not see this preview.", session.name);
+    if takes_tokens(http) {
+        return ask(wanted, Some(&what), StatusCode::FORBIDDEN);
+    }
+    let logout = "<p>Ask its owner, or <a href=\"/logout\">log out</a> to log in as somebody else.</p>";
+    html(StatusCode::FORBIDDEN, "Not allowed", &format!("<p>{}</p>{logout}", escape(&what)), "")
+}
+
+/// Whether the page with the form is where people log in.
+fn takes_tokens(http: &Http) -> bool {
+    http.sessions.provider().is_none() && http.settings.access.login_url.is_none()
+}
+
 /// Tells somebody who they are, where there is nowhere to go.
-fn logged_in(http: &Http, session: &Session, wanted: &Wanted) -> (Response<Answer>, Reason) {
+fn logged_in(session: &Session, wanted: &Wanted) -> (Response<Answer>, Reason) {
     let gone = if wanted.env.is_empty() {
         String::new()
     } else {
         format!("<p>Nobody offers the preview <code>{}</code> now.</p>", escape(&wanted.env))
     };
-    let logout = format!("{}logout", auth_url(http));
     let content = format!(
-        "{gone}<p>You are logged in as {}. Open a preview by its own address, or <a href=\"{logout}\">log out</a>.</p>",
+        "{gone}<p>You are logged in as {}. Open a preview by its own address, or <a href=\"/logout\">log out</a>.</p>",
         escape(&session.name)
     );
     (html(StatusCode::OK, "Logged in", &content, ""), Reason::OwnAnswer)
@@ -290,9 +329,10 @@ fn html(status: StatusCode, title: &str, content: &str, more: &str) -> Response<
 
 /// Whether a form is one of our pages': browsers say where a POST comes from.
 fn is_from_here(http: &Http, headers: &HeaderMap) -> bool {
-    let here = auth_url(http);
+    let login = http.settings.base.login_url();
+    let here = login.trim_end_matches("/login");
     match headers.get(header::ORIGIN) {
-        Some(origin) => origin.as_bytes() == here.trim_end_matches('/').as_bytes(),
+        Some(origin) => origin.as_bytes() == here.as_bytes(),
         None => headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin"),
     }
 }
@@ -312,12 +352,7 @@ fn ours(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(Reason::LoginFailed, StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), next)
 }
 
-/// `SCHEME://auth.BASE[:PORT]/`.
-pub(super) fn auth_url(http: &Http) -> String {
-    let base = &http.settings.base;
-    base.url_of(&HostName::child_of("auth", &base.host))
-}
-
+/// Sends a browser on.
 pub(super) fn redirect(to: &str, status: StatusCode) -> (Response<Answer>, Reason) {
     let mut answer = own(status, Form::Text, "go on\n");
     let headers = answer.headers_mut();

@@ -22,6 +22,7 @@ mod own;
 mod patience;
 mod plain;
 mod pool;
+mod provider;
 mod record;
 mod respond;
 mod rewrite;

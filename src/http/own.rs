@@ -9,6 +9,7 @@ use super::body::{Answer, Outgoing};
 use super::credentials::credentials;
 use super::denial::unauthorized;
 use super::login;
+use super::provider;
 use super::respond::{Failure, Form, escape, own, page};
 use super::route::Own;
 use crate::access;
@@ -27,7 +28,10 @@ pub(super) async fn answer(
     form: Form,
 ) -> Result<(Response<Answer>, Reason), Failure> {
     let (uri, base) = (request.uri(), &http.settings.base);
-    if matches!((place, uri.path()), (Own::Auth | Own::Api, "/login") | (Own::Auth, "/logout")) {
+    if matches!(
+        (place, uri.path()),
+        (Own::Auth | Own::Api, "/login") | (Own::Auth, "/logout" | provider::PATH)
+    ) {
         return login::answer(http, place, request, form).await;
     }
     let profile = uri.path().strip_prefix("/profiles/").and_then(|rest| rest.strip_suffix("/tunnels"));

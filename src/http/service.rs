@@ -26,7 +26,7 @@ use super::record::{Activity, Record, RequestId};
 use super::respond::{self, Failure, Form};
 use super::rewrite::Injected;
 use super::route::{Route, route};
-use super::upgrade::{End, Wish, asks_to_switch};
+use super::upgrade::{End, Wish, asks_to_switch, may_connect, no_connect};
 use super::{Connection, Http, callback, isolate, own, session};
 use crate::access::{self, AccessLevel, Credentials, Hold, Host, Permit};
 use crate::name::HostName;
@@ -92,7 +92,7 @@ impl Session {
 
     async fn handle(&self, mut request: Request<Outgoing>, record: &mut Record) -> Result<Outcome, Failure> {
         if *request.method() == Method::CONNECT && !may_connect(&request) {
-            return Err(method_not_allowed());
+            return Err(no_connect());
         }
         let settings = &self.http.settings;
         record.visitor = headers::visitor(request.headers(), self.conn.peer, &settings.http.trusted_proxies);
@@ -375,20 +375,5 @@ fn no_tunnel(name: &str) -> Failure {
         StatusCode::BAD_GATEWAY,
         format!("No active tunnel found for `{name}`"),
         "check the name, and whether the agent that offers it is connected",
-    )
-}
-
-/// CONNECT switches protocols over HTTP/2 (RFC 8441), though never to HTTP/2 again.
-fn may_connect(request: &Request<Outgoing>) -> bool {
-    let protocol = request.extensions().get::<hyper::ext::Protocol>();
-    protocol.is_some_and(|protocol| !protocol.as_str().to_ascii_lowercase().starts_with("h2"))
-}
-
-fn method_not_allowed() -> Failure {
-    Failure::new(
-        Reason::MethodNotAllowed,
-        StatusCode::NOT_IMPLEMENTED,
-        "CONNECT is for forward proxies, and this is a gateway",
-        "send the request to the host itself",
     )
 }

@@ -30,7 +30,7 @@ pub(super) enum Kind {
     /// Which browser was sent to the login: another must not complete it, or somebody could have
     /// others use their login.
     Browser,
-    /// A login at the provider that is under way, on the login host.
+    /// Which browser was sent on to the provider, on the login host.
     Provider,
 }
 
@@ -140,18 +140,18 @@ pub(super) struct Browser {
 
 impl Browser {
     /// The browser that sent these headers. One that logs in from several tabs stays the same.
-    pub(super) fn of(headers: &HeaderMap, base: &BaseUrl) -> Option<Self> {
-        if let Some(mark) = Self::mark_in(headers, base) {
+    pub(super) fn of(kind: Kind, headers: &HeaderMap, base: &BaseUrl) -> Option<Self> {
+        if let Some(mark) = Self::mark_in(kind, headers, base) {
             return Some(Self { mark, set: None });
         }
         let secret = access::random_text::<16>().ok()?;
-        let set = Kind::Browser.set(base, &secret, LOGIN_TAKES)?;
+        let set = kind.set(base, &secret, LOGIN_TAKES)?;
         Some(Self { mark: mark_of(&secret), set: Some(set) })
     }
 
     /// What a browser is called that has the cookie.
-    pub(super) fn mark_in(headers: &HeaderMap, base: &BaseUrl) -> Option<String> {
-        let secret = Kind::Browser.find(base, headers)?;
+    pub(super) fn mark_in(kind: Kind, headers: &HeaderMap, base: &BaseUrl) -> Option<String> {
+        let secret = kind.find(base, headers)?;
         // Not of ours: of another length.
         (secret.len() == 22).then(|| mark_of(&secret))
     }

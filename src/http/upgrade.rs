@@ -67,6 +67,21 @@ pub(super) fn asks_to_switch<B>(request: &Request<B>) -> bool {
     request.extensions().get::<Protocol>().is_some() || request.headers().contains_key(header::UPGRADE)
 }
 
+/// CONNECT switches protocols over HTTP/2 (RFC 8441), though never to HTTP/2 again.
+pub(super) fn may_connect(request: &Request<Outgoing>) -> bool {
+    let protocol = request.extensions().get::<Protocol>();
+    protocol.is_some_and(|protocol| !protocol.as_str().to_ascii_lowercase().starts_with("h2"))
+}
+
+pub(super) fn no_connect() -> Failure {
+    Failure::new(
+        Reason::MethodNotAllowed,
+        StatusCode::NOT_IMPLEMENTED,
+        "CONNECT is for forward proxies, and this is a gateway",
+        "send the request to the host itself",
+    )
+}
+
 impl Wish {
     /// The switch that a request asks for, if it does. A request with a body does not: `Upgrade`
     /// may always be left alone (RFC 9110, section 7.8).

@@ -26,6 +26,7 @@ mod keys;
 mod limits;
 mod login;
 mod odd_agents;
+mod oidc;
 mod permits;
 mod private;
 mod routes;

@@ -218,10 +218,5 @@ pub fn check_files(dns: &DnsSettings) -> Vec<Fault> {
 
 /// The secret, without the white space around it.
 fn reveal(source: &SecretSource) -> Result<String, DnsError> {
-    match source {
-        SecretSource::Inline(secret) => Ok(secret.reveal().trim().to_owned()),
-        SecretSource::File(path) => std::fs::read_to_string(path)
-            .map(|text| text.trim().to_owned())
-            .map_err(|error| DnsError::Secret { path: path.clone(), error }),
-    }
+    source.reveal().map_err(|(path, error)| DnsError::Secret { path: path.to_owned(), error })
 }

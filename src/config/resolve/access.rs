@@ -39,6 +39,7 @@ impl Resolver {
             session_ttl: self.duration("access.session_ttl", SECOND, 365 * 24 * HOUR),
             isolate_cookies: self.required("access.isolate_cookies", value::switch),
             login_url: login.base_url,
+            oidc: self.oidc(),
         }
     }
 

@@ -151,7 +151,7 @@ impl Resolver {
     }
 
     /// A secret, or its file. It is in no message.
-    fn secret(
+    pub(super) fn secret(
         &mut self,
         path: &'static str,
         file: &'static str,

@@ -55,7 +55,8 @@ impl Crowd {
         let mut settings = Settings::dev(443, "unused".as_ref());
         settings.access.secrets = vec![Secret::new("sixteen or more.")];
         let issuers = Issuers::open(&settings.access).expect("no file to read");
-        let sessions = Sessions::open(&settings.access, "unused".as_ref()).expect("no file to read");
+        let sessions =
+            Sessions::open(&settings.access, "unused", "unused".as_ref()).expect("no file to read");
         let http = Http::new(
             Arc::new(settings),
             registry.clone(),

@@ -1,0 +1,394 @@
+//! Logins at an OpenID Connect provider: the authorization code flow with PKCE (RFC 7636), a state
+//! and a nonce. The protocol and its checks are a library's; requests are [`Fetch`]'s.
+//!
+//! Refuses tokens signed with a shared secret or not at all, an e-mail address that the provider has
+//! not verified, and whoever no rule is for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openidconnect::core::{
+    CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreClientAuthMethod, CoreErrorResponseType,
+    CoreGenderClaim, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm,
+    CoreProviderMetadata, CoreRevocableToken, CoreRevocationErrorResponse, CoreTokenIntrospectionResponse,
+    CoreTokenType,
+};
+use openidconnect::{
+    AccessToken, AdditionalClaims, AuthType, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
+    DiscoveryError, EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest,
+    HttpResponse, IdTokenFields, IssuerUrl, Nonce, OAuth2TokenResponse as _, PkceCodeChallenge,
+    PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope, StandardErrorResponse, StandardTokenResponse,
+    SubjectIdentifier, TokenResponse as _, UserInfoClaims,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+
+use super::oidc_rules::{Granted, granted, name_of};
+use super::session::{Known, Origin};
+use super::token::brief;
+use crate::config::OidcSettings;
+use crate::net::{Fetch, FetchError, FetchOptions};
+
+/// How long one request to the provider may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Octets of one of its answers.
+const ANSWER_MAX: usize = 256 * 1024;
+/// How long its description and its keys are good.
+const KEPT: Duration = Duration::from_secs(60 * 60);
+/// How long a failure is told again without asking again.
+const FAILED_KEPT: Duration = Duration::from_secs(3);
+
+/// A provider. Clones share what is known of it.
+#[derive(Clone, Debug)]
+pub struct Oidc(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: OidcSettings,
+    redirect: String,
+    origin: Origin,
+    fetch: Fetch,
+    described: Mutex<Option<Described>>,
+}
+
+/// What is known of the provider, or why nothing is.
+#[derive(Debug)]
+struct Described {
+    at: Instant,
+    outcome: Result<Arc<CoreProviderMetadata>, OidcFault>,
+}
+
+/// Why no provider can be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OidcError {
+    /// The authority of its server.
+    #[error("cannot read `{path}`: {error}; check `access.oidc.root`, and that this user may read it")]
+    Root {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The secret.
+    #[error(
+        "cannot read the client's secret from `{path}`: {error}; check `access.oidc.client_secret_file`, and that this user may read it"
+    )]
+    Secret {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Requests.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+}
+
+/// Why a login failed, in one sentence with what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OidcFault {
+    /// The provider could not be asked.
+    #[error("the identity provider cannot be asked: {0}")]
+    Unreachable(String),
+    /// It does not describe itself as it should.
+    #[error(
+        "the identity provider's description cannot be used ({0}); `access.oidc.issuer` must be its issuer, exactly as it writes it"
+    )]
+    Description(String),
+    /// It said no.
+    #[error("the identity provider refused the login: {0}")]
+    Refused(String),
+    /// It does not know the gateway, or the code.
+    #[error(
+        "the identity provider did not accept this gateway or the login ({0}); check `access.oidc.client_id` and its secret"
+    )]
+    Exchange(String),
+    /// What it says of the visitor does not hold.
+    #[error(
+        "what the identity provider says of you does not hold ({0}); log in once more, and check the clocks"
+    )]
+    Token(String),
+    /// The login was not begun here, or too long ago.
+    #[error(
+        "this answer of the identity provider belongs to no login that was begun in this browser within 10 min; open the preview again"
+    )]
+    Stale,
+    /// It has an address that could be anybody's.
+    #[error("the identity provider has not verified your address `{0}`; verify it there, then log in again")]
+    Unverified(String),
+    /// No rule is for them.
+    #[error("no rule says what `{0}` may see; ask the operator to add one to `access.oidc.allow`")]
+    Nobody(String),
+    /// The secret cannot be read any more.
+    #[error("the client's secret cannot be read; check `access.oidc.client_secret_file`")]
+    Secret,
+}
+
+/// A login that was begun: to be kept, unread, by the browser.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Begun {
+    nonce: String,
+    verifier: String,
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Begun(***)")
+    }
+}
+
+/// All claims that have no meaning of their own in the library.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct OtherClaims {
+    #[serde(flatten)]
+    all: Map<String, Value>,
+}
+
+impl AdditionalClaims for OtherClaims {}
+
+type Tokens = StandardTokenResponse<
+    IdTokenFields<
+        OtherClaims,
+        EmptyExtraTokenFields,
+        CoreGenderClaim,
+        CoreJweContentEncryptionAlgorithm,
+        CoreJwsSigningAlgorithm,
+    >,
+    CoreTokenType,
+>;
+
+type Asking = Client<
+    OtherClaims,
+    CoreAuthDisplay,
+    CoreGenderClaim,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJsonWebKey,
+    CoreAuthPrompt,
+    StandardErrorResponse<CoreErrorResponseType>,
+    Tokens,
+    CoreTokenIntrospectionResponse,
+    CoreRevocableToken,
+    CoreRevocationErrorResponse,
+    EndpointSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointMaybeSet,
+    EndpointMaybeSet,
+>;
+
+impl Oidc {
+    /// Prepares to ask; asks nobody yet. `redirect` is where browsers come back to. Reads files: not
+    /// for a busy task.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn open(settings: &OidcSettings, redirect: String) -> Result<Self, OidcError> {
+        let extra_roots = match &settings.root {
+            None => None,
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|error| OidcError::Root { path: path.clone(), error })?,
+            ),
+        };
+        if let Some(Err((path, error))) = settings.client_secret.as_ref().map(|source| source.reveal()) {
+            return Err(OidcError::Secret { path: path.to_owned(), error });
+        }
+        let fetch = Fetch::new(FetchOptions { deadline: DEADLINE, max_body: ANSWER_MAX, extra_roots })?;
+        let origin = Origin::oidc(settings);
+        let (settings, described) = (settings.clone(), Mutex::default());
+        Ok(Self(Arc::new(Inner { settings, redirect, origin, fetch, described })))
+    }
+
+    /// Begins a login. The URL is where the browser is to go; the provider sends it back with `state`.
+    ///
+    /// # Errors
+    /// When the provider cannot be asked how.
+    pub async fn begin(&self, state: impl FnOnce(&Begun) -> Option<String>) -> Result<String, OidcFault> {
+        let client = self.client(false).await?;
+        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        let begun =
+            Begun { nonce: Nonce::new_random().secret().clone(), verifier: verifier.secret().clone() };
+        let state = state(&begun).ok_or(OidcFault::Stale)?;
+        let nonce = begun.nonce;
+        let (url, _, _) = client
+            .authorize_url(
+                CoreAuthenticationFlow::AuthorizationCode,
+                move || CsrfToken::new(state),
+                move || Nonce::new(nonce),
+            )
+            .add_scopes(self.0.settings.scopes.iter().cloned().map(Scope::new))
+            .set_pkce_challenge(challenge)
+            .url();
+        Ok(url.to_string())
+    }
+
+    /// Ends a login with the code that the provider sent along: who it is, and what they may see.
+    ///
+    /// # Errors
+    /// When any of it does not hold, or no rule is for them.
+    pub async fn finish(&self, begun: Begun, code: String) -> Result<Known, OidcFault> {
+        let client = self.client(false).await?;
+        let http = |request: HttpRequest| self.ask(request);
+        let exchange = client
+            .exchange_code(AuthorizationCode::new(code))
+            .map_err(|error| OidcFault::Description(error.to_string()))?
+            .set_pkce_verifier(PkceCodeVerifier::new(begun.verifier));
+        let tokens = exchange.request_async(&http).await.map_err(|error| match error {
+            RequestTokenError::ServerResponse(said) => OidcFault::Exchange(brief(&said.to_string())),
+            RequestTokenError::Request(error) => OidcFault::Unreachable(error.to_string()),
+            other => OidcFault::Exchange(brief(&other.to_string())),
+        })?;
+        let nonce = Nonce::new(begun.nonce);
+        let mut claims = match claims_of(&client, &tokens, &nonce) {
+            Ok(claims) => claims,
+            // It may have new keys since.
+            Err(_) => claims_of(&self.client(true).await?, &tokens, &nonce).map_err(OidcFault::Token)?,
+        };
+        if !is_decided(&granted(&self.0.settings.allow, &claims)) {
+            claims = self.with_user_info(&client, tokens.access_token(), claims).await?;
+        }
+        let name = name_of(&claims);
+        match granted(&self.0.settings.allow, &claims) {
+            Granted::Some(profiles) => Ok(Known { name, origin: self.0.origin, profiles }),
+            Granted::Unverified(address) => Err(OidcFault::Unverified(brief(&address))),
+            Granted::Nothing => Err(OidcFault::Nobody(brief(&name))),
+        }
+    }
+
+    /// Whether the provider that a browser comes back from is this one, as far as it says so (RFC 9207).
+    #[must_use]
+    pub fn is_issuer(&self, named: Option<&str>) -> bool {
+        named.is_none_or(|named| named == self.0.settings.issuer)
+    }
+
+    /// Many providers say of somebody only when asked what they do not put into the token.
+    async fn with_user_info(
+        &self,
+        client: &Asking,
+        access: &AccessToken,
+        mut claims: Map<String, Value>,
+    ) -> Result<Map<String, Value>, OidcFault> {
+        let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Ok(request) = client.user_info(access.clone(), Some(SubjectIdentifier::new(subject))) else {
+            return Ok(claims);
+        };
+        let http = |request: HttpRequest| self.ask(request);
+        let more: UserInfoClaims<OtherClaims, CoreGenderClaim> = request
+            .request_async(&http)
+            .await
+            .map_err(|error| OidcFault::Token(brief(&error.to_string())))?;
+        // What the token says was signed, and stays.
+        for (name, value) in as_map(&more) {
+            claims.entry(name).or_insert(value);
+        }
+        Ok(claims)
+    }
+
+    async fn client(&self, anew: bool) -> Result<Asking, OidcFault> {
+        let inner = &self.0;
+        let metadata = self.described(anew).await?;
+        let secret = inner.settings.client_secret.clone();
+        let secret = match secret {
+            None => None,
+            Some(source) => Some(
+                crate::config::watch::off_thread(move || source.reveal().ok())
+                    .await
+                    .flatten()
+                    .ok_or(OidcFault::Secret)?,
+            ),
+        };
+        let in_body = metadata.token_endpoint_auth_methods_supported().is_some_and(|ways| {
+            !ways.contains(&CoreClientAuthMethod::ClientSecretBasic)
+                && ways.contains(&CoreClientAuthMethod::ClientSecretPost)
+        });
+        let client = Client::from_provider_metadata(
+            CoreProviderMetadata::clone(&metadata),
+            ClientId::new(inner.settings.client_id.clone()),
+            secret.map(ClientSecret::new),
+        );
+        let redirect = RedirectUrl::new(inner.redirect.clone())
+            .map_err(|error| OidcFault::Description(error.to_string()))?;
+        let way = if in_body { AuthType::RequestBody } else { AuthType::BasicAuth };
+        Ok(client.set_redirect_uri(redirect).set_auth_type(way))
+    }
+
+    /// The provider's description. Whoever comes while it is being asked for waits for the same answer.
+    async fn described(&self, anew: bool) -> Result<Arc<CoreProviderMetadata>, OidcFault> {
+        let asked = Instant::now();
+        let mut described = self.0.described.lock().await;
+        if let Some(known) = &*described {
+            let kept = match &known.outcome {
+                Ok(_) if anew => FAILED_KEPT,
+                Ok(_) => KEPT,
+                Err(_) => FAILED_KEPT,
+            };
+            // Failed while this one waited: that was its answer, too.
+            if known.at.elapsed() < kept || known.at >= asked {
+                return known.outcome.clone();
+            }
+        }
+        let issuer = IssuerUrl::new(self.0.settings.issuer.clone());
+        let outcome = match issuer {
+            Err(error) => Err(OidcFault::Description(error.to_string())),
+            Ok(issuer) => {
+                let http = |request: HttpRequest| self.ask(request);
+                let found = CoreProviderMetadata::discover_async(issuer, &http).await;
+                found.map(Arc::new).map_err(|error| match error {
+                    DiscoveryError::Request(error) => OidcFault::Unreachable(error.to_string()),
+                    DiscoveryError::Response(status, ..) => {
+                        OidcFault::Description(format!("it answered with the status {}", status.as_u16()))
+                    }
+                    DiscoveryError::Parse(error) => OidcFault::Description(brief(&error.to_string())),
+                    other => OidcFault::Description(brief(&other.to_string())),
+                })
+            }
+        };
+        if let Err(fault) = &outcome {
+            tracing::warn!("{fault}");
+        }
+        *described = Some(Described { at: Instant::now(), outcome: outcome.clone() });
+        outcome
+    }
+
+    /// One request to the provider.
+    fn ask(&self, request: HttpRequest) -> impl Future<Output = Result<HttpResponse, FetchError>> + use<> {
+        let fetch = self.0.fetch.clone();
+        async move {
+            let answer = fetch.send(request.map(Bytes::from)).await?;
+            Ok(answer.map(|body| body.to_vec()))
+        }
+    }
+}
+
+/// Checks the token, and gives all that it says.
+fn claims_of(client: &Asking, tokens: &Tokens, nonce: &Nonce) -> Result<Map<String, Value>, String> {
+    use CoreJwsSigningAlgorithm as Alg;
+    let token = tokens.id_token().ok_or("it sent no ID token")?;
+    let verifier = client.id_token_verifier().set_allowed_algs([
+        Alg::RsaSsaPkcs1V15Sha256,
+        Alg::RsaSsaPkcs1V15Sha384,
+        Alg::RsaSsaPkcs1V15Sha512,
+        Alg::RsaSsaPssSha256,
+        Alg::RsaSsaPssSha384,
+        Alg::RsaSsaPssSha512,
+        Alg::EcdsaP256Sha256,
+        Alg::EcdsaP384Sha384,
+        Alg::EdDsa,
+    ]);
+    let claims = token.claims(&verifier, nonce).map_err(|error| brief(&error.to_string()))?;
+    Ok(as_map(claims))
+}
+
+fn as_map(claims: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(claims) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+const fn is_decided(granted: &Granted) -> bool {
+    matches!(granted, Granted::Some(_))
+}

@@ -1,0 +1,231 @@
+//! Logins at an OpenID Connect provider: a real one, `oidc-provider`, which insists on PKCE.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::support::SOON;
+use crate::support::agent::{Agent, OpenSsh, host, node, vector_key};
+use crate::support::backend::Backend;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::process::Process;
+use crate::support::visitor::{Curl, Response};
+
+/// A gateway whose people log in at a provider.
+struct House {
+    gateway: Gateway,
+    provider: Process,
+    port: u16,
+    agents: [Agent; 2],
+    _backend: Backend,
+}
+
+/// A browser's cookies, and its way.
+struct Jar<'a> {
+    house: &'a House,
+    file: PathBuf,
+}
+
+fn table(fields: &[(&str, &str)]) -> toml::Value {
+    let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).into()));
+    toml::Value::Table(fields.collect())
+}
+
+fn rule(fields: &[(&str, &str)], profiles: &[&str]) -> toml::Value {
+    let mut rule = table(fields);
+    let profiles: Vec<toml::Value> = profiles.iter().map(|&profile| profile.into()).collect();
+    rule.as_table_mut().expect("a table").insert("profiles".to_owned(), profiles.into());
+    rule
+}
+
+impl House {
+    fn new(in_token: bool) -> Self {
+        Self::of(in_token, |_| {})
+    }
+
+    fn of(in_token: bool, change: impl FnOnce(&mut Setup)) -> Self {
+        let mut setup = Setup::new();
+        let leaf = setup.ca.leaf("provider", &["localhost"]);
+        let provider = node(
+            "oidc.js",
+            &json!({
+                "cert": leaf.cert, "key": leaf.key, "in_token": in_token,
+                "client_id": "oneport", "client_secret": "very secret",
+                "redirect": "https://auth.gw.test/login/callback",
+                "accounts": {
+                    "ann": { "email": "Ann@example.com", "email_verified": true },
+                    "bob": { "email": "bob@example.com", "email_verified": false },
+                    "cat": { "email": "cat@other.test", "email_verified": true, "groups": ["dev"] },
+                    "dan": { "email": "dan@other.test", "email_verified": true },
+                },
+            }),
+        );
+        let port = provider.out.wait("the provider's port", SOON, |said| said.trim().parse().ok());
+        let own = vector_key("ed25519a")["thumbprint_uri"].as_str().expect("a URI").to_owned();
+        setup.set("access.oidc.issuer", format!("https://localhost:{port}"));
+        setup.set("access.oidc.client_id", "oneport");
+        setup.set("access.oidc.client_secret", "very secret");
+        setup.set("access.oidc.root", setup.ca.cert().display().to_string());
+        setup.set(
+            "access.oidc.allow",
+            vec![
+                rule(&[("domain", "example.com")], &[&own]),
+                rule(&[("claim", "groups"), ("value", "dev")], &["*"]),
+            ],
+        );
+        change(&mut setup);
+        let (gateway, backend) = (setup.start(), Backend::start());
+        let offer = |key: &str, request: &str| {
+            OpenSsh::new(&gateway).key(key).forward(request, backend.address()).start()
+        };
+        let agents = [offer("ed25519a", "/web#access=private"), offer("ed25519b", "/shut#access=private")];
+        Self { gateway, provider, port, agents, _backend: backend }
+    }
+
+    fn jar(&self, name: &str) -> Jar<'_> {
+        Jar { house: self, file: self.gateway.path(name) }
+    }
+
+    fn shut(&self) -> String {
+        let url = self.agents[1].hello["tunnels"]["/shut#access=private"].as_str().expect("a URL");
+        format!("{url}small")
+    }
+}
+
+impl Jar<'_> {
+    fn curl(&self) -> Curl<'_> {
+        let file = self.file.to_str().expect("UTF-8");
+        let port = self.house.port;
+        let there = format!("localhost:{port}:127.0.0.1:{port}");
+        let curl = Curl::new(&self.house.gateway).args(&["--connect-to", &there, "-b", file, "-c", file]);
+        curl.header("Accept: text/html")
+    }
+
+    fn go(&self, url: &str) -> Response {
+        self.curl().args(&["-L", "--max-redirs", "20"]).get(url)
+    }
+
+    /// Fills in the provider's pages, beginning with this one, as somebody; stops at the redirect back.
+    fn log_in_there(&self, mut page: Response, name: &str) -> String {
+        for _ in 0..10 {
+            if let Some(location) = page.header("location") {
+                let location = if location.starts_with('/') {
+                    format!("https://localhost:{}{location}", self.house.port)
+                } else {
+                    location.to_owned()
+                };
+                if location.starts_with("https://auth.gw.test/") {
+                    return location;
+                }
+                page = self.curl().get(&location);
+                continue;
+            }
+            let text = page.text();
+            let between = |from: &str| text.split_once(from).and_then(|(_, rest)| rest.split_once('"'));
+            let action = between("action=\"").unwrap_or_else(|| panic!("no form: {page:?} {text}")).0;
+            let prompt = between("name=\"prompt\" value=\"").expect("what it asks for").0;
+            let form = format!("prompt={prompt}&login={name}&password=x");
+            page = self.curl().args(&["-d", &form]).get(action);
+        }
+        panic!("no end of the provider's pages");
+    }
+
+    fn log_in(&self, url: &str, name: &str) -> Response {
+        let back = self.log_in_there(self.go(url), name);
+        self.go(&back)
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("https://{}{path}", host("web"))
+}
+
+#[test]
+fn people_log_in_at_a_provider_and_see_what_the_rules_say() {
+    let house = House::new(true);
+    let ann = house.jar("ann");
+    let there = ann.log_in(&url("/echo?a=b"), "ann");
+    assert_eq!((there.status, there.json()["target"].as_str()), (200, Some("/echo?a=b")), "{there:?}");
+    assert!(!there.text().contains("cookie"), "{}", there.text());
+    // Known by now, and asked by nobody again; but her rule is for one profile.
+    assert_eq!(ann.curl().get(&url("/small")).status, 200);
+    let shut = ann.go(&house.shut());
+    assert!(shut.status == 403 && shut.text().contains("Ann@example.com, who may not see"), "{shut:?}");
+    assert!(!shut.text().contains("name=token"), "{}", shut.text());
+    let cat = house.jar("cat");
+    assert_eq!(cat.log_in(&house.shut(), "cat").status, 200);
+    assert_eq!(cat.go(&url("/small")).status, 200);
+    // Who is not verified, and who nobody wrote a rule for, is told so.
+    let bob = house.jar("bob").log_in(&url("/small"), "bob");
+    assert!(bob.status == 403 && bob.text().contains("has not verified your address"), "{}", bob.text());
+    let dan = house.jar("dan").log_in(&url("/small"), "dan");
+    assert!(dan.status == 403 && dan.text().contains("access.oidc.allow"), "{}", dan.text());
+    for refused in [bob, dan] {
+        assert_eq!(refused.header("set-cookie"), None);
+    }
+    let log = house.gateway.stderr();
+    assert!(!log.contains("very secret") && !log.contains("code=") && !log.contains("state="), "{log}");
+}
+
+#[test]
+fn what_a_provider_says_only_when_asked_counts_too() {
+    let house = House::new(false);
+    assert_eq!(house.jar("ann").log_in(&url("/small"), "ann").status, 200);
+    let bob = house.jar("bob").log_in(&url("/small"), "bob");
+    assert!(bob.text().contains("has not verified your address"), "{}", bob.text());
+}
+
+#[test]
+fn an_answer_of_the_provider_is_good_only_where_the_login_began() {
+    let house = House::new(true);
+    let jar = house.jar("jar");
+    let back = jar.log_in_there(jar.go(&url("/small")), "ann");
+    let failed = |response: Response, why: &str| {
+        let text = response.text();
+        assert!(response.status >= 400 && text.contains(why), "{why}: {} {text}", response.status);
+        assert_eq!(response.header("set-cookie"), None);
+    };
+    // In another browser, with another state, without one.
+    failed(house.jar("lured").curl().get(&back), "belongs to no login");
+    let part = |name: &str| {
+        let (_, rest) = back.split_once(&format!("{name}=")).expect("there");
+        rest.split('&').next().expect("a value").to_owned()
+    };
+    failed(jar.curl().get(&back.replace(&part("state"), "AAAA")), "belongs to no login");
+    failed(jar.curl().get("https://auth.gw.test/login/callback?code=x"), "belongs to no login");
+    failed(jar.curl().get(&back.replace(&part("iss"), "https%3A%2F%2Fevil.test")), "another&#39;s answer");
+    let refused = format!("https://auth.gw.test/login/callback?error=access_denied&state={}", part("state"));
+    failed(jar.curl().get(&refused), "<code>login-failed</code>");
+    // The code of one login with the state of another: the provider asks for the verifier.
+    let second = jar.curl().get(&format!("https://auth.gw.test/login?env={}&returnPath=%2F", "web-dzk582uo"));
+    let second = second.header("location").expect("the provider").to_owned();
+    assert!(second.contains("code_challenge_method=S256") && second.contains("nonce="), "{second}");
+    let (_, state) = second.split_once("state=").expect("a state");
+    let state = state.split('&').next().expect("a value");
+    failed(jar.curl().get(&back.replace(&part("state"), state)), "did not accept");
+    // That used the code up; the provider knows the browser, and gives another.
+    assert_eq!(jar.go(&url("/small")).status, 200);
+}
+
+#[test]
+fn a_provider_that_cannot_be_used_is_told_of_in_a_sentence() {
+    let wrong = House::of(true, |setup| {
+        setup.set("access.oidc.client_secret", "wrong");
+    });
+    let jar = wrong.jar("jar");
+    let refused = jar.log_in(&url("/small"), "ann");
+    assert!(refused.status == 502 && refused.text().contains("access.oidc.client_id"), "{}", refused.text());
+    wrong.gateway.wait_reason("login-failed");
+    let untrusted = House::of(true, |setup| {
+        setup.unset("access", "oidc");
+        setup.set("access.oidc.issuer", "https://127.0.0.1:1/nowhere");
+        setup.set("access.oidc.client_id", "oneport");
+        setup.set("access.oidc.allow", vec![rule(&[("domain", "example.com")], &["*"])]);
+    });
+    let refused = untrusted.jar("jar").go(&url("/small"));
+    assert!(refused.status == 502 && refused.text().contains("cannot be asked"), "{}", refused.text());
+    // A program with a token needs no provider.
+    let program = Curl::new(&untrusted.gateway).get(&url("/small"));
+    assert_eq!(program.status, 307);
+    drop(untrusted.provider);
+}
