@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::agent::{Agent, OpenSsh, host, key_file};
+use crate::support::agent::{Agent, OpenSsh, host, key_file, node};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::process::Process;
@@ -19,7 +19,7 @@ const OTHER: &str = "ed25519b";
 /// A gateway; an agent with two private tunnels, and another agent with a public and a private one.
 struct House {
     gateway: Gateway,
-    _backend: Backend,
+    backend: Backend,
     _agent: Agent,
     other: Agent,
 }
@@ -46,7 +46,7 @@ impl House {
             .forward("/open", backend.address())
             .forward("/shut#access=private", backend.address())
             .start();
-        Self { gateway, _backend: backend, _agent: agent, other }
+        Self { gateway, backend, _agent: agent, other }
     }
 
     fn jar(&self, name: &str) -> Jar<'_> {
@@ -184,7 +184,7 @@ fn a_logout_ends_the_session_everywhere_also_after_a_restart() {
     let taken = out.header("set-cookie").expect("the cookie is taken away");
     assert!(taken.starts_with("__Host-oneport-login=; Path=/; Max-Age=0;"), "{taken}");
     assert_eq!(jar.step(&url("web", "/echo")).status, 307);
-    let House { gateway, _backend: backend, .. } = house;
+    let House { gateway, backend, .. } = house;
     let gateway = gateway.restart();
     let _agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
     let with = |cookie: &str| Curl::new(&gateway).header(&format!("Cookie: __Host-oneport-{cookie}"));
@@ -376,4 +376,112 @@ fn a_browser_that_used_basic_gets_the_cookie_without_being_sent_anywhere() {
         .header("Sec-Fetch-Mode: navigate")
         .get(&hinted);
     assert_eq!((wrong.status, wrong.header("set-cookie"), wrong.header("location")), (401, None, None));
+}
+
+/// A real browser, with its own ideas of cookies, origins and policies.
+#[test]
+fn a_browser_logs_in_once_and_opens_two_previews_one_with_a_websocket() {
+    let house = House::new();
+    let sockets = node("ws_backend.js", &Value::Null);
+    let port: u16 = sockets.out.wait("the port", SOON, |said| said.trim().parse().ok());
+    let request = "/ws#access=private";
+    let more = OpenSsh::new(&house.gateway).forward(request, ([127, 0, 0, 1], port).into()).start();
+    house.backend.release();
+    let mut person = node(
+        "browser.js",
+        &json!({
+            "port": house.gateway.address().port(),
+            "auth": AUTH,
+            "token": house.token("ed25519a"),
+            "first": url("web", "/echo"),
+            "socket": more.hello["tunnels"][request],
+            "events": url("web", "/sse"),
+            "stranger": house.other("/open", "/echo"),
+        }),
+    );
+    let said = person.finish(SOON);
+    assert!(said.status.success(), "{said:?}\n{}", house.gateway.stderr());
+    let said: Value = serde_json::from_str(&said.stdout).expect("an object");
+    assert_eq!((&said["asked_first"], &said["asked_second"]), (&true.into(), &false.into()), "{said}");
+    assert!(said["asked_at"].as_str().expect("a URL").starts_with(&format!("{AUTH}/login?env=")), "{said}");
+    for seen in ["first", "stranger"] {
+        let headers = said[seen]["headers"].as_array().expect("a list");
+        assert!(!headers.iter().any(|pair| pair[0] == "cookie" || pair[0] == "authorization"), "{headers:?}");
+    }
+    assert_eq!((&said["readable"], &said["socket"][1]), (&"".into(), &"hello".into()));
+    assert_eq!((&said["events"], &said["still"]), (&"one".into(), &true.into()), "{said}");
+    let cookies = said["cookies"].as_array().expect("a list");
+    assert!(cookies.len() >= 5, "{cookies:?}");
+    for cookie in cookies {
+        assert!(cookie["name"].as_str().expect("a name").starts_with("__Host-oneport-"), "{cookie}");
+        let rest = (&cookie["httpOnly"], &cookie["secure"], &cookie["sameSite"], &cookie["path"]);
+        assert_eq!(rest, (&true.into(), &true.into(), &"Lax".into(), &"/".into()), "{cookie}");
+    }
+    assert_eq!(said["asked_after_logout"], true, "{said}");
+}
+
+#[test]
+fn cookies_of_a_preview_stay_on_its_host() {
+    let set = |response: &Response| -> Vec<String> {
+        let fields = response.headers.iter().filter(|(name, _)| name == "set-cookie");
+        fields.map(|(_, value)| value.clone()).collect()
+    };
+    let house = House::new();
+    let narrow = Curl::new(&house.gateway).get(&house.other("/open", "/cookies"));
+    assert_eq!(set(&narrow), ["wide=1; Path=/", "own=2; Path=/; HttpOnly"]);
+    let label = house.other("/open", "");
+    let label = label.trim_start_matches("https://").split('.').next().expect("a label");
+    let proxied = Curl::new(&house.gateway).get(&format!("https://gw.test/proxy/{label}/cookies"));
+    assert_eq!(set(&proxied), set(&narrow));
+    let record = house.gateway.wait_log("narrowed", |record| {
+        record["detail"]
+            .as_str()
+            .is_some_and(|detail| detail.contains("narrowed the service's cookie `wide`"))
+    });
+    assert_eq!(record["reason"], "answered");
+    let mut setup = Setup::new();
+    setup.set("access.isolate_cookies", false);
+    let house = House::of(setup);
+    let wide = Curl::new(&house.gateway).get(&house.other("/open", "/cookies"));
+    assert_eq!(set(&wide), ["wide=1; Domain=gw.test; Path=/", "own=2; Path=/; HttpOnly"]);
+}
+
+/// Existing agents' hosted service leaves a token in a cookie of the whole base host.
+#[test]
+fn a_token_cookie_of_the_hosted_service_becomes_a_session_of_the_host() {
+    let setup = Setup::new();
+    let mut command = setup.command();
+    command.env("SAAS_BASE_URL", "https://app.test");
+    let gateway = setup.start_with(command);
+    let backend = Backend::start();
+    let agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
+    let other = OpenSsh::new(&gateway).key(OTHER).forward("/open", backend.address()).start();
+    let house = House { gateway, backend, _agent: agent, other };
+    let jar = house.jar("jar");
+    let sent = jar.step(&url("web", "/echo"));
+    let login = sent.header("location").expect("the login").to_owned();
+    let on = jar.step(&login);
+    assert!(on.header("location").expect("a way").starts_with("https://app.test/api/auth/login?"), "{on:?}");
+    // Nobody takes tokens here then.
+    let posted =
+        jar.curl().header(&format!("Origin: {AUTH}")).args(&["-d", "token=x"]).get(&format!("{AUTH}/login"));
+    assert_eq!(posted.status, 405, "{posted:?}");
+    let cookie = format!("Cookie: preevy-saas-jwt={}", house.token("ed25519a"));
+    let back = jar.curl().header(&cookie).get(&login);
+    let way = back.header("location").expect("a way").to_owned();
+    assert!(way.starts_with(&url("web", "/.oneport/login?code=")), "{way}");
+    assert_eq!(jar.go(&way).json()["target"], "/echo");
+    assert_eq!(jar.step(&url("web", "/echo")).status, 200, "without the token");
+}
+
+#[test]
+fn a_visit_by_path_logs_in_at_the_previews_own_host() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let by_path = format!("https://gw.test/proxy/{}/echo", host("web").split('.').next().expect("a label"));
+    let there = jar.login(&by_path, &house.token("ed25519a"));
+    assert_eq!((there.status, there.json()["target"].as_str()), (200, Some("/echo")), "{there:?}");
+    assert!(jar.cookies("gw.test").is_empty(), "{:?}", jar.cookies("gw.test"));
+    // All tunnels are one host there, so no login of one counts.
+    assert_eq!(jar.step(&by_path).status, 307);
 }

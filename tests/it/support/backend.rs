@@ -141,6 +141,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let path = request.uri().path().to_owned();
     Ok(match path.as_str() {
         "/small" => text("small"),
+        "/cookies" => cookies(),
         "/big" => big(&request),
         "/upload" => upload(request).await,
         "/early" => status(StatusCode::PAYLOAD_TOO_LARGE, "too large, and not read"),
@@ -309,6 +310,19 @@ fn hop_by_hop() -> Response<Body> {
         ("date", "Thu, 01 Jan 1970 00:00:00 GMT"),
     ] {
         response.headers_mut().append(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Cookies that reach too far, or have names of others.
+fn cookies() -> Response<Body> {
+    let mut response = text("cookies");
+    for cookie in [
+        "wide=1; Domain=gw.test; Path=/",
+        "__Host-oneport-visit=forged; Path=/; Secure",
+        "own=2; Path=/; HttpOnly",
+    ] {
+        response.headers_mut().append(header::SET_COOKIE, HeaderValue::from_static(cookie));
     }
     response
 }
