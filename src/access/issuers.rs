@@ -107,19 +107,18 @@ impl Issuers {
         owner_of: impl FnOnce(&str) -> Option<Identity>,
     ) -> Result<Known, TokenFault> {
         let (unverified, now) = (Unverified::read(token)?, OffsetDateTime::now_utc());
-        let known = |claims: Claims, origin, profiles| {
-            let name = claims.subject.unwrap_or_else(|| brief(&unverified.issuer));
-            Known { name, origin, profiles: Some(profiles) }
-        };
         if let Some(thumbprint) = unverified.issuer.strip_prefix(KEY_ISSUER) {
             let owner = owner_of(thumbprint).ok_or(TokenFault::NoAgent)?;
             let (claims, _) = self.of_key(token, thumbprint, &owner, now)?;
-            return Ok(known(claims, Origin::key(), vec![thumbprint.to_owned()]));
+            let name =
+                claims.subject.unwrap_or_else(|| format!("the holder of the key {}", owner.fingerprint));
+            let profiles = Some(vec![thumbprint.to_owned()]);
+            return Ok(Known { name, origin: Origin::key(), profiles });
         }
         let issuer = self.known(&unverified.issuer)?;
         let (claims, _) = issuer.verify(token, unverified.key_id.as_deref(), now)?;
-        let profiles = claims.profiles.clone();
-        Ok(known(claims, Origin::issuer(&issuer.settings), profiles))
+        let name = claims.subject.unwrap_or_else(|| brief(&unverified.issuer));
+        Ok(Known { name, origin: Origin::issuer(&issuer.settings), profiles: Some(claims.profiles) })
     }
 
     /// Whether a token says that it was made for gateways: its issuer is an agent's key, which means
