@@ -418,7 +418,8 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let sessions = sessions(dir.path());
         let of = |session: Session| sessions.of_login(&sessions.seal_login(&session).expect("sealed"));
-        assert_eq!(of(session()), Some(session()));
+        let good = session();
+        assert_eq!(of(good.clone()), Some(good));
         assert_eq!(of(Session { origin: Origin::of(&["issuer", "gone"]), ..session() }), None);
         assert_eq!(of(Session { until: OffsetDateTime::UNIX_EPOCH, ..session() }), None);
     }

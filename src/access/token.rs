@@ -210,11 +210,8 @@ fn check_times(
 const LATEST: OffsetDateTime = time::macros::datetime!(9999-12-31 23:59:59 UTC);
 
 fn check_audience(claims: &serde_json::Value, terms: Terms<'_>) -> Result<(), TokenFault> {
-    let Some(wanted) = terms.audience else { return Ok(()) };
-    if texts(claims.get("aud")).any(|audience| audience == wanted) {
-        return Ok(());
-    }
-    Err(TokenFault::WrongAudience)
+    let is_named = |wanted| texts(claims.get("aud")).any(|audience| audience == wanted);
+    if terms.audience.is_none_or(is_named) { Ok(()) } else { Err(TokenFault::WrongAudience) }
 }
 
 fn profiles(claims: &serde_json::Value, path: &str) -> Vec<String> {

@@ -152,10 +152,7 @@ impl Session {
         let host = addressee.host.as_ref();
         self.prepare_access(&request, target).await;
         let permit = self.permit(&request, host, target, is_bare)?;
-        let cookie = match target {
-            Target::Tunnel(tunnel) => session::set_for_basic(&self.http, &permit, &request, tunnel, host),
-            Target::Route(_) => None,
-        };
+        let cookie = session::set_for_basic(&self.http, &permit, &request, target, host);
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
         let path = request.uri().path_and_query().cloned();

@@ -13,7 +13,7 @@ use super::credentials::{credentials, values_of};
 use crate::access::{self, Permit, Session, Way};
 use crate::config::BaseUrl;
 use crate::name::HostName;
-use crate::registry::Tunnel;
+use crate::registry::{Target, Tunnel};
 
 /// What begins the names of cookies that only their own host sets (RFC 6265bis, section 4.1.3.2).
 const PREFIX: &str = "__Host-";
@@ -109,9 +109,10 @@ pub(super) fn set_for_basic(
     http: &Http,
     permit: &Permit,
     request: &Request<Outgoing>,
-    tunnel: &Tunnel,
+    target: &Target,
     host: Option<&HostName>,
 ) -> Option<HeaderValue> {
+    let Target::Tunnel(tunnel) = target else { return None };
     let headers = request.headers();
     let is_page = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
     if permit.by() != Some(Way::Basic) || *request.method() != Method::GET || !is_page {
