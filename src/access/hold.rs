@@ -1,10 +1,13 @@
 //! How long a visit stays allowed: until its time is over, or what it rests on ends before. Who
 //! serves a visit waits for that together with the visit itself, and ends it then.
 
+use std::collections::HashMap;
 use std::future::pending;
-use std::sync::{Arc, OnceLock};
+use std::hash::Hash;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +48,54 @@ impl Basis {
     pub fn ended(&self) -> Option<Reason> {
         let under = || self.0.under.as_ref().and_then(Self::ended);
         self.0.why.get().copied().or_else(under)
+    }
+}
+
+/// Bases by name, each for as long as somebody rests on it: there are never many more than that.
+#[derive(Debug)]
+pub struct Bases<K>(Mutex<Known<K>>);
+
+#[derive(Debug)]
+struct Known<K> {
+    all: HashMap<K, Weak<Inner>>,
+    /// At how many the dead ones are taken out.
+    full_at: usize,
+}
+
+/// Below this many, dead ones stay.
+const FEW: usize = 64;
+
+impl<K> Default for Bases<K> {
+    fn default() -> Self {
+        Self(Mutex::new(Known { all: HashMap::new(), full_at: FEW }))
+    }
+}
+
+impl<K: Eq + Hash> Bases<K> {
+    /// The basis of this name: the one that others rest on already, or a new one on `under`. Whether
+    /// it may be rested on is to be asked afterwards, so that no end is missed.
+    pub fn of(&self, name: K, under: Option<&Basis>) -> Basis {
+        let mut known = self.0.lock();
+        if let Some(inner) = known.all.get(&name).and_then(Weak::upgrade) {
+            return Basis(inner);
+        }
+        if known.all.len() >= known.full_at {
+            known.all.retain(|_, inner| inner.strong_count() > 0);
+            known.full_at = (known.all.len() * 2).max(FEW);
+        }
+        let basis = under.map_or_else(Basis::default, Basis::on);
+        known.all.insert(name, Arc::downgrade(&basis.0));
+        basis
+    }
+
+    /// Ends those of these names.
+    pub fn end(&self, why: Reason, is_meant: impl Fn(&K) -> bool) {
+        let meant: Vec<_> = {
+            let known = self.0.lock();
+            let meant = known.all.iter().filter(|(name, _)| is_meant(name));
+            meant.filter_map(|(_, inner)| inner.upgrade()).map(Basis).collect()
+        };
+        meant.iter().for_each(|basis| basis.end(why));
     }
 }
 
@@ -139,6 +190,25 @@ mod tests {
         assert_eq!(Hold::new(Some(soon(-1)), None).over().await, Reason::PermitExpired);
         let short = Hold::new(Some(OffsetDateTime::now_utc() + Duration::from_millis(50)), Some(login));
         assert_eq!(short.over().await, Reason::PermitExpired);
+    }
+
+    #[test]
+    fn a_named_basis_is_known_while_somebody_rests_on_it() {
+        let bases = Bases::default();
+        let (key, first, second) = (Basis::default(), bases.of(1, None), bases.of(2, None));
+        bases.end(Reason::LoginEnded, |name| *name == 1);
+        assert_eq!((first.ended(), second.ended()), (Some(Reason::LoginEnded), None));
+        assert_eq!(bases.of(1, None).ended(), Some(Reason::LoginEnded));
+        drop(first);
+        assert_eq!(bases.of(1, None).ended(), None);
+        let third = bases.of(3, Some(&key));
+        key.end(Reason::IssuerKeyRemoved);
+        assert_eq!(third.ended(), Some(Reason::IssuerKeyRemoved));
+        (4..100_000).for_each(|name| drop(bases.of(name, None)));
+        assert!(bases.0.lock().all.len() <= FEW);
+        assert_eq!(bases.of(2, None).ended(), second.ended());
+        second.end(Reason::Finished);
+        assert_eq!(bases.of(2, None).ended(), Some(Reason::Finished));
     }
 
     #[tokio::test]

@@ -16,12 +16,16 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
+use super::hold::Basis;
 use crate::config::watch::{Complaint, FileWatch, POLL, Places, off_thread, stamp};
 use crate::config::{AccessSettings, Secret};
 use crate::net::Tasks;
+use crate::observe::Reason;
 
 /// What the key of a secret is derived for.
 const LABEL: &[u8] = b"oneport seal v1";
+/// What its name is derived for.
+const NAME_LABEL: &[u8] = b"oneport seal name v1";
 /// Octets of a secret that the gateway makes itself.
 const MADE: usize = 32;
 /// Largest file of secrets, in octets.
@@ -92,7 +96,29 @@ pub struct Seals(Arc<Inner>);
 struct Inner {
     /// Where they are read from; `None`: given in the configuration.
     file: Option<PathBuf>,
-    keys: ArcSwap<Vec<RandomizedNonceKey>>,
+    keys: ArcSwap<Vec<Key>>,
+}
+
+/// What names a secret, and says nothing of it.
+pub type SecretName = [u8; 8];
+
+/// A secret, as what it is used for.
+struct Key {
+    name: SecretName,
+    cipher: RandomizedNonceKey,
+    /// What rests on it ends when the secret is taken away.
+    basis: Basis,
+}
+
+/// What was sealed.
+#[derive(Debug)]
+pub struct Opened {
+    /// The octets.
+    pub octets: Vec<u8>,
+    /// The secret that it was sealed with.
+    pub secret: SecretName,
+    /// What ends when that secret is taken away.
+    pub basis: Basis,
 }
 
 impl std::fmt::Debug for Seals {
@@ -150,6 +176,7 @@ impl Seals {
         let key = keys.first().ok_or(SealError::Random)?;
         let mut sealed = octets.to_vec();
         let nonce = key
+            .cipher
             .seal_in_place_append_tag(Aad::from(context(purpose, bound_to)), &mut sealed)
             .map_err(|_| SealError::Random)?;
         sealed.splice(..0, nonce.as_ref().iter().copied());
@@ -159,7 +186,7 @@ impl Seals {
     /// What was sealed; `None` if not by one of these secrets, not for this purpose, or bound to
     /// something else.
     #[must_use]
-    pub fn open_sealed(&self, purpose: Purpose, bound_to: &str, sealed: &str) -> Option<Vec<u8>> {
+    pub fn open_sealed(&self, purpose: Purpose, bound_to: &str, sealed: &str) -> Option<Opened> {
         if sealed.len() > SEALED_MAX {
             return None;
         }
@@ -169,9 +196,9 @@ impl Seals {
         self.0.keys.load().iter().find_map(|key| {
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut octets = rest.to_vec();
-            let length = key.open_in_place(nonce, Aad::from(&context), &mut octets).ok()?.len();
+            let length = key.cipher.open_in_place(nonce, Aad::from(&context), &mut octets).ok()?.len();
             octets.truncate(length);
-            Some(octets)
+            Some(Opened { octets, secret: key.name, basis: key.basis.clone() })
         })
     }
 
@@ -211,7 +238,7 @@ impl Seals {
                 if !is_first {
                     tracing::info!(path = %path.display(), secrets = keys.len(), "cookie secrets were reread");
                 }
-                self.0.keys.store(Arc::new(keys));
+                self.0.replace(keys);
                 true
             }
             Some(Err(error)) => {
@@ -222,6 +249,22 @@ impl Seals {
             }
             None => false,
         }
+    }
+}
+
+impl Inner {
+    /// Has these be the secrets. What rests on one that is no longer among them ends.
+    fn replace(&self, mut keys: Vec<Key>) {
+        let old = self.keys.load_full();
+        for key in &mut keys {
+            if let Some(known) = old.iter().find(|known| known.name == key.name) {
+                key.basis = known.basis.clone();
+            }
+        }
+        let keys = Arc::new(keys);
+        self.keys.store(keys.clone());
+        let is_gone = |known: &&Key| keys.iter().all(|key| key.name != known.name);
+        old.iter().filter(is_gone).for_each(|gone| gone.basis.end(Reason::LoginEnded));
     }
 }
 
@@ -249,17 +292,24 @@ fn context(purpose: Purpose, bound_to: &str) -> Vec<u8> {
     [purpose.label().as_bytes(), bound_to.as_bytes()].join(&0)
 }
 
-fn keys_of(secrets: &[Secret]) -> Result<Vec<RandomizedNonceKey>, SealError> {
+fn keys_of(secrets: &[Secret]) -> Result<Vec<Key>, SealError> {
     secrets.iter().take(SECRETS_MAX).map(key_of).collect()
 }
 
-fn key_of(secret: &Secret) -> Result<RandomizedNonceKey, SealError> {
-    let mut key = [0; 32];
-    Salt::new(HKDF_SHA256, &[])
-        .extract(secret.reveal().as_bytes())
-        .expand(&[LABEL], &AES_256_GCM_SIV)
-        .and_then(|derived| derived.fill(&mut key))
+fn key_of(secret: &Secret) -> Result<Key, SealError> {
+    let (mut key, mut named) = ([0; 32], [0; 32]);
+    let extracted = Salt::new(HKDF_SHA256, &[]).extract(secret.reveal().as_bytes());
+    let derive = |label, into: &mut [u8; 32]| {
+        extracted.expand(&[label], &AES_256_GCM_SIV).and_then(|derived| derived.fill(into))
+    };
+    derive(LABEL, &mut key)
+        .and_then(|()| derive(NAME_LABEL, &mut named))
         .and_then(|()| RandomizedNonceKey::new(&AES_256_GCM_SIV, &key))
+        .map(|cipher| {
+            let mut name = SecretName::default();
+            name.copy_from_slice(&named[..8]);
+            Key { name, cipher, basis: Basis::default() }
+        })
         .map_err(|_| SealError::Random)
 }
 
@@ -306,7 +356,9 @@ mod tests {
     fn a_seal_opens_only_for_what_it_was_made_for() {
         let (old, new) = (seals(&["one"]), seals(&["two", "one"]));
         let sealed = old.seal(Purpose::Visit, "a.test", b"who").expect("sealed");
-        let open = |seals: &Seals, purpose, host, text: &str| seals.open_sealed(purpose, host, text);
+        let open = |seals: &Seals, purpose, host, text: &str| {
+            seals.open_sealed(purpose, host, text).map(|opened| opened.octets)
+        };
         assert_eq!(open(&old, Purpose::Visit, "a.test", &sealed).as_deref(), Some(&b"who"[..]));
         assert_eq!(open(&new, Purpose::Visit, "a.test", &sealed).as_deref(), Some(&b"who"[..]));
         let newer = new.seal(Purpose::Visit, "a.test", b"who").expect("sealed");
@@ -322,6 +374,25 @@ mod tests {
             assert_eq!(open(seals, purpose, host, text), None, "{text}");
         }
         assert_ne!(sealed, old.seal(Purpose::Visit, "a.test", b"who").expect("sealed"));
+    }
+
+    #[test]
+    fn what_rests_on_a_secret_ends_when_it_is_taken_away() {
+        let seals = seals(&["old"]);
+        let basis = || {
+            let sealed = seals.seal(Purpose::Visit, "", b"x").expect("sealed");
+            seals.open_sealed(Purpose::Visit, "", &sealed).expect("opens").basis
+        };
+        let replace = |secrets: &[&str]| {
+            let secrets: Vec<_> = secrets.iter().map(|&secret| Secret::new(secret)).collect();
+            seals.0.replace(keys_of(&secrets).expect("made"));
+        };
+        let by_old = basis();
+        replace(&["new", "old"]);
+        let by_new = basis();
+        assert_eq!((by_old.ended(), by_new.ended()), (None, None));
+        replace(&["new"]);
+        assert_eq!((by_old.ended(), by_new.ended()), (Some(Reason::LoginEnded), None));
     }
 
     #[test]

@@ -14,15 +14,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tokio::sync::watch;
 
 use super::Identity;
 use super::codes::{CodeFault, Codes};
+use super::hold::{Bases, Hold};
 use super::logouts::{Logouts, SessionId};
 use super::oidc::{Oidc, OidcError};
-use super::seal::{Purpose, SealError, Seals, random};
+use super::seal::{Opened, Purpose, SealError, Seals, SecretName, random};
 use crate::config::{AccessSettings, IssuerSettings, OidcSettings};
 use crate::net::Tasks;
+use crate::observe::Reason;
 
 /// Most profiles that a session may see. With their octets, a cookie stays below 4 KiB.
 const PROFILES_MAX: usize = 64;
@@ -32,7 +33,7 @@ const HASH: usize = 16;
 const NAME_MAX: usize = 100;
 
 /// Somebody who logged in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Session {
     id: SessionId,
     /// What they are called, for people.
@@ -40,6 +41,7 @@ pub struct Session {
     origin: Origin,
     sees: Sees,
     until: OffsetDateTime,
+    hold: Hold,
 }
 
 /// Whose tunnels somebody may see.
@@ -77,7 +79,8 @@ struct Inner {
     logouts: Logouts,
     lifetime: Duration,
     origins: HashSet<Origin>,
-    ended: watch::Sender<u64>,
+    /// What visits rest on, by the session and the secret that its cookie is sealed with.
+    bases: Bases<(SessionId, SecretName)>,
     provider: Option<Oidc>,
 }
 
@@ -167,6 +170,12 @@ impl Session {
         self.until
     }
 
+    /// How long a visit may last that it allows.
+    #[must_use]
+    pub const fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
     /// The same, but for the tunnels of this agent only: what its host is given.
     fn narrowed(&self, owner: &Identity) -> Self {
         let own = owner.thumbprint.iter().map(|own| hash(own.as_str())).collect();
@@ -195,12 +204,14 @@ impl Session {
             None => Sees::All,
             Some(hashes) => Sees::Profiles(octets(hashes)?.as_chunks().0.to_vec()),
         };
+        let until = OffsetDateTime::from_unix_timestamp(sealed.u).ok()?;
         Some(Self {
             id: octets(&sealed.i)?.try_into().ok()?,
             name: sealed.n,
             origin: Origin(octets(&sealed.o)?.try_into().ok()?),
             sees,
-            until: OffsetDateTime::from_unix_timestamp(sealed.u).ok()?,
+            until,
+            hold: Hold::new(Some(until), None),
         })
     }
 }
@@ -226,7 +237,7 @@ impl Sessions {
             logouts,
             lifetime: settings.session_ttl,
             origins,
-            ended: watch::Sender::new(0),
+            bases: Bases::default(),
             provider: provider.transpose()?,
         })))
     }
@@ -254,13 +265,6 @@ impl Sessions {
         self.0.lifetime
     }
 
-    /// Changes its value when a session was ended early: then look again whether one
-    /// [holds](Self::holds).
-    #[must_use]
-    pub fn ended(&self) -> watch::Receiver<u64> {
-        self.0.ended.subscribe()
-    }
-
     /// Begins a session. Of very many profiles it has only the first, `wanted` before all.
     ///
     /// # Errors
@@ -276,7 +280,8 @@ impl Sessions {
         });
         let name = known.name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
         let until = OffsetDateTime::now_utc() + self.0.lifetime;
-        Ok(Session { id: random()?, name, origin: known.origin, sees, until })
+        let hold = Hold::new(Some(until), None);
+        Ok(Session { id: random()?, name, origin: known.origin, sees, until, hold })
     }
 
     /// Whether a session is good now: not over, not ended, and by somebody who is still believed.
@@ -332,20 +337,24 @@ impl Sessions {
         if self.holds(&session) { Ok(session) } else { Err(CodeFault::Unknown) }
     }
 
-    /// Ends a session everywhere. Writes a file: not for a busy task.
+    /// Ends a session everywhere, and what is open by it. Writes a file: not for a busy task.
     ///
     /// # Errors
     /// When it could not be written down, so that a restart brings the session back.
     pub fn end(&self, session: &Session) -> io::Result<()> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let written = self.0.logouts.end(session.id, session.until.unix_timestamp(), now);
-        self.0.ended.send_modify(|generation| *generation += 1);
+        self.0.bases.end(Reason::LoginEnded, |(id, _)| *id == session.id);
         written
     }
 
     fn read(&self, purpose: Purpose, bound_to: &str, cookie: &str) -> Option<Session> {
-        let octets = self.0.seals.open_sealed(purpose, bound_to, cookie)?;
-        Session::decode(&octets).filter(|session| self.holds(session))
+        let Opened { octets, secret, basis } = self.0.seals.open_sealed(purpose, bound_to, cookie)?;
+        let mut session = Session::decode(&octets)?;
+        // Before it is asked whether the session holds: one that is ended in between ends this.
+        let basis = self.0.bases.of((session.id, secret), Some(&basis));
+        session.hold = Hold::new(Some(session.until), Some(basis));
+        self.holds(&session).then_some(session)
     }
 }
 
@@ -371,7 +380,8 @@ pub(super) mod tests {
     pub(in crate::access) fn session() -> Session {
         let until = OffsetDateTime::now_utc() + Duration::from_secs(60);
         let until = OffsetDateTime::from_unix_timestamp(until.unix_timestamp()).expect("a time");
-        Session { id: [7; 16], name: "ann".into(), origin: Origin::key(), sees: Sees::All, until }
+        let (name, origin, hold) = ("ann".into(), Origin::key(), Hold::default());
+        Session { id: [7; 16], name, origin, sees: Sees::All, until, hold }
     }
 
     fn owner() -> Identity {
@@ -402,15 +412,16 @@ pub(super) mod tests {
         assert_eq!(sessions.of_login(&login).map(|session| session.id), Some(session.id));
         let there = sessions.of_visit(&visit, "a.test").expect("good");
         assert!(there.may_see(&owner) && matches!(&there.sees, Sees::Profiles(all) if all.len() == 1));
-        assert_eq!(sessions.of_visit(&visit, "b.test"), None);
-        assert_eq!(sessions.of_visit(&login, "a.test"), None);
-        assert_eq!(sessions.of_login(&visit), None);
+        let is_none = |session: Option<Session>| session.is_none();
+        assert!(is_none(sessions.of_visit(&visit, "b.test")));
+        assert!(is_none(sessions.of_visit(&login, "a.test")) && is_none(sessions.of_login(&visit)));
         let code = sessions.hand_over(&session, "a.test", "b").expect("made");
         sessions.end(&session).expect("written");
-        assert_eq!(sessions.redeem(&code, "a.test", "b"), Err(CodeFault::Unknown));
-        assert_eq!((sessions.of_login(&login), sessions.of_visit(&visit, "a.test")), (None, None));
+        assert_eq!(there.hold().over_at(OffsetDateTime::now_utc()), Some(Reason::LoginEnded));
+        assert_eq!(sessions.redeem(&code, "a.test", "b").map(drop), Err(CodeFault::Unknown));
+        assert!(is_none(sessions.of_login(&login)) && is_none(sessions.of_visit(&visit, "a.test")));
         // After a restart, too.
-        assert_eq!(super::tests::sessions(dir.path()).of_login(&login), None);
+        assert!(is_none(super::tests::sessions(dir.path()).of_login(&login)));
     }
 
     #[test]
@@ -419,9 +430,13 @@ pub(super) mod tests {
         let sessions = sessions(dir.path());
         let of = |session: Session| sessions.of_login(&sessions.seal_login(&session).expect("sealed"));
         let good = session();
-        assert_eq!(of(good.clone()), Some(good));
-        assert_eq!(of(Session { origin: Origin::of(&["issuer", "gone"]), ..session() }), None);
-        assert_eq!(of(Session { until: OffsetDateTime::UNIX_EPOCH, ..session() }), None);
+        let read = of(good.clone()).expect("good");
+        assert_eq!(
+            (read.encode(), read.hold().over_at(good.until)),
+            (good.encode(), Some(Reason::PermitExpired))
+        );
+        assert!(of(Session { origin: Origin::of(&["issuer", "gone"]), ..session() }).is_none());
+        assert!(of(Session { until: OffsetDateTime::UNIX_EPOCH, ..session() }).is_none());
     }
 
     #[test]

@@ -171,8 +171,8 @@ pub fn authenticate(
     owner: &Identity,
     credentials: &Credentials<'_>,
 ) -> Result<Permit, Denial> {
-    if credentials.session.as_ref().is_some_and(|session| session.may_see(owner)) {
-        return Ok(Permit { by: Some(Way::Session), hold: None });
+    if let Some(session) = credentials.session.as_ref().filter(|session| session.may_see(owner)) {
+        return Ok(Permit::held(Way::Session, session.hold()));
     }
     let mut by_cookie = None;
     for token in credentials.cookies.iter().take(COOKIES_MAX) {

@@ -118,6 +118,7 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
 pub(super) fn no_longer(why: Reason) -> Failure {
     let what = match why {
         Reason::IssuerKeyRemoved => "the key that the token is signed with was withdrawn by its issuer",
+        Reason::LoginEnded => "the login that allowed this request was ended",
         _ => "what this request was allowed by has expired before the service answered",
     };
     let next = "get another token, or log in again";

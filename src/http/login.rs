@@ -154,6 +154,7 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form) -> Outc
     let text = String::from_utf8_lossy(&body).replace('+', " ");
     let wanted = Wanted::read(http, &text);
     let token = field(&text, "token").unwrap_or_default();
+    http.issuers.prepare(token.trim()).await;
     let owner_of = |profile: &str| Some(http.registry.of_profile(profile).first()?.owner.clone());
     match http.issuers.identify(token.trim(), owner_of) {
         Ok(known) => complete(http, known, &wanted, StatusCode::SEE_OTHER),

@@ -69,8 +69,8 @@ pub(super) async fn finish(http: &Http, request: &Request<Outgoing>) -> Outcome 
 /// What was sent along, if by this browser and not too long ago.
 fn state_of(http: &Http, headers: &HeaderMap, query: &str) -> Option<State> {
     let mark = Browser::mark_in(Kind::Provider, headers, &http.settings.base)?;
-    let octets = http.sessions.seals().open_sealed(Purpose::Provider, &mark, &field(query, "state")?)?;
-    let state: State = serde_json::from_slice(&octets).ok()?;
+    let opened = http.sessions.seals().open_sealed(Purpose::Provider, &mark, &field(query, "state")?)?;
+    let state: State = serde_json::from_slice(&opened.octets).ok()?;
     let age = OffsetDateTime::now_utc().unix_timestamp() - state.at;
     (0..=TAKES).contains(&age).then_some(state)
 }

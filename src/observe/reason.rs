@@ -135,6 +135,8 @@ reasons! {
     IssuerKeyRemoved "issuer-key-removed" Visitor
     /// The keys of the token's issuer could not be fetched yet.
     IssuerUnreachable "issuer-unreachable" Gateway
+    /// The login that allowed the visit was ended meanwhile: by a logout, or with the gateway's secret.
+    LoginEnded "login-ended" Visitor
     /// A login with a browser was not completed.
     LoginFailed "login-failed" Visitor
     /// No agent offers this name now.

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::permits::{Events, go_on, still_talks, switched_with, wait_records};
 use crate::support::agent::{Agent, OpenSsh, host, key_file, node};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::process::Process;
-use crate::support::visitor::{Curl, Response};
+use crate::support::visitor::{Curl, Response, read_to_end};
 use crate::support::{SOON, gateway::ONEPORT, poll};
 
 const AUTH: &str = "https://auth.gw.test";
@@ -191,6 +192,59 @@ fn a_logout_ends_the_session_everywhere_also_after_a_restart() {
     assert_eq!(with(&format!("visit={visit}")).get(&url("web", "/echo")).status, 307);
     let page = with(&format!("login={login}")).header("Accept: text/html").get(&format!("{AUTH}/login"));
     assert!(page.text().contains("<form"), "{page:?}");
+}
+
+#[test]
+fn what_a_login_opened_ends_with_it_and_nothing_else_does() {
+    let mut setup = Setup::new();
+    let secrets = setup.path("secrets");
+    let secret = "first of the secrets here";
+    std::fs::write(&secrets, secret).expect("writable");
+    setup.set("access.secrets_file", secrets.to_str().expect("UTF-8"));
+    let house = House::of(setup);
+    let (gateway, token) = (&house.gateway, house.token("ed25519a"));
+    let (first, second) = (house.jar("first"), house.jar("second"));
+    let cookie = |jar: &Jar<'_>| {
+        jar.login(&url("web", "/echo"), &token);
+        format!("Cookie: __Host-oneport-visit={}", jar.cookie(&host("web"), "visit"))
+    };
+    let (short, long) = (cookie(&first), cookie(&second));
+    let events = |header: &str| {
+        ["--http1.1", "--http2"].map(|version| Events::with(gateway, header, version, &url("web", "/sse")))
+    };
+    let (mut ending, mut living) = (events(&short), events(&long));
+    let (mut shell, mut other) = (switched_with(gateway, &short), switched_with(gateway, &long));
+    let reached = house.backend.requests();
+    let mut held =
+        Process::start(&mut Curl::new(gateway).args(&["-i"]).header(&short).build(&url("web", "/held")));
+    poll("the request at the service", SOON, || (house.backend.requests() > reached).then_some(()));
+    let out = first.curl().args(&["-X", "POST"]).header(&format!("Origin: {AUTH}"));
+    assert_eq!(out.get(&format!("{AUTH}/logout")).status, 200);
+
+    ending.iter_mut().for_each(Events::is_cut);
+    assert_eq!(String::from_utf8_lossy(&read_to_end(&mut shell)), "");
+    let held = held.finish(SOON).stdout;
+    assert!(held.contains(" 401") && held.contains("login-ended"), "{held}");
+    wait_records(gateway, "/sse", "login-ended", 2);
+    wait_records(gateway, "/tcp", "login-ended", 1);
+    still_talks(&mut other);
+    go_on(&mut living, &house.backend);
+
+    // A new secret before the old one ends nothing; without the old one, its cookies end.
+    let write = |text: &str| {
+        let next = secrets.with_extension("next");
+        std::fs::write(&next, text).and_then(|()| std::fs::rename(&next, &secrets)).expect("writable");
+        let count = text.lines().count();
+        gateway.wait_log("reread", |record| {
+            record["message"] == "cookie secrets were reread" && record["secrets"] == count
+        });
+    };
+    write(&format!("second of the secrets here\n{secret}"));
+    still_talks(&mut other);
+    let mut by_new = switched_with(gateway, &cookie(&house.jar("third")));
+    write("second of the secrets here");
+    assert_eq!(String::from_utf8_lossy(&read_to_end(&mut other)), "");
+    still_talks(&mut by_new);
 }
 
 #[test]

@@ -19,22 +19,25 @@ use crate::support::{SOON, poll};
 const CUT: [i32; 2] = [18, 92];
 
 /// A visitor with server-sent events, of which the first has come.
-struct Events(Process);
+pub(crate) struct Events(Process);
 
 impl Events {
     #[track_caller]
     fn open(gateway: &Gateway, token: Option<&str>, version: &str, url: &str) -> Self {
-        let mut curl = Curl::new(gateway).args(&["-N", version]);
-        if let Some(token) = token {
-            curl = curl.header(&format!("Authorization: Bearer {token}"));
-        }
+        let header = token.map_or("X-Nobody: 1".to_owned(), |token| format!("Authorization: Bearer {token}"));
+        Self::with(gateway, &header, version, url)
+    }
+
+    #[track_caller]
+    pub(crate) fn with(gateway: &Gateway, header: &str, version: &str, url: &str) -> Self {
+        let curl = Curl::new(gateway).args(&["-N", version]).header(header);
         let process = Process::start(&mut curl.build(url));
         process.out.wait_for("data: one", SOON);
         Self(process)
     }
 
     #[track_caller]
-    fn is_cut(&mut self) {
+    pub(crate) fn is_cut(&mut self) {
         let output = self.0.finish(SOON);
         assert!(output.status.code().is_some_and(|code| CUT.contains(&code)), "{output:?}");
         assert!(!output.stdout.contains("two"), "{output:?}");
@@ -43,7 +46,7 @@ impl Events {
 
 /// Those that live get the rest.
 #[track_caller]
-fn go_on(living: &mut [Events], backend: &Backend) {
+pub(crate) fn go_on(living: &mut [Events], backend: &Backend) {
     for events in &mut *living {
         assert!(events.0.has_ended().is_none(), "{}", events.0.err);
     }
@@ -57,9 +60,14 @@ fn go_on(living: &mut [Events], backend: &Backend) {
 
 /// A stream that speaks another protocol.
 fn switched(gateway: &Gateway, token: &str) -> Tls {
+    switched_with(gateway, &format!("Authorization: Bearer {token}"))
+}
+
+/// The same, with this line in its head.
+pub(crate) fn switched_with(gateway: &Gateway, header: &str) -> Tls {
     let mut stream = tls(gateway, Some(&host("web")), &["http/1.1"]).expect("a handshake");
     let head = format!(
-        "GET /tcp HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+        "GET /tcp HTTP/1.1\r\nHost: {}\r\n{header}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
         host("web")
     );
     stream.write_all(head.as_bytes()).expect("open");
@@ -68,14 +76,14 @@ fn switched(gateway: &Gateway, token: &str) -> Tls {
 }
 
 #[track_caller]
-fn still_talks(stream: &mut Tls) {
+pub(crate) fn still_talks(stream: &mut Tls) {
     stream.write_all(b"still here").expect("open");
     read_until(stream, "STILL HERE");
 }
 
 /// Waits for so many records of a path that end with a reason.
 #[track_caller]
-fn wait_records(gateway: &Gateway, path: &str, reason: &str, count: usize) {
+pub(crate) fn wait_records(gateway: &Gateway, path: &str, reason: &str, count: usize) {
     let of = || {
         let log = gateway.log();
         log.iter().filter(|record| record["path"] == path && record["reason"] == reason).count()
