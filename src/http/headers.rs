@@ -2,7 +2,6 @@
 //! says of where it comes from is believed only from a trusted proxy.
 
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
