@@ -9,7 +9,7 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RData, RecordType};
 
 use super::ask::{AskError, ask};
-use super::lookup::{Lookup, ZoneServer, alias_in, show};
+use super::lookup::{Lookup, ZoneServer, alias_in, is_of_wildcard, show};
 use super::{DnsError, zones::Zones};
 
 /// How many CNAME records are followed.
@@ -35,7 +35,13 @@ pub(super) async fn ask_parent(server: &ZoneServer, apex: &Name, host: &Name) ->
     let mut last = AskError::Silent;
     for address in &server.addresses {
         match ask(*address, apex, RecordType::NS, false).await {
-            Ok(answer) => return judge(&answer, apex, host),
+            Ok(answer) => {
+                let leads = judge(&answer, apex, host);
+                let Leads::Alias(target) = &leads else { return leads };
+                // What a wildcard makes of every name is no answer for this one.
+                let is_of_all = is_of_wildcard(std::slice::from_ref(server), apex, target).await;
+                return if is_of_all.unwrap_or(false) { Leads::Nowhere } else { leads };
+            }
             Err(error) => last = error,
         }
     }

@@ -8,6 +8,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -84,8 +85,8 @@ impl Lookup {
         for _ in 0..=CNAMES_MAX {
             let (servers, answer) = self.ask_own(&at).await?;
             match alias_in(&answer, &at) {
-                Some(next) => at = next,
-                None => return Ok(Home { name: at, servers }),
+                Some(next) if !is_of_wildcard(&servers, &at, &next).await? => at = next,
+                _ => return Ok(Home { name: at, servers }),
             }
         }
         Err(DnsError::Circle(show(name)))
@@ -137,15 +138,24 @@ impl Lookup {
                 self.servers.iter().map(|at| ZoneServer { name: at.to_string(), addresses: vec![*at] });
             return Ok(given.collect());
         }
-        let mut servers = Vec::new();
-        for name in self.name_servers(zone).await?.into_iter().take(SERVERS_MAX) {
-            let addresses = self.addresses_of(&name).await?;
-            if !addresses.is_empty() {
-                let at = addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port));
-                servers.push(ZoneServer { name: show(&name), addresses: at.collect() });
+        let names: Vec<Name> = self.name_servers(zone).await?.into_iter().take(SERVERS_MAX).collect();
+        let found = join_all(names.iter().map(|name| self.addresses_of(name))).await;
+        let (mut servers, mut fault) = (Vec::new(), DnsError::NoServers(show(zone)));
+        for (name, addresses) in names.iter().zip(found) {
+            match addresses {
+                Ok(addresses) if addresses.is_empty() => {}
+                Ok(addresses) => {
+                    let at = addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port));
+                    servers.push(ZoneServer { name: show(name), addresses: at.collect() });
+                }
+                // Nobody else finds it either, and asks the others.
+                Err(error) => {
+                    tracing::debug!(server = %show(name), %error, "a name server is passed over");
+                    fault = error;
+                }
             }
         }
-        if servers.is_empty() { Err(DnsError::NoServers(show(zone))) } else { Ok(servers) }
+        if servers.is_empty() { Err(fault) } else { Ok(servers) }
     }
 
     /// The names in the NS records of `name`.
@@ -158,15 +168,19 @@ impl Lookup {
         Ok(names.collect())
     }
 
-    /// The addresses of a host.
+    /// The addresses of a host. Those of one kind will do where the others cannot be found out.
     pub(super) async fn addresses_of(&self, name: &Name) -> Result<Vec<IpAddr>, DnsError> {
-        let mut addresses = Vec::new();
-        for kind in [RecordType::A, RecordType::AAAA] {
-            let answer = self.resolve(name, kind).await?;
-            addresses.extend(answer.answers.iter().filter_map(|record| record.data.ip_addr()));
+        let (mut addresses, mut fault) = (Vec::new(), None);
+        for answer in join_all([RecordType::A, RecordType::AAAA].map(|kind| self.resolve(name, kind))).await {
+            match answer {
+                Ok(answer) => {
+                    addresses.extend(answer.answers.iter().filter_map(|record| record.data.ip_addr()));
+                }
+                Err(error) => fault = Some(error),
+            }
         }
         addresses.truncate(SERVERS_MAX);
-        Ok(addresses)
+        fault.filter(|_| addresses.is_empty()).map_or(Ok(addresses), Err)
     }
 
     /// What the first resolver says that knows. That there is nothing is an answer.
@@ -216,6 +230,27 @@ async fn first_answer(servers: &[ZoneServer], name: &Name, kind: RecordType) -> 
         }
     }
     Err(DnsError::Servers { name: show(name), cause: causes.join(", ") })
+}
+
+/// Whether `name` is another name for `target` only because a wildcard is, such as `*.preview CNAME
+/// preview`: it is a name of its own as soon as something stands there. Asks for a name beside it that
+/// nobody has.
+pub(super) async fn is_of_wildcard(
+    servers: &[ZoneServer],
+    name: &Name,
+    target: &Name,
+) -> Result<bool, DnsError> {
+    // Where no such name can be, no wildcard covers one.
+    let Some(other) = beside(name) else { return Ok(false) };
+    let answer = first_answer(servers, &other, RecordType::CNAME).await?;
+    Ok(alias_in(&answer, &other).as_ref() == Some(target))
+}
+
+/// A name beside another that nobody has.
+fn beside(name: &Name) -> Option<Name> {
+    let mut octets = [0; 8];
+    aws_lc_rs::rand::fill(&mut octets).ok()?;
+    name.base_name().prepend_label(format!("oneport-{:016x}", u64::from_be_bytes(octets))).ok()
 }
 
 /// What `name` is another name for, as an answer says.

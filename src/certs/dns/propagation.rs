@@ -1,7 +1,10 @@
 //! Waits until the servers of a record's zone all show it: a certificate authority asks any of them,
 //! and remembers a no. It remembers the values that it saw, too: where another one stood at the same
 //! name just before, as for `HOST` and `*.HOST`, that must be forgotten first.
+//!
+//! A server that says nothing is waited for, but not for ever: authorities ask the next one.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -11,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::ask::{AskError, ask};
-use super::lookup::{Lookup, ZoneServer, parse, show};
+use super::lookup::{Home, Lookup, ZoneServer, parse, show};
 use super::{ChallengeRecord, DnsError};
 use crate::config::DnsSettings;
 
@@ -56,9 +59,11 @@ impl Watch {
 
     /// Waits until every resolver gets to see a value that was just set. Cancel safe.
     pub(super) async fn seen(&self, record: &ChallengeRecord) -> Result<(), DnsError> {
-        let (name, value) = (&self.target_of(record).await?, record.value.as_str());
+        let value = record.value.as_str();
+        self.note(&self.target_of(record).await?, value);
+        let (name, lifetime) = wait(&self.lookup, &parse(&record.name)?, value, self.limit).await?;
+        let (name, lifetime) = (&name, lifetime.min(REMEMBERED));
         self.note(name, value);
-        let lifetime = wait(&self.lookup, name, value, self.limit).await?.min(REMEMBERED);
         if self.has_other(name, value, lifetime) {
             tracing::debug!(name = %show(name), ?lifetime, "waiting until another value is forgotten");
             tokio::time::sleep(lifetime).await;
@@ -94,63 +99,94 @@ impl Watch {
     }
 }
 
-/// Waits until the servers of the zone of `name` all show `value`; gives how long it may be
-/// remembered. Cancel safe.
+/// Waits until the servers of the zone that `name` leads to all show `value`; gives where that is, and
+/// how long it may be remembered. Cancel safe.
 pub(super) async fn wait(
     lookup: &Lookup,
     name: &Name,
     value: &str,
     limit: Duration,
-) -> Result<Duration, DnsError> {
+) -> Result<(Name, Duration), DnsError> {
     let start = Instant::now();
     let late = |servers: String| DnsError::NotSeen { name: show(name), servers, waited: start.elapsed() };
-    let found = tokio::time::timeout(limit, lookup.home_of(name)).await;
-    let servers = found.map_err(|_| late("they could not be found in that time".to_owned()))??.servers;
-    let (mut round, mut pause) = (1, FIRST_PAUSE);
+    let find = || tokio::time::timeout(limit.saturating_sub(start.elapsed()), lookup.home_of(name));
+    let mut home = find().await.map_err(|_| late("they could not be found in that time".to_owned()))??;
+    let (mut number, mut pause) = (1, FIRST_PAUSE);
     loop {
-        let (missing, lifetime) = ask_all(&servers, name, value, round).await;
-        let missing = missing.join(", ");
-        if missing.is_empty() {
-            tracing::debug!(name = %show(name), round, "the record is seen");
-            return Ok(Duration::from_secs(lifetime.into()));
-        }
-        if start.elapsed() + pause > limit {
+        let round = ask_all(&home, value, number).await;
+        let missing = round.missing.join(", ");
+        let is_late = start.elapsed() + pause > limit;
+        if !missing.is_empty() && is_late && round.will_do() {
+            tracing::warn!(name = %show(&home.name), "going on, although not all name servers of the zone can be asked: {missing}; mend them, or take them out of its NS records");
+        } else if missing.is_empty() {
+            tracing::debug!(name = %show(&home.name), round = number, "the record is seen");
+        } else if is_late {
             return Err(late(missing));
+        } else {
+            tracing::debug!(name = %show(&home.name), servers = missing, "the record is not seen yet");
+            tokio::time::sleep(pause).await;
+            (number, pause) = (number + 1, (pause * 2).min(LONGEST_PAUSE));
+            // Where a wildcard's alias stood, there may be the record itself now.
+            if let Ok(Ok(found)) = find().await {
+                home = found;
+            }
+            continue;
         }
-        tracing::debug!(name = %show(name), servers = missing, "the record is not seen yet");
-        tokio::time::sleep(pause).await;
-        (round, pause) = (round + 1, (pause * 2).min(LONGEST_PAUSE));
+        return Ok((home.name, Duration::from_secs(round.lifetime.into())));
     }
 }
 
-/// What those servers say that do not show the value; and for how many seconds the others let it be
-/// remembered.
-async fn ask_all(servers: &[ZoneServer], name: &Name, value: &str, round: u32) -> (Vec<String>, u32) {
+/// What all servers of a zone said.
+#[derive(Debug)]
+struct Round {
+    /// What those say that are still waited for.
+    missing: Vec<String>,
+    /// How many show the value, and how many say that it is not there.
+    shown: usize,
+    denied: usize,
+    /// For how many seconds the first let it be remembered.
+    lifetime: u32,
+}
+
+impl Round {
+    /// Whether whoever asks finds the value, or nobody and asks the next: true of no server that says
+    /// that there is none.
+    fn will_do(&self) -> bool {
+        self.shown > 0 && self.denied == 0
+    }
+}
+
+async fn ask_all(home: &Home, value: &str, number: u32) -> Round {
+    let Home { name, servers } = home;
     let asked = servers.iter().map(|server| async move {
         let answers = server.addresses.iter().map(|address| async move {
             (address.ip(), seen(ask(*address, name, RecordType::TXT, false).await, value))
         });
         (server, join_all(answers).await)
     });
-    let mut missing = Vec::new();
-    let (mut shown, mut lifetime) = (0, 0);
+    judge(&join_all(asked).await, number)
+}
+
+fn judge(said: &[(&ZoneServer, Vec<(IpAddr, Seen)>)], number: u32) -> Round {
+    let mut round = Round { missing: Vec::new(), shown: 0, denied: 0, lifetime: 0 };
     let mut out_of_reach = Vec::new();
-    for (server, answers) in join_all(asked).await {
+    for (server, answers) in said {
         let times = answers.iter().filter_map(|(_, seen)| match seen {
             Seen::Yes(seconds) => Some(*seconds),
             _ => None,
         });
         let longest = times.max();
-        lifetime = lifetime.max(longest.unwrap_or_default());
+        round.lifetime = round.lifetime.max(longest.unwrap_or_default());
         let is_shown = longest.is_some();
         let excused = |seen: &Seen| match seen {
             Seen::Yes(_) | Seen::OutOfReach(_) => true,
-            Seen::Silent => is_shown && round >= SILENT_ROUNDS,
-            Seen::Not(_) => false,
+            Seen::Silent => is_shown && number >= SILENT_ROUNDS,
+            Seen::Not(_) | Seen::Broken(_) => false,
         };
-        shown += usize::from(is_shown);
+        round.shown += usize::from(is_shown);
+        round.denied += answers.iter().filter(|(_, seen)| matches!(seen, Seen::Not(_))).count();
         for (ip, seen) in answers.iter().filter(|(_, seen)| !excused(seen)) {
-            missing.push(format!("`{}` ({ip}): {}", server.name, seen.words()));
+            round.missing.push(format!("`{}` ({ip}): {}", server.name, seen.words()));
         }
         if !is_shown && let Some((ip, seen @ Seen::OutOfReach(_))) = answers.first() {
             out_of_reach.push(format!("`{}` ({ip}): {}", server.name, seen.words()));
@@ -158,7 +194,10 @@ async fn ask_all(servers: &[ZoneServer], name: &Name, value: &str, round: u32) -
     }
     // What this machine has no way to, such as IPv6 servers from where there is none, counts only
     // when there is nobody else to tell.
-    (if shown == 0 && missing.is_empty() { out_of_reach } else { missing }, lifetime)
+    if round.shown == 0 && round.missing.is_empty() {
+        round.missing = out_of_reach;
+    }
+    round
 }
 
 /// What a server showed.
@@ -166,7 +205,10 @@ async fn ask_all(servers: &[ZoneServer], name: &Name, value: &str, round: u32) -
 enum Seen {
     /// With its time to live, in seconds.
     Yes(u32),
+    /// There is no such value, which is remembered.
     Not(String),
+    /// It does not know. Whoever asks goes on to the next server.
+    Broken(String),
     Silent,
     OutOfReach(String),
 }
@@ -176,7 +218,7 @@ impl Seen {
         match self {
             Self::Yes(_) => "it is there",
             Self::Silent => "no answer",
-            Self::Not(what) | Self::OutOfReach(what) => what,
+            Self::Not(what) | Self::Broken(what) | Self::OutOfReach(what) => what,
         }
     }
 }
@@ -186,7 +228,7 @@ fn seen(answer: Result<Message, AskError>, value: &str) -> Seen {
         Ok(answer) => answer,
         Err(AskError::Silent) => return Seen::Silent,
         Err(AskError::Unreachable(error)) => return Seen::OutOfReach(error.to_string()),
-        Err(error @ AskError::Malformed) => return Seen::Not(error.to_string()),
+        Err(error @ AskError::Malformed) => return Seen::Broken(error.to_string()),
     };
     let texts: Vec<(Vec<u8>, u32)> =
         answer.answers.iter().filter_map(|record| Some((text_of(&record.data)?, record.ttl))).collect();
@@ -198,7 +240,7 @@ fn seen(answer: Result<Message, AskError>, value: &str) -> Seen {
             Seen::Not("no TXT record".to_owned())
         }
         ResponseCode::NoError => Seen::Not("other values only".to_owned()),
-        code => Seen::Not(code.to_string()),
+        code => Seen::Broken(code.to_string()),
     }
 }
 
@@ -207,5 +249,29 @@ fn text_of(data: &RData) -> Option<Vec<u8>> {
     match data {
         RData::TXT(text) => Some(text.txt_data.concat()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_server_that_denies_the_value_holds_it_up_for_ever() {
+        let ip = |last| IpAddr::from([192, 0, 2, last]);
+        let server = |name: &str| ZoneServer { name: name.to_owned(), addresses: Vec::new() };
+        let (one, two) = (server("one"), server("two"));
+        let will_do = |first: Seen, second: Seen| {
+            let round = judge(&[(&one, vec![(ip(1), first)]), (&two, vec![(ip(2), second)])], 1);
+            (round.missing.is_empty(), round.will_do())
+        };
+        let text = || "x".to_owned();
+        assert_eq!(will_do(Seen::Yes(1), Seen::Yes(60)), (true, true));
+        assert_eq!(will_do(Seen::Yes(1), Seen::OutOfReach(text())), (true, true));
+        assert_eq!(will_do(Seen::Yes(1), Seen::Silent), (false, true));
+        assert_eq!(will_do(Seen::Yes(1), Seen::Broken(text())), (false, true));
+        assert_eq!(will_do(Seen::Yes(1), Seen::Not(text())), (false, false));
+        assert_eq!(will_do(Seen::Silent, Seen::Silent), (false, false));
+        assert_eq!(will_do(Seen::OutOfReach(text()), Seen::OutOfReach(text())), (false, false));
     }
 }

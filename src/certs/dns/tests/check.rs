@@ -81,6 +81,11 @@ async fn what_only_this_command_may_not_do_is_no_fault() {
 async fn a_missing_record_is_told_as_it_is_to_be_written() {
     let said = responder_found("gw A 127.0.0.2\n* A 127.0.0.2").await;
     assert!(said.starts_with("FAIL the name server `ns1.preview.test` of `preview.test` does not lead here; add the record `_acme-challenge.preview.test. NS gw.preview.test.` there\n"), "{said}");
+    let said = responder_found("gw A 127.0.0.2\n* CNAME gw").await;
+    assert!(
+        said.starts_with("FAIL the name server `ns1.preview.test` of `preview.test` does not lead here"),
+        "{said}"
+    );
     let said = responder_found("gw A 127.0.0.2\nold A 127.0.0.3\n_acme-challenge NS old").await;
     assert!(said.contains("to `old.preview.test`; let its only NS record be `_acme-challenge"), "{said}");
     let said = responder_found("_acme-challenge NS gw.elsewhere.test.").await;

@@ -141,3 +141,15 @@ async fn waiting_for_the_turn_does_not_count() {
     let set = tokio::join!(exec.set(&one), exec.set(&two), exec.set(&three));
     assert!(set.0.is_ok() && set.1.is_ok() && set.2.is_ok(), "{set:?}");
 }
+
+/// The program puts its record where the wildcard's alias was.
+#[tokio::test]
+async fn a_wildcard_alias_gives_way_to_the_record() {
+    let server = named(free_port(&["127.0.0.1"]), "@ A 192.0.2.1\n* CNAME @\n", "").await;
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let program = dir.path().join("hook");
+    script(&program, &format!("{}\nchange add $2 $3", updating(&server)));
+    let exec = exec(&server, &program, ExecStyle::Lego, None);
+    present(&exec, &record("value")).await.expect("seen");
+    assert_eq!(shown(&server).await, "\"value\"\n");
+}

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::servers::{KEY, Relay, dig, free_port, knotd, named, present, record, settings};
+use super::servers::{DnsServer, KEY, Relay, dig, free_port, knotd, named, present, record, settings};
 use crate::certs::dns::rfc2136::Rfc2136;
 use crate::certs::dns::{ChallengeRecord, DnsProvider as _};
 use crate::config::{Rfc2136Settings, Secret, SecretSource, TsigHash};
@@ -86,7 +86,7 @@ async fn a_cname_is_followed() {
 
 #[tokio::test]
 async fn knot_takes_updates_too() {
-    let server = knotd(free_port(&["127.0.0.1"])).await;
+    let server = knotd([127, 0, 0, 1], free_port(&["127.0.0.1"])).await;
     let mut settings = settings(server.address);
     settings.servers = vec![server.address];
     // It resolves nothing itself, but knows its own zone.
@@ -140,17 +140,51 @@ async fn every_refusal_says_what_to_do() {
     assert!(absent.contains("`/absent/key` cannot be read"), "{absent}");
 }
 
-/// A secondary that does not take the zone over.
+/// A secondary that does not take the zone over: it says that there is no such record.
 #[tokio::test]
 async fn a_record_that_a_server_does_not_show_is_waited_for_and_then_told_of() {
     let port = free_port(&["127.0.0.1", "127.0.0.2"]);
     let server = named(port, "@ NS ns2\nns2 A 127.0.0.2\n", "").await;
+    let _secondary = knotd([127, 0, 0, 2], port).await;
+    let said =
+        present(&in_a_second(&server, port), &record("value")).await.expect_err("not seen").to_string();
+    assert!(said.contains("`ns2.preview.test` (127.0.0.2): no TXT record"), "{said}");
+    assert!(!said.contains("`ns1.preview.test`"), "{said}");
+}
+
+/// Authorities pass over a server that is dead, and one whose name nobody finds.
+#[tokio::test]
+async fn dead_and_broken_name_servers_hold_nothing_up_for_ever() {
+    let port = free_port(&["127.0.0.1", "127.0.0.2"]);
+    // Nobody listens there; and the zone of the other cannot be loaded.
+    let records = "@ NS ns2\nns2 A 127.0.0.2\n@ NS ns.broken.test.\n";
+    let broken = "zone \"broken.test\" { type primary; file \"absent\"; };";
+    let server = named(port, records, broken).await;
+    let asked = dig(server.address, &["ns.broken.test", "A"]).await;
+    assert!(asked.contains("SERVFAIL"), "{asked}");
+    let provider = in_a_second(&server, port);
+    present(&provider, &record("value")).await.expect("seen at the one that lives");
+    assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["value"]);
+}
+
+/// Names that a wildcard covers are not that wildcard's target.
+#[tokio::test]
+async fn a_wildcard_alias_is_not_followed() {
+    let server = named(free_port(&["127.0.0.1"]), "@ A 192.0.2.1\n* CNAME @\n", "").await;
+    let provider = provider(server.address, |_| {});
+    present(&provider, &record("value")).await.expect("set");
+    assert_eq!(texts(server.address, "_acme-challenge.preview.test").await, ["value"]);
+    assert_eq!(texts(server.address, "preview.test").await, [""; 0]);
+    provider.cleanup(&record("value"), None).await.expect("removed");
+    let left = texts(server.address, "_acme-challenge.preview.test").await;
+    assert!(!left.contains(&"value".to_owned()), "{left:?}");
+}
+
+/// Gives a record one second to be seen.
+fn in_a_second(server: &DnsServer, port: u16) -> Rfc2136 {
     let mut settings = settings(server.address);
     settings.timeout = Duration::from_secs(1);
-    let provider = Rfc2136::new(&update_settings(server.address), &settings).with_port(port);
-    let said = present(&provider, &record("value")).await.expect_err("not seen").to_string();
-    assert!(said.contains("`ns2.preview.test` (127.0.0.2): no answer"), "{said}");
-    assert!(!said.contains("`ns1.preview.test`"), "{said}");
+    Rfc2136::new(&update_settings(server.address), &settings).with_port(port)
 }
 
 /// What a resolver does not know, it remembers not to know; an authority may ask the same one.

@@ -82,7 +82,8 @@ zone "." {{ type primary; file "root.zone"; }};
 }
 
 /// Knot, holding `preview.test`, taking updates signed with the key `oneport`.
-pub(super) async fn knotd(port: u16) -> DnsServer {
+pub(super) async fn knotd(ip: [u8; 4], port: u16) -> DnsServer {
+    let at = std::net::IpAddr::from(ip);
     let dir = tempfile::tempdir().expect("temporary folder");
     let folder = dir.path().display();
     let zone = "$TTL 60\n@ IN SOA ns1 hostmaster 1 60 60 600 1\n@ NS ns1\nns1 A 127.0.0.1\n";
@@ -90,7 +91,7 @@ pub(super) async fn knotd(port: u16) -> DnsServer {
     let config = format!(
         r#"
 server:
-    listen: 127.0.0.1@{port}
+    listen: {at}@{port}
     rundir: "{folder}"
 database:
     storage: "{folder}"
@@ -116,7 +117,7 @@ zone:
     let mut command = Command::new("knotd");
     command.arg("-c").arg(dir.path().join("knot.conf"));
     let child = start(command, |line| line.contains("server started"), "knot").await;
-    DnsServer { address: ([127, 0, 0, 1], port).into(), _dir: dir, _child: child }
+    DnsServer { address: (at, port).into(), _dir: dir, _child: child }
 }
 
 async fn start(mut command: Command, is_ready: fn(&str) -> bool, package: &str) -> Child {
