@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
@@ -30,6 +31,9 @@ pub enum CloudflareError {
     /// No answer.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// This process ends.
+    #[error("the gateway is ending; it goes on after the next start")]
+    Ending,
     /// The token cannot be sent.
     #[error(
         "the token for Cloudflare holds what no token does; copy it to `dns.cloudflare.token` as the dashboard showed it"
@@ -67,7 +71,10 @@ pub enum CloudflareError {
 pub(super) struct Cloudflare {
     settings: CloudflareSettings,
     watch: Watch,
-    fetch: Fetch,
+    options: FetchOptions,
+    /// By whom the system trusted when it was made; `None` after the API was not trusted, since that may
+    /// have been out of date.
+    fetch: Mutex<Option<Fetch>>,
 }
 
 /// What every answer looks like.
@@ -125,8 +132,18 @@ impl DnsProvider for Cloudflare {
 impl Cloudflare {
     pub(super) fn new(settings: &CloudflareSettings, dns: &DnsSettings) -> Result<Self, DnsError> {
         let options = FetchOptions { deadline: REQUEST_WAIT.min(dns.timeout), ..FetchOptions::default() };
-        let fetch = Fetch::new(options).map_err(CloudflareError::Fetch)?;
-        Ok(Self { settings: settings.clone(), watch: Watch::new(dns), fetch })
+        let fetch = Mutex::new(Some(Fetch::new(options.clone()).map_err(CloudflareError::Fetch)?));
+        Ok(Self { settings: settings.clone(), watch: Watch::new(dns), options, fetch })
+    }
+
+    async fn fetch(&self) -> Result<Fetch, CloudflareError> {
+        if let Some(fetch) = self.fetch.lock().clone() {
+            return Ok(fetch);
+        }
+        let options = self.options.clone();
+        let made = tokio::task::spawn_blocking(move || Fetch::new(options)).await;
+        let made = made.map_err(|_| CloudflareError::Ending)??;
+        Ok(self.fetch.lock().insert(made).clone())
     }
 
     async fn in_time<T>(
@@ -205,7 +222,11 @@ impl Cloudflare {
             .header(CONTENT_TYPE, "application/json")
             .body(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default())
             .map_err(|_| CloudflareError::Fetch(FetchError::BadUrl(url)))?;
-        let answer = self.fetch.send(request).await.map_err(CloudflareError::Fetch)?;
+        let answer = self.fetch().await?.send(request).await;
+        if let Err(FetchError::Untrusted { .. }) = &answer {
+            *self.fetch.lock() = None;
+        }
+        let answer = answer.map_err(CloudflareError::Fetch)?;
         Ok(judge(answer.status(), answer.body(), what)?)
     }
 }
