@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::acme::{is_issued, visit, wait_issued};
 use crate::support::backend::Backend;
-use crate::support::front::{Front, Verdict};
+use crate::support::front::{Front, Verdict, problem};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::pebble::{Names, Pebble, PebbleSetup, directory, free_port, ordering};
 use crate::support::process::Process;
@@ -263,6 +263,28 @@ fn with_due(port: u16, front: &Front) -> Setup {
 fn make_due(setup: &Setup) {
     edit(setup, "status.json", "renew_at", "2020-01-01T00:00:00Z");
     edit(setup, "current/certificate.json", "ordered", "2020-01-01T00:00:00Z");
+}
+
+#[test]
+fn a_refusal_of_a_renewal_is_not_asked_for_twice() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    let setup = with_due(port, &front);
+    let orders = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
+    let count = orders.clone();
+    // With a word of the certificate before, which this authority would take.
+    front.judge(move |_, request| match request.uri().path() {
+        "/dir" => Verdict::Change(with_renewal_info),
+        "/order-plz" => {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Verdict::Answer(problem(429, "rateLimited", "too many certificates", 3600))
+        }
+        _ => Verdict::Pass,
+    });
+    let gateway = setup.start();
+    gateway.wait_log("a failure", |record| record["fault"] == "rate-limited");
+    assert_eq!(orders.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
 
 #[test]

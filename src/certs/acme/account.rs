@@ -6,30 +6,74 @@ use instant_acme::{Account, Error, ExternalAccountKey, Key, NewAccount};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::client::Asker;
+use super::door::Door;
 use super::fault::{Asked, Fault, FaultKind, host};
-use super::vault::{AccountFile, Vault};
+use super::vault::{AccountFile, Lock, Vault};
 use super::{off_thread, wait_for_lock};
 use crate::config::{AcmeSettings, DirectorySettings, EabSettings};
 
-/// The account at a directory, made if there is none, told of a changed address.
+/// The account at a directory, made if there is none, told of a changed address. A fault that is not
+/// about one name alone closes the door.
 pub(super) async fn open(
     vault: &Vault,
     acme: &AcmeSettings,
     directory: &DirectorySettings,
     asker: &Asker,
     asked: Asked<'_>,
+    door: &Door,
 ) -> Result<Account, Fault> {
-    let mut _lock = None;
+    let mut lock = None;
     let mut kept = look(vault, directory).await?;
     if kept.as_ref().is_none_or(|kept| kept.id.is_none() || kept.contact.as_ref() != Some(&acme.email)) {
-        let (shared, url) = (vault.clone(), directory.url.clone());
-        _lock = wait_for_lock(move || shared.lock_account(&url)).await?;
-        if _lock.is_none() {
-            return Err(busy(directory));
+        lock = Some(hold(vault, directory).await.map_err(|fault| door.close(fault))?);
+        // Another name, or another process, may have been quicker, or have come too early.
+        if let Some(fault) = door.is_closed() {
+            return Err(fault);
         }
-        // Another name, or another process, may have been quicker.
         kept = look(vault, directory).await?;
     }
+    let id = kept.as_ref().and_then(|kept| kept.id.clone());
+    let opened = opened(vault, acme, directory, asker, asked, kept).await;
+    // While others still wait for the lock.
+    let opened = opened.map_err(|fault| door.close(fault));
+    if let (Err(Fault { kind: FaultKind::NoAccount, .. }), Some(id), Some(lock)) = (&opened, id, lock) {
+        forget_held(vault, directory, id, lock).await?;
+    }
+    opened
+}
+
+/// Forgets an account that its directory does not know any more, unless another has taken its place.
+pub(super) async fn forget(vault: &Vault, directory: &DirectorySettings, id: &str) -> Result<(), Fault> {
+    let lock = hold(vault, directory).await?;
+    forget_held(vault, directory, id.to_owned(), lock).await
+}
+
+async fn forget_held(
+    vault: &Vault,
+    directory: &DirectorySettings,
+    id: String,
+    lock: Lock,
+) -> Result<(), Fault> {
+    let (vault, url) = (vault.clone(), directory.url.clone());
+    Ok(off_thread(move || vault.forget_account(&url, &id, &lock)).await??)
+}
+
+/// Takes the account for this attempt.
+async fn hold(vault: &Vault, directory: &DirectorySettings) -> Result<Lock, Fault> {
+    let (shared, url) = (vault.clone(), directory.url.clone());
+    let lock = wait_for_lock(move || shared.lock_account(&url)).await?;
+    lock.ok_or_else(|| busy(directory))
+}
+
+/// The lock must be held, unless what is kept is whole.
+async fn opened(
+    vault: &Vault,
+    acme: &AcmeSettings,
+    directory: &DirectorySettings,
+    asker: &Asker,
+    asked: Asked<'_>,
+    kept: Option<AccountFile>,
+) -> Result<Account, Fault> {
     let (account, mut file) = match (kept, &directory.eab) {
         (Some(file @ AccountFile { id: Some(_), .. }), _) => {
             let (id, key) = (file.id.clone().unwrap_or_default(), PrivatePkcs8KeyDer::from(decode(&file)?));
@@ -166,5 +210,6 @@ async fn keep(vault: &Vault, file: AccountFile) -> Result<(), Fault> {
 
 fn fault(error: &Error, asker: &Asker, asked: Asked<'_>) -> Fault {
     let fault = Fault::of(error, Asked { way: None, ..asked });
-    Fault { retry_after: fault.retry_after.or(asker.retry_after()), ..fault }
+    // An account is every name's.
+    Fault { retry_after: fault.retry_after.or(asker.retry_after()), is_general: true, ..fault }
 }

@@ -1,24 +1,20 @@
 //! One attempt to get a certificate: one directory after the other, and at each one way to prove the
 //! name after the other.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::CertificateIdentifier;
 use time::OffsetDateTime;
-use tokio::time::Instant;
 
-use super::client::{Asker, fetch_with};
+use super::client::Asker;
 use super::fault::{Asked, Fault, FaultKind, Scope, host};
 use super::order::{Issued, Wish};
 use super::vault::{About, Kept, Status};
-use super::{Door, Inner, account, off_thread};
-use crate::config::{ChallengeWay, DirectorySettings};
+use super::{Inner, account, off_thread};
+use crate::config::{ChallengeWay, DirectorySettings, Settings};
 use crate::name::CertName;
-use crate::net::Fetch;
-
-/// How long nobody asks a directory again that could not be reached.
-const CLOSED: Duration = Duration::from_secs(60);
 
 impl Inner {
     /// Orders a certificate and keeps it. Notes in `status` which directories want to be left alone.
@@ -72,11 +68,11 @@ impl Inner {
         ways: &[ChallengeWay],
         before: Option<&Kept>,
     ) -> Result<Kept, Fault> {
-        if let Some(fault) = self.doors[index].is_closed() {
+        let door = &self.doors[index];
+        if let Some(fault) = door.is_closed() {
             return Err(fault);
         }
-        let asker =
-            Asker::new(self.client(index, directory).await.map_err(|fault| self.doors[index].close(fault))?);
+        let asker = Asker::new(door.client(directory).await.map_err(|fault| door.close(fault))?);
         let shown = name.to_string();
         let asked = Asked {
             directory: &directory.url,
@@ -85,8 +81,7 @@ impl Inner {
             profile: self.acme.profile.as_deref(),
             way: None,
         };
-        let account = account::open(&self.vault, &self.acme, directory, &asker, asked).await;
-        let account = account.map_err(|fault| self.doors[index].close(fault))?;
+        let account = account::open(&self.vault, &self.acme, directory, &asker, asked, door).await?;
         // A certificate of another authority means nothing to this one.
         let replaces = before.filter(|before| before.about.directory == directory.url).and_then(identifier);
         let mut faults = Vec::new();
@@ -105,11 +100,10 @@ impl Inner {
             // Boxed, because an order is large, and most of the time there is none.
             let fault = match Box::pin(wish.order()).await {
                 Ok(issued) => return self.take(name, directory, issued).await,
-                Err(fault) => fault,
+                Err(fault) => door.close(fault),
             };
             if fault.kind == FaultKind::NoAccount {
-                let (vault, url) = (self.vault.clone(), directory.url.clone());
-                off_thread(move || vault.forget_account(&url)).await??;
+                account::forget(&self.vault, directory, account.id()).await?;
             }
             if fault.kind.scope() != Scope::Way {
                 return Err(Fault { proofs: proofs_of(&faults).saturating_add(fault.proofs), ..fault });
@@ -146,45 +140,21 @@ impl Inner {
 
     /// How a name can be proved here, in the order in which it is tried.
     fn ways(&self, name: &CertName) -> Vec<ChallengeWay> {
-        let settings = &self.settings;
-        let has_plain =
-            !settings.plain_http.is_empty() || settings.listen.iter().any(|address| address.port() == 80);
+        let (has_tls, has_plain) = listens(&self.settings);
         let is_there = |way: &ChallengeWay| match way {
-            ChallengeWay::TlsAlpn01 => !name.is_wildcard() && !settings.listen.is_empty(),
+            ChallengeWay::TlsAlpn01 => !name.is_wildcard() && has_tls,
             ChallengeWay::Http01 => !name.is_wildcard() && has_plain,
             ChallengeWay::Dns01 => self.answers.dns.is_some(),
         };
         self.acme.challenges.iter().copied().filter(is_there).collect()
     }
-
-    /// The HTTP client for a directory, whose connections are kept between attempts.
-    pub(super) async fn client(&self, index: usize, directory: &DirectorySettings) -> Result<Fetch, Fault> {
-        let door = &self.doors[index];
-        if let Some(client) = door.client.lock().clone() {
-            return Ok(client);
-        }
-        let root = directory.root.clone();
-        let made = off_thread(move || fetch_with(root.as_deref())).await?;
-        let made = made.map_err(|text| Fault::new(FaultKind::DirectoryUnreachable, text))?;
-        Ok(door.client.lock().insert(made).clone())
-    }
 }
 
-impl Door {
-    /// Why nobody was there, if somebody looked a moment ago.
-    fn is_closed(&self) -> Option<Fault> {
-        let closed = self.closed.lock();
-        let (at, fault) = closed.as_ref()?;
-        (at.elapsed() < CLOSED).then(|| fault.clone())
-    }
-
-    /// Notes that nobody is there, if that is what the fault says.
-    fn close(&self, fault: Fault) -> Fault {
-        if fault.kind == FaultKind::DirectoryUnreachable {
-            *self.closed.lock() = Some((Instant::now(), fault.clone()));
-        }
-        fault
-    }
+/// Whether authorities can come to look: with TLS, and without.
+pub(super) fn listens(settings: &Settings) -> (bool, bool) {
+    let is_plain = |address: &SocketAddr| address.port() == 80;
+    let has_plain = !settings.plain_http.is_empty() || settings.listen.iter().any(is_plain);
+    (!settings.listen.is_empty(), has_plain)
 }
 
 /// What an authority calls a certificate of its own (RFC 9773, section 4.1).
@@ -228,7 +198,7 @@ fn together(faults: Vec<Fault>) -> Fault {
     let telling = faults.iter().find(|fault| !is_of_its_own(fault.kind)).or(faults.first());
     let kind = telling.map_or(FaultKind::NoWay, |fault| fault.kind);
     let proofs = proofs_of(&faults);
-    Fault { kind, text: texts.join("; and "), retry_after: soonest, proofs }
+    Fault { retry_after: soonest, proofs, ..Fault::new(kind, texts.join("; and ")) }
 }
 
 #[cfg(test)]
@@ -252,16 +222,5 @@ mod tests {
             assert_eq!((helps_elsewhere(fault.kind), fault.proofs as usize), (elsewhere, kinds.len()));
         }
         assert_eq!(all(&[NoWay, Unreachable]).text, "no-way; and unreachable");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_directory_that_is_down_is_asked_once_a_minute() {
-        let door = Door::default();
-        door.close(Fault::new(FaultKind::RateLimited, "limited"));
-        assert!(door.is_closed().is_none());
-        door.close(Fault::new(FaultKind::DirectoryUnreachable, "down"));
-        assert_eq!(door.is_closed().expect("closed").text, "down");
-        tokio::time::advance(CLOSED).await;
-        assert!(door.is_closed().is_none());
     }
 }

@@ -23,6 +23,8 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// Failed proofs that it took, of which authorities allow few an hour.
     pub(super) proofs: u32,
+    /// Whether it would be the same for another name.
+    pub(super) is_general: bool,
 }
 
 /// What helps against a fault.
@@ -112,7 +114,7 @@ pub(super) struct Asked<'a> {
 impl Fault {
     /// A fault in words.
     pub(super) fn new(kind: FaultKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), retry_after: None, proofs: 0 }
+        Self { kind, text: text.into(), retry_after: None, proofs: 0, is_general: false }
     }
 
     /// What the protocol's library says.
@@ -154,20 +156,24 @@ impl Fault {
         }
     }
 
-    /// A refusal without the protocol's own words.
+    /// A refusal of what is asked for all names: of the directory or a nonce, or without the protocol's
+    /// own words, as from what stands before an authority.
     fn of_refusal(refused: &Refused, asked: Asked<'_>) -> Self {
         let authority = host(asked.directory);
         let status = refused.status;
         match &refused.problem {
-            Some(problem) => Self { retry_after: refused.retry_after, ..Self::of_problem(problem, asked) },
-            None if status == 429 || status == 503 => Self {
-                kind: if status == 429 { FaultKind::RateLimited } else { FaultKind::AuthorityFailed },
-                text: format!(
-                    "`{authority}` does not want to be asked now (status {status}); it is asked again later"
-                ),
+            Some(problem) => Self {
                 retry_after: refused.retry_after,
-                proofs: 0,
+                is_general: true,
+                ..Self::of_problem(problem, asked)
             },
+            None if status == 429 || status == 503 => {
+                let kind = if status == 429 { FaultKind::RateLimited } else { FaultKind::AuthorityFailed };
+                let text = format!(
+                    "`{authority}` does not want to be asked now (status {status}); it is asked again later"
+                );
+                Self { retry_after: refused.retry_after, is_general: true, ..Self::new(kind, text) }
+            }
             None if status >= 500 => Self::new(
                 FaultKind::AuthorityFailed,
                 format!("`{authority}` has trouble of its own (status {status}); it is asked again later"),
@@ -334,6 +340,25 @@ fn nobody_there(detail: &str) -> bool {
         .any(|sign| detail.contains(sign))
 }
 
+/// Whether an order may only have been refused for what it says of the certificate before (RFC 9773,
+/// section 5): another order named that already, the authority does not know it, or made it for
+/// another account.
+pub(super) fn is_of_hint(error: &Error) -> bool {
+    const KINDS: [&str; 5] = ["alreadyReplaced", "conflict", "malformed", "unauthorized", "unsupported"];
+    match error {
+        Error::Api(problem) => problem
+            .r#type
+            .as_deref()
+            .and_then(|kind| kind.strip_prefix("urn:ietf:params:acme:error:"))
+            .is_some_and(|kind| KINDS.contains(&kind)),
+        // The directory has no such thing.
+        Error::Unsupported(_) => true,
+        // The library's, where the authority takes the order and does not repeat the hint.
+        Error::Other(error) => !error.is::<FetchError>() && !error.is::<Refused>(),
+        _ => false,
+    }
+}
+
 /// Where an authority looks.
 fn port(way: Option<ChallengeWay>) -> u16 {
     if way == Some(ChallengeWay::Http01) { 80 } else { 443 }
@@ -405,5 +430,22 @@ mod tests {
             assert!(fault.text.contains(cure) && fault.text.contains("(so it is)"), "{kind}: {}", fault.text);
             assert!(fault.text.contains("`ca.test:14000`") && !fault.text.contains('\n'), "{}", fault.text);
         }
+    }
+
+    #[test]
+    fn only_what_may_be_about_the_certificate_before_is_tried_without_it() {
+        let api = |kind: &str| {
+            let text = format!(r#"{{"type": "urn:ietf:params:acme:error:{kind}"}}"#);
+            Error::Api(serde_json::from_str(&text).expect("a problem"))
+        };
+        for kind in ["alreadyReplaced", "malformed", "unauthorized"] {
+            assert!(is_of_hint(&api(kind)), "{kind}");
+        }
+        for kind in ["rateLimited", "serverInternal", "rejectedIdentifier", "badNonce"] {
+            assert!(!is_of_hint(&api(kind)), "{kind}");
+        }
+        assert!(is_of_hint(&Error::Unsupported("ARI")) && is_of_hint(&Error::Other("not repeated".into())));
+        let refused = Refused { status: 503, problem: None, retry_after: None };
+        assert!(!is_of_hint(&Error::Other(Box::new(refused))) && !is_of_hint(&Error::Str("no URL")));
     }
 }

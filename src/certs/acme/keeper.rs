@@ -13,12 +13,14 @@ use tokio::sync::{Notify, watch};
 use super::fault::{Fault, FaultKind};
 use super::known::{Known, leaf};
 use super::vault::{FaultNote, Kept, Lock, Status};
-use super::{Inner, off_thread, times};
+use super::{Inner, mark, off_thread, times};
 use crate::certs::Served;
 use crate::name::CertName;
 
 /// The longest sleep: clocks are set, machines sleep, and other processes renew.
 const NAP_MAX: Duration = Duration::from_secs(60 * 60);
+/// The longest sleep after a fault: a file that it came from may be mended.
+const NAP_FAILED: Duration = Duration::from_secs(60);
 /// The shortest pause between two attempts.
 const NAP_MIN: Duration = Duration::from_millis(500);
 /// Pause between two looks whether another process still orders.
@@ -98,8 +100,9 @@ impl Inner {
                 }
             };
             let left = (next - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO);
+            let longest = if line.state.borrow().fault.is_some() { NAP_FAILED } else { NAP_MAX };
             tokio::select! {
-                () = tokio::time::sleep(left.clamp(NAP_MIN, NAP_MAX)) => {}
+                () = tokio::time::sleep(left.clamp(NAP_MIN, longest)) => {}
                 () = line.wake.notified() => {}
                 // Those that covered the name may be gone. The store says so as long as it lives.
                 _ = files.changed() => {}
@@ -123,11 +126,11 @@ impl Inner {
         if self.store.files_cover(&name.to_string()) {
             return Ok(Some(now + NAP_MAX));
         }
-        let known = self.look(line).await?;
-        let orders = line.at_once.load(Ordering::Relaxed) || known.order_at(&self.mark) <= now;
-        if !orders && known.next(&self.mark) > now && known.is_linked {
-            self.remind(line, &known);
-            return Ok(Some(known.next(&self.mark)));
+        let (known, mark) = self.look(line).await?;
+        let orders = line.at_once.load(Ordering::Relaxed) || known.order_at(&mark) <= now;
+        if !orders && known.next(&mark) > now && known.is_linked {
+            self.remind(line, &known, &mark);
+            return Ok(Some(known.next(&mark)));
         }
         if orders && !line.is_wanted() {
             return Ok(None);
@@ -146,7 +149,7 @@ impl Inner {
     async fn step_held(&self, line: &Line, lock: Lock, may_order: bool) -> Result<OffsetDateTime, Fault> {
         let name = &line.name;
         // Another process may have been quicker, and the wait long.
-        let mut known = self.look(line).await?;
+        let (mut known, mark) = self.look(line).await?;
         let (vault, linked) = (self.vault.clone(), name.clone());
         let unlinked = known.kept.clone().filter(|_| !known.is_linked);
         let _lock = off_thread(move || -> Result<Lock, Fault> {
@@ -162,15 +165,15 @@ impl Inner {
         } else if known.ask_at().is_some_and(|at| at <= OffsetDateTime::now_utc()) {
             self.ask_window(name, &mut known).await?;
         }
-        let is_due = is_forced || known.order_at(&self.mark) <= OffsetDateTime::now_utc();
-        if is_due && may_order { self.renew(line, known).await } else { Ok(known.next(&self.mark)) }
+        let is_due = is_forced || known.order_at(&mark) <= OffsetDateTime::now_utc();
+        if is_due && may_order { self.renew(line, known, mark).await } else { Ok(known.next(&mark)) }
     }
 
     /// Makes an attempt, and writes down how it went.
-    async fn renew(&self, line: &Line, known: Known) -> Result<OffsetDateTime, Fault> {
+    async fn renew(&self, line: &Line, known: Known, mark: String) -> Result<OffsetDateTime, Fault> {
         let (name, Known { kept: before, mut status, .. }) = (&line.name, known);
         let begun_at = OffsetDateTime::now_utc();
-        status.settings.clone_from(&self.mark);
+        status.settings = mark;
         status.begun = status.begun.saturating_add(1);
         status.retry_at = Some(begun_at + times::cut_off(status.begun, times::chance()));
         // What cannot be written afterwards is not begun.
@@ -219,7 +222,7 @@ impl Inner {
         let wanted = fault.retry_after.unwrap_or_default();
         let is_limit = fault.kind == FaultKind::RateLimited;
         let wanted = if is_limit { wanted } else { wanted.min(RETRY_AFTER_MAX) };
-        let retry_at = now + pause.max(wanted);
+        let retry_at = now + pause.max(times::spread(wanted, times::chance()));
         let note = note(fault, now);
         status.retry_at = Some(retry_at);
         status.fault = Some(note.clone());
@@ -230,19 +233,20 @@ impl Inner {
         written.map(|()| retry_at)
     }
 
-    /// What is known of a name now. What is kept is shown.
-    async fn look(&self, line: &Line) -> Result<Known, Fault> {
-        let (vault, name) = (self.vault.clone(), line.name.clone());
-        let known = off_thread(move || -> Result<Known, Fault> {
+    /// What is known of a name now, and what stands for the settings as they and their files are. What
+    /// is kept is shown.
+    async fn look(&self, line: &Line) -> Result<(Known, String), Fault> {
+        let (vault, name, settings) = (self.vault.clone(), line.name.clone(), self.settings.clone());
+        let known = off_thread(move || -> Result<(Known, String), Fault> {
             let (kept, status) = (vault.load(&name)?, vault.known_status(&name)?);
             let is_linked = kept.as_ref().is_none_or(|kept| vault.is_linked(&name, kept));
-            Ok(Known::new(kept, status, is_linked, OffsetDateTime::now_utc()))
+            Ok((Known::new(kept, status, is_linked, OffsetDateTime::now_utc()), mark::of(&settings)))
         });
-        let known = known.await??;
+        let (known, mark) = known.await??;
         if let Some(kept) = &known.kept {
             self.show(line, kept);
         }
-        Ok(known)
+        Ok((known, mark))
     }
 
     pub(super) async fn write(&self, name: &CertName, status: Status) -> Result<(), Fault> {
@@ -263,12 +267,12 @@ impl Inner {
     }
 
     /// Tells of a fault from before this process.
-    fn remind(&self, line: &Line, known: &Known) {
+    fn remind(&self, line: &Line, known: &Known, mark: &str) {
         let Some(fault) = known.status.fault.clone() else { return };
         if line.state.borrow().fault.is_some() {
             return;
         }
-        let (name, word, retry_at) = (&line.name, &fault.word, known.order_at(&self.mark));
+        let (name, word, retry_at) = (&line.name, &fault.word, known.order_at(mark));
         tracing::info!(%name, fault = word, %retry_at, "not ordered again before its time: {}", fault.text);
         self.tell(line, fault);
     }

@@ -162,14 +162,14 @@ mod tests {
         assert!(order_at(failed(FaultKind::Unreachable, days(0), days(3))) <= NOW);
         assert!(order_at(failed(FaultKind::Unreachable, days(1), retry)) <= NOW, "noted tomorrow");
         assert_eq!(order_at(failed(FaultKind::RateLimited, days(0), days(6))), days(6));
-        assert!(order_at(failed(FaultKind::RateLimited, days(0), days(9))) <= NOW);
+        assert!(order_at(failed(FaultKind::RateLimited, days(0), days(10))) <= NOW);
 
         let kept = kept(-1, 89, days(-1));
         let asked =
             |at| known(Some(&kept), Status { ask_at: Some(at), ..Status::default() }).ask_at().expect("some");
         assert_eq!(asked(NOW + Duration::hours(6)), NOW + Duration::hours(6));
         assert!(asked(days(2)) <= NOW);
-        let limited = [("a", days(1)), ("b", days(8))];
+        let limited = [("a", days(1)), ("b", days(9))];
         let limited = limited.map(|(url, until)| (url.to_owned(), until.unix_timestamp())).into();
         let known = known(None, Status { limited, ..Status::default() });
         assert_eq!(known.status.limited.keys().collect::<Vec<_>>(), ["a"]);

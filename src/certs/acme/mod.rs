@@ -24,6 +24,7 @@ mod attempt;
 mod check;
 mod client;
 mod csr;
+mod door;
 mod fault;
 mod folders;
 mod keeper;
@@ -58,7 +59,8 @@ use super::dns::DnsProvider;
 use super::{CertStore, Challenges, Served};
 use crate::config::{AcmeSettings, Settings};
 use crate::name::CertName;
-use crate::net::{Fetch, Tasks};
+use crate::net::Tasks;
+use door::Door;
 use keeper::{Line, Wanted};
 use order::Answers;
 use turns::Turns;
@@ -85,17 +87,6 @@ struct Inner {
     /// The directories, in their order.
     doors: Vec<Door>,
     lines: Mutex<HashMap<CertName, Arc<Line>>>,
-    /// Stands for the settings that a fault may come from.
-    mark: String,
-}
-
-/// How a directory is reached.
-#[derive(Debug, Default)]
-struct Door {
-    /// Made when first needed.
-    client: Mutex<Option<Fetch>>,
-    /// Why nobody was there, and when. Others need not find out by themselves.
-    closed: Mutex<Option<(Instant, Fault)>>,
 }
 
 impl Acme {
@@ -133,7 +124,6 @@ impl Acme {
             turns: Turns::default(),
             doors: acme.directories.iter().map(|_| Door::default()).collect(),
             lines: Mutex::default(),
-            mark: mark::of(settings, &acme),
             acme,
         }))))
     }
@@ -208,6 +198,7 @@ impl Acme {
 
     /// Renews the certificate of a name now, whatever its age, and whatever failed before.
     pub fn renew(&self, name: &CertName) {
+        self.0.doors.iter().for_each(Door::open);
         self.line(name, None).renew();
     }
 

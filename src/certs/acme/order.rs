@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::client::Asker;
 use super::csr::{new_key, signing_request};
-use super::fault::{Asked, Fault, FaultKind, host};
+use super::fault::{Asked, Fault, FaultKind, host, is_of_hint};
 use super::left::{self, Left};
 use super::off_thread;
 use super::vault::{Pending, Vault};
@@ -182,11 +182,11 @@ impl Wish<'_> {
                 replacing = replacing.profile(profile);
             }
             match persist!(self.account.new_order(&replacing)) {
-                Ok(order) => return Ok(order),
                 // Only a hint, which not every authority takes, and none takes twice.
-                Err(error) => {
+                Err(error) if is_of_hint(&error) => {
                     tracing::debug!(name = %self.name, %error, "ordering without a word of the certificate before");
                 }
+                outcome => return outcome,
             }
         }
         persist!(self.account.new_order(&wish))

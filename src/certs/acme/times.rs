@@ -23,7 +23,7 @@ const NEXT: time::Duration = time::Duration::hours(1);
 /// that an authority asked for, and the next question for a window. What lies further was written
 /// when the clock was wrong.
 pub(super) const AHEAD: (time::Duration, time::Duration, time::Duration) =
-    (time::Duration::hours(30), time::Duration::days(7), time::Duration::days(1));
+    (time::Duration::hours(30), time::Duration::days(8), time::Duration::days(1));
 /// How often an authority is asked for its window: at least and at most.
 const ASKING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 60 * 60));
 
@@ -72,6 +72,12 @@ pub(super) fn back_off(kind: FaultKind, failures: u32, proofs: u32, chance: f64)
     let pause = first.saturating_mul(times).min(longest).saturating_mul(proofs.max(1)).min(longest);
     let pause = pause.max(PROOF.saturating_mul(proofs).min(MENDING.1));
     pause.mul_f64(1.0 + chance.clamp(0.0, 1.0) / 4.0)
+}
+
+/// A pause that an authority asked for, and up to a twentieth more, lest all whom it told the same
+/// come back at once.
+pub(super) fn spread(wanted: Duration, chance: f64) -> Duration {
+    wanted.mul_f64(1.0 + chance.clamp(0.0, 1.0) / 20.0)
 }
 
 /// The pause while there is a certificate that still lasts: so short that several attempts are left
@@ -137,6 +143,14 @@ mod tests {
         for kind in FaultKind::ALL {
             assert!(back_off(*kind, u32::MAX, u32::MAX, 1.0) <= longest, "{kind:?} would not be believed");
         }
+    }
+
+    #[test]
+    fn what_an_authority_asked_for_is_never_cut_short_and_is_believed_later() {
+        let week = Duration::from_secs(7 * 24 * 60 * 60);
+        assert_eq!(spread(week, 0.0), week);
+        assert_eq!(spread(Duration::from_secs(1000), 1.0), Duration::from_secs(1050));
+        assert!(spread(week, 1.0) < AHEAD.1.unsigned_abs());
     }
 
     #[test]

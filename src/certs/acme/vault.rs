@@ -213,7 +213,11 @@ impl Vault {
         write(&self.account_path(&account.directory), account)
     }
 
-    pub(super) fn forget_account(&self, directory: &str) -> Result<(), VaultError> {
+    /// Forgets an account, unless another one is kept by now.
+    pub(super) fn forget_account(&self, directory: &str, id: &str, _held: &Lock) -> Result<(), VaultError> {
+        if self.account(directory)?.is_none_or(|account| account.id.as_deref() != Some(id)) {
+            return Ok(());
+        }
         let path = self.account_path(directory);
         files::remove(&path).map_err(|error| disk(&path, error))
     }

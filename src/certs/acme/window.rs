@@ -48,7 +48,7 @@ impl Inner {
         let index = index.ok_or(Error::Str("the certificate comes from elsewhere"))?;
         let identifier = identifier(kept).ok_or(Error::Str("the certificate cannot be named"))?;
         let failed = |fault: Fault| Error::Other(fault.text.into());
-        let asker = Asker::new(self.client(index, &directories[index]).await.map_err(failed)?);
+        let asker = Asker::new(self.doors[index].client(&directories[index]).await.map_err(failed)?);
         let (vault, url) = (self.vault.clone(), url.clone());
         let file = off_thread(move || Ok(vault.account(&url)?)).await.and_then(|file| file);
         let file = file.map_err(failed)?.ok_or(Error::Str("the account is gone"))?;
