@@ -41,8 +41,15 @@ impl Signals {
 }
 
 /// Waits for a signal, then drains: no new connection, what runs goes on for at most `timeout`.
-/// Visitors go first, because agents carry their bytes. A second signal cuts at once.
-pub async fn until_stopped(mut signals: Signals, visitors: &Tasks, agents: &Tasks, timeout: Duration) {
+/// Visitors go first, because agents carry their bytes. Orders are cut at once: no authority that comes
+/// to look would be let in, and that would be held against the name. A second signal cuts all.
+pub async fn until_stopped(
+    mut signals: Signals,
+    visitors: &Tasks,
+    agents: &Tasks,
+    orders: &Tasks,
+    timeout: Duration,
+) {
     let name = signals.next().await;
     tracing::info!(
         signal = name,
@@ -51,6 +58,7 @@ pub async fn until_stopped(mut signals: Signals, visitors: &Tasks, agents: &Task
         agents_tasks = agents.running(),
         "draining; a second signal cuts at once"
     );
+    orders.cut();
     visitors.begin_drain();
     let drained = async {
         if tokio::time::timeout(timeout, visitors.all_ended()).await.is_err() {

@@ -43,7 +43,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     let slots = Slots::new(connections, settings.limits.connections_per_address);
     let (visitors, agents) = (Tasks::new(), Tasks::new());
     let (settings, metrics) = (Arc::new(settings), Arc::<Metrics>::default());
-    // Cut at the end without waiting: an order goes on where it was after the next start.
+    // Cut when draining begins: an order goes on where it was after the next start.
     let orders = Tasks::new();
     let made = provision::provision(&settings, &visitors, &agents, &orders, &metrics)?;
     let Provisioned { edge, keys, issuers, registry, certs, acme, ssh } = made;
@@ -74,9 +74,8 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
         acme.start();
     }
     ready(&bound);
-    drain::until_stopped(signals, &visitors, &agents, settings.drain_timeout).await;
+    drain::until_stopped(signals, &visitors, &agents, &orders, settings.drain_timeout).await;
     admin_tasks.cut();
-    orders.cut();
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The end: what runs is finished, nothing begins, and nobody waits for ever.
 
 use std::net::TcpStream;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -8,7 +9,9 @@ use rustix::process::Signal;
 use crate::support::SOON;
 use crate::support::agent::{Agent, host};
 use crate::support::backend::Backend;
+use crate::support::front::{Front, Verdict};
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::pebble::{Names, Pebble, directory, free_port, ordering};
 use crate::support::poll;
 use crate::support::process::Process;
 use crate::support::visitor::Curl;
@@ -104,4 +107,42 @@ fn an_idle_gateway_ends_at_once() {
     assert!(before.elapsed() < Duration::from_secs(8), "after {:?}", before.elapsed());
     agent.process.exit(SOON);
     crate::support::visitor::read_to_end(&mut visitor);
+}
+
+/// No authority that comes to look would be let in.
+#[test]
+fn orders_are_cut_when_draining_begins_and_are_no_failures() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let front = Front::start(&pebble);
+    let (reached, is_reached) = mpsc::channel();
+    let (open, opened) = mpsc::channel::<()>();
+    let opened = std::sync::Mutex::new(opened);
+    front.judge(move |_, request| {
+        if request.uri().path() == "/order-plz" {
+            let _ = reached.send(());
+            // Until the test ends at the latest.
+            let _ = opened.lock().expect("one at a time").recv();
+        }
+        Verdict::Pass
+    });
+    let mut setup = ordering(port, &["slow.test"], vec![directory(&front.directory(), &front.root())]);
+    let leaf = setup.ca.leaf("own", &["gw.test", "*.gw.test", "localhost"]);
+    setup.certificates(&[(&leaf.cert, &leaf.key)]);
+    let mut busy = Busy::new(setup, "--http1.1");
+    is_reached.recv_timeout(SOON).expect("the order begins");
+    let folder = busy.gateway.path("state/acme/names/slow.test");
+    let lock = std::fs::File::open(folder.join("lock")).expect("there");
+    assert!(lock.try_lock().is_err(), "nobody orders");
+    busy.signal_and_wait();
+    poll("the end of the order", SOON, || lock.try_lock().ok());
+    assert!(busy.gateway.is_running() && busy.download.has_ended().is_none());
+    drop(open);
+    for _ in 0..2 {
+        busy.backend.release();
+    }
+    assert_eq!(busy.gateway.finish(SOON).status.code(), Some(0));
+    let status = std::fs::read_to_string(folder.join("status.json")).expect("there");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    assert!(status["fault"].is_null() && status["begun"] == 1, "{status}");
 }
