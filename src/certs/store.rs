@@ -2,8 +2,8 @@
 //!
 //! Three layers: the operator's files, which win for the names that they hold; certificates that
 //! were ordered; the development CA. Each is swapped whole, so that whoever is in a handshake goes
-//! on with what they were given. A name that none of them covers gets none, unless the operator
-//! named a certificate for just that.
+//! on with what they were given. One whose time is over is shown only where there is no other. A name
+//! that none of them covers gets none, unless the operator named a certificate for just that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -36,10 +36,16 @@ pub struct Served {
 }
 
 impl Served {
+    /// Whether clients refuse it because its time is over.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.not_after <= OffsetDateTime::now_utc()
+    }
+
     /// Logs what will keep clients from accepting this certificate. Only a warning, because the
     /// rest of the gateway is better up than down.
     pub fn warn(&self, source_name: &str) {
-        if self.not_after <= OffsetDateTime::now_utc() {
+        if self.has_ended() {
             tracing::warn!(
                 certificate = source_name,
                 not_after = %self.not_after,
@@ -85,9 +91,9 @@ struct Ordered {
 #[derive(Clone, Debug, Default)]
 struct Shelf {
     all: Vec<Arc<Served>>,
-    exact: HashMap<String, Arc<Served>>,
+    exact: HashMap<String, Vec<Arc<Served>>>,
     /// By what follows the `*.`.
-    wildcard: HashMap<String, Arc<Served>>,
+    wildcard: HashMap<String, Vec<Arc<Served>>>,
 }
 
 impl CertStore {
@@ -127,15 +133,21 @@ impl CertStore {
     }
 
     /// The certificate to show. The operator's come before those that were ordered, and in both
-    /// an exact name before a wildcard. Without SNI it is the operator's first, or that of the
-    /// gateway's own name. `None` when no certificate covers the name: see
-    /// [`CertStore::stand_in`].
+    /// an exact name before a wildcard; one that has ended comes after all that have not. Without SNI
+    /// it is the operator's first, or that of the gateway's own name. `None` when no certificate
+    /// covers the name: see [`CertStore::stand_in`].
     #[must_use]
     pub fn select(&self, sni: Option<&HostName>) -> Option<Arc<Served>> {
         let inner = &*self.0;
         match sni {
             Some(host) => inner.covering(host),
-            None => inner.files.load().all.first().cloned().or_else(|| inner.covering(inner.base.as_ref()?)),
+            None => {
+                let files = inner.files.load();
+                let base = || inner.covering(inner.base.as_ref()?);
+                let lasting = files.all.iter().find(|served| !served.has_ended()).cloned();
+                let lasting = lasting.or_else(|| base().filter(|served| !served.has_ended()));
+                lasting.or_else(|| files.all.first().cloned()).or_else(base)
+            }
         }
     }
 
@@ -152,15 +164,15 @@ impl CertStore {
         inner.files.load().all.iter().chain(&inner.ordered.load().shelf.all).cloned().collect()
     }
 
-    /// Whether one of the operator's certificates covers a name (`*.` wildcards included).
+    /// The operator's certificate for a name (`*.` wildcards included), if one covers it; one that has
+    /// ended only where no other does.
     #[must_use]
-    pub fn files_cover(&self, name: &str) -> bool {
+    pub fn file_for(&self, name: &CertName) -> Option<Arc<Served>> {
         let files = self.0.files.load();
-        match name.split_once('.') {
-            Some(("*", parent)) => files.wildcard.contains_key(parent),
-            Some((_, parent)) => files.exact.contains_key(name) || files.wildcard.contains_key(parent),
-            None => files.exact.contains_key(name),
+        if name.is_wildcard() {
+            return best(files.wildcard.get(name.host().as_str()).into_iter().flatten());
         }
+        best(files.covering(name.host()))
     }
 
     /// Puts others in the place of all the operator's. Handshakes in flight are not disturbed.
@@ -207,34 +219,49 @@ impl CertStore {
 
 impl Inner {
     fn covering(&self, host: &HostName) -> Option<Arc<Served>> {
-        self.files
-            .load()
-            .covering(host)
-            .or_else(|| self.ordered.load().shelf.covering(host))
-            .or_else(|| self.dev.as_ref()?.issue(host))
+        let (files, ordered) = (self.files.load(), self.ordered.load());
+        let found = best(files.covering(host).chain(ordered.shelf.covering(host)));
+        let made = || self.dev.as_ref()?.issue(host);
+        match found {
+            Some(found) if !found.has_ended() => Some(found),
+            found => made().or(found),
+        }
     }
 }
 
 impl Shelf {
-    /// Of two with the same name, the earlier counts.
+    /// Of two with the same name, the earlier counts, unless it has ended.
     fn add(&mut self, served: Arc<Served>) {
         for name in served.names.iter() {
             let (map, key) = match name.strip_prefix("*.") {
                 Some(parent) => (&mut self.wildcard, parent),
                 None => (&mut self.exact, name.as_str()),
             };
-            map.entry(key.to_owned()).or_insert_with(|| served.clone());
+            map.entry(key.to_owned()).or_default().push(served.clone());
         }
         self.all.push(served);
     }
 
-    fn covering(&self, host: &HostName) -> Option<Arc<Served>> {
-        if let Some(served) = self.exact.get(host.as_str()) {
+    /// Those for a host, the best first.
+    fn covering(&self, host: &HostName) -> impl Iterator<Item = &Arc<Served>> {
+        let parent = host.as_str().split_once('.').map(|(_, parent)| parent);
+        let wildcard = parent.and_then(|parent| self.wildcard.get(parent));
+        self.exact.get(host.as_str()).into_iter().chain(wildcard).flatten()
+    }
+}
+
+/// The first that has not ended; where all have, the one that ended last.
+fn best<'a>(all: impl Iterator<Item = &'a Arc<Served>>) -> Option<Arc<Served>> {
+    let mut last: Option<&Arc<Served>> = None;
+    for served in all {
+        if !served.has_ended() {
             return Some(served.clone());
         }
-        let (_, parent) = host.as_str().split_once('.')?;
-        self.wildcard.get(parent).cloned()
+        if last.is_none_or(|last| last.not_after < served.not_after) {
+            last = Some(served);
+        }
     }
+    last.cloned()
 }
 
 #[cfg(test)]
@@ -296,9 +323,8 @@ mod tests {
         assert_eq!((store.all().len(), two.names.len()), (3, 1));
         store.remove(&CertName::parse("b.test").expect("valid"));
         assert!(shown(&store, "b.test").is_none());
-        assert!(
-            store.files_cover("x.a.test") && store.files_cover("*.a.test") && !store.files_cover("a.test")
-        );
+        let is_held = |name: &str| store.file_for(&CertName::parse(name).expect("valid")).is_some();
+        assert!(is_held("x.a.test") && is_held("*.a.test") && !is_held("a.test"));
         store.replace_files(Vec::new());
         assert_eq!(shown(&store, "x.a.test").expect("ordered").names.to_vec(), ["x.a.test"]);
     }
@@ -320,6 +346,40 @@ mod tests {
         put(&store, "b.test", dated(&["b.test"], 2028));
         assert!(shown(&store, "c.test").is_none(), "the authority showed one name less");
         assert_eq!(store.all().len(), 2);
+    }
+
+    fn ended(names: &[&str], year: i32) -> Arc<Served> {
+        let served = Arc::into_inner(served(names)).expect("one owner");
+        let not_after = served.not_before.replace_year(year).expect("a year");
+        Arc::new(Served { not_after, ..served })
+    }
+
+    #[test]
+    fn one_that_has_ended_is_shown_only_where_there_is_no_other() {
+        let (old, older) = (ended(&["a.test"], 2021), ended(&["a.test"], 2020));
+        let is = |store: &CertStore, sni: &str, wanted: &Arc<Served>| {
+            assert!(Arc::ptr_eq(&shown(store, sni).expect("there"), wanted), "{sni}");
+        };
+        let store = CertStore::of(vec![older.clone(), old.clone()]);
+        is(&store, "a.test", &old);
+        assert!(Arc::ptr_eq(&store.select(None).expect("the first"), &older));
+        // Of the operator's: one with the same name, and a wildcard for an exact one.
+        let (fresh, wildcard) = (served(&["a.test"]), served(&["*.b.test"]));
+        let store =
+            CertStore::of(vec![older.clone(), fresh.clone(), ended(&["x.b.test"], 2020), wildcard.clone()]);
+        is(&store, "a.test", &fresh);
+        is(&store, "x.b.test", &wildcard);
+        assert!(Arc::ptr_eq(&store.select(None).expect("the first that lasts"), &fresh));
+        // One that was ordered, for the operator's, until that is new.
+        let store = CertStore::of(vec![older.clone()]);
+        put(&store, "a.test", fresh.clone());
+        is(&store, "a.test", &fresh);
+        let name = CertName::parse("a.test").expect("valid");
+        assert!(store.file_for(&name).is_some_and(|file| file.has_ended()));
+        let newer = served(&["a.test"]);
+        store.replace_files(vec![older, newer.clone()]);
+        is(&store, "a.test", &newer);
+        assert!(store.file_for(&name).is_some_and(|file| !file.has_ended()));
     }
 
     #[tokio::test]

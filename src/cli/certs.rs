@@ -52,6 +52,11 @@ pub fn renew(config: Option<PathBuf>, name: &str) -> anyhow::Result<ExitCode> {
         let known: Vec<_> = known.iter().map(ToString::to_string).collect();
         anyhow::bail!("no certificate is ordered for `{name}`, but for `{}`", known.join("`, `"));
     }
+    if CertStore::from_settings(&settings)?.file_for(&name).is_some_and(|file| !file.has_ended()) {
+        anyhow::bail!(
+            "a certificate in `tls.certificates` covers `{name}`, so none is ordered; renew that one where it comes from, and the gateway takes it up"
+        );
+    }
     let before = vault.load(&name)?;
     let begun = OffsetDateTime::now_utc();
     vault.request(&name)?;

@@ -269,19 +269,22 @@ impl Edge {
     /// # Errors
     /// Why there is none, in words.
     async fn certificate(&self, sni: Option<&HostName>, deadline: Instant) -> Result<Arc<Served>, String> {
-        if let Some(served) = self.certs.store.select(sni) {
-            return Ok(served);
+        let shown = self.certs.store.select(sni);
+        if let Some(served) = shown.as_ref().filter(|served| !served.has_ended()) {
+            return Ok(served.clone());
         }
         let (Some(host), Some(on_demand)) = (sni, &self.certs.on_demand) else {
-            return Err("no certificate here covers the name asked for".to_owned());
+            return shown.ok_or_else(|| "no certificate here covers the name asked for".to_owned());
         };
-        match tokio::time::timeout_at(deadline - LAST_WORDS, on_demand.obtain(host)).await {
+        let obtained = match tokio::time::timeout_at(deadline - LAST_WORDS, on_demand.obtain(host)).await {
             Ok(obtained) => obtained.map_err(|not_now| not_now.to_string()),
             Err(_) => {
                 Err("a certificate for the name asked for is being ordered; connect again in a moment"
                     .to_owned())
             }
-        }
+        };
+        // One that has ended says more to whoever looks than none.
+        obtained.or_else(|why| shown.ok_or(why))
     }
 
     fn handshake(

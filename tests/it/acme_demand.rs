@@ -101,7 +101,8 @@ fn orders_on_demand_are_bounded_also_over_a_restart() {
     let detail = limited["detail"].as_str().expect("words").to_owned();
     assert!(detail.contains("1 a week are the most (`acme.on_demand_per_week`)"), "{detail}");
     let noted = gateway.path("state/acme/on-demand.json");
-    poll("the note", SOON, || std::fs::read_to_string(&noted).ok().filter(|text| text.contains("17")));
+    let begun = || serde_json::from_str::<Vec<i64>>(&std::fs::read_to_string(&noted).ok()?).ok();
+    poll("the note", SOON, || begun().filter(|begun| begun.len() == 1));
 
     let gateway = gateway.restart();
     let _one = offer(&gateway, "one", &backend);
@@ -110,6 +111,29 @@ fn orders_on_demand_are_bounded_also_over_a_restart() {
     assert_eq!(visit(&gateway, &pebble, &format!("{}/small", host("one"))), 200);
     refusal(&gateway, &host("two"));
     assert_eq!(made(&pebble), 2);
+}
+
+/// What failed before is not ordered before its time, and what is not ordered costs nothing.
+#[test]
+fn only_orders_that_are_begun_count() {
+    let (names, port, backend) = (Names::start(), free_port(), Backend::start());
+    let pebble = Pebble::start(&names, port, 1);
+    names.lead(&host("one"), "127.0.0.9".parse().expect("literal"));
+    let mut setup = without_wildcard(port, of(&pebble));
+    setup.set("acme.on_demand_per_week", 2);
+    let mut gateway = setup.start();
+    let mut agent = offer(&gateway, "one", &backend);
+    refusal(&gateway, &host("one"));
+    for _ in 0..2 {
+        drop(agent);
+        gateway = gateway.restart();
+        agent = offer(&gateway, "one", &backend);
+        let limited = refusal(&gateway, &host("one"));
+        let detail = limited["detail"].as_str().expect("words");
+        assert!(detail.contains("cannot reach") && !detail.contains("are the most"), "{detail}");
+    }
+    let _two = offer(&gateway, "two", &backend);
+    assert_eq!(visit(&gateway, &pebble, &format!("{}/small", host("two"))), 200);
 }
 
 #[test]
@@ -139,7 +163,7 @@ fn certs(config: &Path, arguments: &[&str]) -> Output {
 fn certificates_are_listed_and_renewed_by_hand() {
     let (names, port) = (Names::start(), free_port());
     let pebble = Pebble::start(&names, port, 1);
-    let mut setup = ordering(port, &["gw.test", "bad.test"], vec![of(&pebble)]);
+    let mut setup = ordering(port, &["gw.test", "bad.test", "own.test"], vec![of(&pebble)]);
     let own = setup.ca.leaf("own", &["own.test"]);
     setup.certificates(&[(&own.cert, &own.key)]);
     names.lead("bad.test", "127.0.0.9".parse().expect("literal"));
@@ -170,6 +194,8 @@ fn certificates_are_listed_and_renewed_by_hand() {
     assert_eq!(made(&pebble), before + 1);
     let failed = certs(&config, &["renew", "bad.test"]);
     assert!(!failed.status.success() && failed.stderr.contains("was not renewed"), "{failed:?}");
+    let own = certs(&config, &["renew", "own.test"]);
+    assert!(own.stderr.contains("a certificate in `tls.certificates` covers `own.test`"), "{own:?}");
     let unknown = certs(&config, &["renew", "nobody.test"]);
     assert!(unknown.stderr.contains("no certificate is ordered for `nobody.test`"), "{unknown:?}");
     let _setup = gateway.kill();

@@ -287,6 +287,45 @@ fn a_refusal_of_a_renewal_is_not_asked_for_twice() {
     assert_eq!(orders.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
 
+/// A pair of files whose time is over.
+fn ended(setup: &Setup, name: &str) -> (PathBuf, PathBuf) {
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    params.not_before = OffsetDateTime::now_utc() - time::Duration::days(90);
+    params.not_after = OffsetDateTime::now_utc() - time::Duration::days(1);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let (cert_path, key_path) = (setup.path("old.pem"), setup.path("old.key"));
+    std::fs::write(&cert_path, params.self_signed(&key).expect("signed").pem()).expect("ours");
+    std::fs::write(&key_path, key.serialize_pem()).expect("ours");
+    (cert_path, key_path)
+}
+
+/// As after a move from certbot, which left its files.
+#[test]
+fn a_file_that_has_ended_gives_way_to_what_is_ordered_and_a_new_one_wins_again() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, port, 1);
+    let mut setup = one(port, &pebble, &["gw.test"]);
+    let (cert, key) = ended(&setup, "gw.test");
+    setup.certificates(&[(&cert, &key)]);
+    let gateway = setup.start();
+    wait_issued(&gateway, "gw.test");
+    let told = |record: &Value| {
+        record["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("the certificate in `tls.certificates`"))
+    };
+    gateway.wait_log("the end of the file", told);
+    assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
+    assert_eq!(gateway.log().iter().filter(|record| told(record)).count(), 1);
+    let leaf = gateway.leaf("newer", &["gw.test"]);
+    std::fs::rename(leaf.key, key).expect("ours");
+    std::fs::rename(leaf.cert, cert).expect("ours");
+    poll("the new file", SOON, || {
+        let curl = Curl::new(&gateway).args(&["--cacert", &gateway.ca().display().to_string()]);
+        Some(()).filter(|()| curl.call("https://gw.test/").exit == 0)
+    });
+}
+
 #[test]
 fn a_renewal_that_was_not_noted_is_not_made_again() {
     let (names, port) = (Names::start(), free_port());

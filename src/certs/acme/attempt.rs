@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use super::client::Asker;
 use super::fault::{Asked, Fault, FaultKind, Scope, host};
 use super::order::{Issued, Wish};
+use super::places::Place;
 use super::vault::{About, Kept, Status};
 use super::{Inner, account, off_thread};
 use crate::config::{ChallengeWay, DirectorySettings, Settings};
@@ -24,6 +25,7 @@ impl Inner {
         name: &CertName,
         before: Option<&Kept>,
         status: &mut Status,
+        place: &Place,
     ) -> Result<Kept, Fault> {
         let ways = self.ways(name);
         if ways.is_empty() {
@@ -39,7 +41,7 @@ impl Inner {
                 faults.push(Fault { retry_after: Some(left), ..Fault::new(FaultKind::RateLimited, text) });
                 continue;
             }
-            let fault = match self.attempt_at(index, directory, name, &ways, before).await {
+            let fault = match self.attempt_at(index, name, &ways, before, place).await {
                 Ok(kept) => return Ok(kept),
                 Err(fault) => fault,
             };
@@ -63,11 +65,12 @@ impl Inner {
     async fn attempt_at(
         &self,
         index: usize,
-        directory: &DirectorySettings,
         name: &CertName,
         ways: &[ChallengeWay],
         before: Option<&Kept>,
+        place: &Place,
     ) -> Result<Kept, Fault> {
+        let directory = &self.acme.directories[index];
         let door = &self.doors[index];
         if let Some(fault) = door.is_closed() {
             return Err(fault);
@@ -95,6 +98,7 @@ impl Inner {
                 way,
                 key_type: self.acme.key_type,
                 replaces: replaces.clone(),
+                place,
                 asked: Asked { way: Some(way), ..asked },
             };
             // Boxed, because an order is large, and most of the time there is none.

@@ -12,6 +12,8 @@ use tokio::sync::{Notify, watch};
 
 use super::fault::{Fault, FaultKind};
 use super::known::{Known, leaf};
+use super::on_demand::NotNow;
+use super::places::Place;
 use super::vault::{FaultNote, Kept, Lock, Status};
 use super::{Inner, mark, off_thread, times};
 use crate::certs::Served;
@@ -43,33 +45,41 @@ pub(super) struct Line {
     pub(super) state: watch::Sender<LineState>,
     wake: Notify,
     at_once: AtomicBool,
-    /// Whether anybody wants the certificate; `None`: the configuration does.
-    wanted: Option<Wanted>,
+    /// Who wants the certificate; `None`: the configuration does.
+    wanted: Option<Box<dyn Wanting>>,
+    /// Whether it was said that the operator's own has ended.
+    told_of_end: AtomicBool,
 }
 
-/// Asks whether anybody wants a certificate.
-pub(super) struct Wanted(Box<dyn Fn() -> bool + Send + Sync>);
+/// Who wants a certificate that the configuration does not name.
+pub(super) trait Wanting: Send + Sync + std::fmt::Debug {
+    /// Whether it is still wanted.
+    fn is_wanted(&self) -> bool;
 
-impl Wanted {
-    pub(super) fn new(ask: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self(Box::new(ask))
-    }
+    /// Leave to begin an order for it.
+    ///
+    /// # Errors
+    /// When there may be none now.
+    fn place(&self) -> Result<Place, NotNow>;
 }
 
-impl std::fmt::Debug for Wanted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Wanted")
-    }
+/// What follows a step.
+enum Next {
+    /// Another.
+    At(OffsetDateTime),
+    /// None any more, and why.
+    Never(String),
 }
 
 impl Line {
-    pub(super) fn new(name: CertName, wanted: Option<Wanted>) -> Self {
+    pub(super) fn new(name: CertName, wanted: Option<Box<dyn Wanting>>) -> Self {
         let (state, wake) = (watch::Sender::default(), Notify::new());
-        Self { name, state, wake, at_once: AtomicBool::new(false), wanted }
+        let (at_once, told_of_end) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { name, state, wake, at_once, wanted, told_of_end }
     }
 
     fn is_wanted(&self) -> bool {
-        self.wanted.as_ref().is_none_or(|wanted| wanted.0())
+        self.wanted.as_ref().is_none_or(|wanted| wanted.is_wanted())
     }
 
     /// Has it renewed now.
@@ -86,11 +96,11 @@ impl Inner {
         let mut failures = 0;
         loop {
             let next = match caught(Box::pin(self.step(line))).await {
-                Ok(Some(next)) => {
+                Ok(Next::At(next)) => {
                     failures = 0;
                     next
                 }
-                Ok(None) => return self.give_up(line),
+                Ok(Next::Never(why)) => return self.give_up(line, &why),
                 Err(fault) => {
                     failures += 1;
                     tracing::error!(name = %line.name, fault = fault.kind.word(), "{}", fault.text);
@@ -111,42 +121,49 @@ impl Inner {
     }
 
     /// Forgets a name. What is on disk stays, for when somebody asks again.
-    fn give_up(&self, line: &Line) {
-        tracing::info!(name = %line.name, "nothing is offered under the name any more; its certificate is not renewed");
+    fn give_up(&self, line: &Line, why: &str) {
+        tracing::info!(name = %line.name, "no certificate is ordered or renewed: {why}");
         self.lines.lock().remove(&line.name);
         self.store.remove(&line.name);
-        let text = "nothing is offered under this name any more";
-        self.tell(line, note(&Fault::new(FaultKind::Local, text), OffsetDateTime::now_utc()));
+        self.tell(line, note(&Fault::new(FaultKind::Local, why), OffsetDateTime::now_utc()));
     }
 
-    /// Does what is due, and says when to look again; `None` when there is no more to do.
-    async fn step(&self, line: &Line) -> Result<Option<OffsetDateTime>, Fault> {
+    /// Does what is due, and says when to look again.
+    async fn step(&self, line: &Line) -> Result<Next, Fault> {
         let name = &line.name;
         let now = OffsetDateTime::now_utc();
-        if self.store.files_cover(&name.to_string()) {
-            return Ok(Some(now + NAP_MAX));
+        if let Some(file) = self.store.file_for(name) {
+            if !file.has_ended() {
+                // Whoever asked is told by who takes requests; nothing is left to be done later.
+                line.at_once.store(false, Ordering::Relaxed);
+                line.told_of_end.store(false, Ordering::Relaxed);
+                return Ok(Next::At(file.not_after));
+            }
+            if !line.told_of_end.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%name, not_after = %file.not_after, "the certificate in `tls.certificates` for this name has ended; one is ordered, and shown until there is a newer file");
+            }
         }
         let (known, mark) = self.look(line).await?;
         let orders = line.at_once.load(Ordering::Relaxed) || known.order_at(&mark) <= now;
         if !orders && known.next(&mark) > now && known.is_linked {
             self.remind(line, &known, &mark);
-            return Ok(Some(known.next(&mark)));
+            return Ok(Next::At(known.next(&mark)));
         }
         if orders && !line.is_wanted() {
-            return Ok(None);
+            return Ok(Next::Never("nothing is offered under this name any more".to_owned()));
         }
         let turn = if orders { Some(self.turns.take(known.status.failures).await) } else { None };
         let (vault, locked) = (self.vault.clone(), name.clone());
         let Some(lock) = off_thread(move || vault.lock(&locked)).await?? else {
             // Not waited for here, where others wait for the turn.
             tracing::debug!(%name, "another process is ordering it");
-            return Ok(Some(now + NAP_LOCKED));
+            return Ok(Next::At(now + NAP_LOCKED));
         };
-        self.step_held(line, lock, turn.is_some()).await.map(Some)
+        self.step_held(line, lock, turn.is_some()).await
     }
 
     /// Does what is due while the name is held.
-    async fn step_held(&self, line: &Line, lock: Lock, may_order: bool) -> Result<OffsetDateTime, Fault> {
+    async fn step_held(&self, line: &Line, lock: Lock, may_order: bool) -> Result<Next, Fault> {
         let name = &line.name;
         // Another process may have been quicker, and the wait long.
         let (mut known, mark) = self.look(line).await?;
@@ -166,11 +183,28 @@ impl Inner {
             self.ask_window(name, &mut known).await?;
         }
         let is_due = is_forced || known.order_at(&mark) <= OffsetDateTime::now_utc();
-        if is_due && may_order { self.renew(line, known, mark).await } else { Ok(known.next(&mark)) }
+        if !is_due || !may_order {
+            return Ok(Next::At(known.next(&mark)));
+        }
+        // Only new ones count.
+        let place = match line.wanted.as_ref().filter(|_| known.kept.is_none()) {
+            Some(wanted) => wanted.place(),
+            None => Ok(Place::default()),
+        };
+        match place {
+            Ok(place) => self.renew(line, known, mark, &place).await.map(Next::At),
+            Err(not_now) => Ok(Next::Never(not_now.to_string())),
+        }
     }
 
     /// Makes an attempt, and writes down how it went.
-    async fn renew(&self, line: &Line, known: Known, mark: String) -> Result<OffsetDateTime, Fault> {
+    async fn renew(
+        &self,
+        line: &Line,
+        known: Known,
+        mark: String,
+        place: &Place,
+    ) -> Result<OffsetDateTime, Fault> {
         let (name, Known { kept: before, mut status, .. }) = (&line.name, known);
         let begun_at = OffsetDateTime::now_utc();
         status.settings = mark;
@@ -179,7 +213,7 @@ impl Inner {
         // What cannot be written afterwards is not begun.
         self.write(name, status.clone()).await?;
         tracing::info!(%name, renewal = before.is_some(), "ordering a certificate");
-        let outcome = self.attempt(name, before.as_ref(), &mut status).await;
+        let outcome = self.attempt(name, before.as_ref(), &mut status, place).await;
         status.begun = 0;
         let kept = match outcome {
             Ok(kept) => kept,

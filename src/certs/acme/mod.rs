@@ -35,6 +35,7 @@ mod notes;
 mod on_demand;
 mod order;
 mod overview;
+mod places;
 mod records;
 mod requests;
 mod times;
@@ -57,12 +58,13 @@ pub use vault::{About, FaultNote, Kept, Status, Vault, VaultError, Window};
 
 use super::dns::DnsProvider;
 use super::{CertStore, Challenges, Served};
-use crate::config::{AcmeSettings, Settings};
+use crate::config::{AcmeSettings, OnDemandSettings, Settings};
 use crate::name::CertName;
 use crate::net::Tasks;
 use door::Door;
-use keeper::{Line, Wanted};
+use keeper::{Line, Wanting};
 use order::Answers;
+use places::Places;
 use turns::Turns;
 use vault::Lock;
 
@@ -147,7 +149,7 @@ impl Acme {
 
     /// Does as [`Acme::keep`], and gives up when nobody wants the certificate any more at the time
     /// that it would be ordered or renewed.
-    fn keep_while(&self, name: &CertName, wanted: Wanted) {
+    fn keep_while(&self, name: &CertName, wanted: Box<dyn Wanting>) {
         self.line(name, Some(wanted));
     }
 
@@ -159,6 +161,11 @@ impl Acme {
     /// What is to be ordered, and how.
     fn settings(&self) -> &AcmeSettings {
         &self.0.acme
+    }
+
+    /// How many orders on demand there may be. Reads a file: not for a busy task.
+    fn places(&self, bounds: OnDemandSettings) -> Places {
+        Places::open(bounds, &self.0.vault, &self.0.tasks)
     }
 
     fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
@@ -175,9 +182,15 @@ impl Acme {
         self.obtain_while(name, None).await
     }
 
-    async fn obtain_while(&self, name: &CertName, wanted: Option<Wanted>) -> Result<Arc<Served>, FaultNote> {
-        // One that only stands in for names without a certificate is none.
-        let covers = |served: &Arc<Served>| served.names.iter().any(|shown| name.host().is_covered_by(shown));
+    async fn obtain_while(
+        &self,
+        name: &CertName,
+        wanted: Option<Box<dyn Wanting>>,
+    ) -> Result<Arc<Served>, FaultNote> {
+        // One that only stands in for names without a certificate is none, and one that has ended.
+        let covers = |served: &Arc<Served>| {
+            !served.has_ended() && served.names.iter().any(|shown| name.host().is_covered_by(shown))
+        };
         if !name.is_wildcard()
             && let Some(served) = self.0.store.select(Some(name.host())).filter(covers)
         {
@@ -208,7 +221,7 @@ impl Acme {
         &self.0.vault
     }
 
-    fn line(&self, name: &CertName, wanted: Option<Wanted>) -> Arc<Line> {
+    fn line(&self, name: &CertName, wanted: Option<Box<dyn Wanting>>) -> Arc<Line> {
         let mut lines = self.0.lines.lock();
         if let Some(line) = lines.get(name) {
             return line.clone();

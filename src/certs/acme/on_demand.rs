@@ -5,22 +5,19 @@
 //! never more of them a minute and a week than the settings say, because authorities have bounds of
 //! their own, which nobody wants to use up by accident. However many knock, there is one order.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
-use super::keeper::Wanted;
-use super::notes::{VaultError, read, write};
-use super::{Acme, FaultNote, Vault, off_thread};
+use super::keeper::Wanting;
+use super::places::{Place, Places};
+use super::{Acme, FaultNote, off_thread};
 use crate::certs::Served;
-use crate::config::{OnDemandSettings, Settings};
+use crate::config::Settings;
 use crate::name::{CertName, HostName, TunnelName};
 use crate::registry::Registry;
-
-/// When orders were begun, in the vault.
-const BEGUN: &str = "on-demand.json";
 
 /// Orders certificates for hosts as they are asked for. Clones share one.
 #[derive(Clone, Debug)]
@@ -33,10 +30,15 @@ struct Inner {
     base: HostName,
     routes: HashSet<HostName>,
     /// `None`: only configured names are waited for.
-    bounds: Option<OnDemandSettings>,
-    /// When orders were begun in the last week.
-    begun: Mutex<VecDeque<OffsetDateTime>>,
-    writing: tokio::sync::Mutex<()>,
+    places: Option<Places>,
+}
+
+/// A host that somebody knocked for.
+#[derive(Debug)]
+struct Knocked {
+    inner: Arc<Inner>,
+    host: HostName,
+    is_spent: Arc<AtomicBool>,
 }
 
 /// Why there is no certificate now.
@@ -45,6 +47,16 @@ pub enum NotNow {
     /// Nothing is offered under the host.
     #[error("no certificate here covers the name asked for, and nothing is offered under it")]
     Stranger,
+    /// No authority would issue for it.
+    #[error(
+        "no public certificate authority issues for the name asked for, because of its label `{label}`: {fault}; offer it under another name, or get a wildcard by one of the ways under `[dns]`"
+    )]
+    NoHost {
+        /// Which part.
+        label: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
     /// As many were ordered as may be.
     #[error(
         "no certificate is ordered for the name asked for before {until}: {count} a {span} are the most (`{setting}`)"
@@ -74,14 +86,13 @@ impl OnDemand {
     /// Prepares to order for hosts of tunnels and routes. Reads a file: not for a busy task.
     #[must_use]
     pub fn new(acme: &Acme, settings: &Settings, registry: &Registry) -> Self {
+        let bounds = acme.settings().on_demand;
         Self(Arc::new(Inner {
-            begun: Mutex::new(acme.vault().begun().into()),
+            places: bounds.map(|bounds| acme.places(bounds)),
             acme: acme.clone(),
             registry: registry.clone(),
             base: settings.base.host.clone(),
             routes: settings.routes.iter().map(|route| route.host.clone()).collect(),
-            bounds: acme.settings().on_demand,
-            writing: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -102,52 +113,37 @@ impl OnDemand {
         if !inner.acme.keeps(&name) {
             self.begin(&name).await?;
         }
-        let obtained = inner.acme.obtain_while(&name, Some(self.wanted(&name))).await;
+        let obtained = inner.acme.obtain_while(&name, Some(self.knocked(&name))).await;
         Ok(obtained?)
     }
 
-    /// Begins to keep a certificate for a name, if one more may be ordered.
+    /// Begins to keep a certificate for a name, if one more may be ordered. What is ordered counts when
+    /// the order is begun.
     async fn begin(&self, name: &CertName) -> Result<(), NotNow> {
-        let Some(bounds) = self.0.bounds else { return Err(NotNow::Stranger) };
+        let Some(places) = &self.0.places else { return Err(NotNow::Stranger) };
+        fit(name.host())?;
         let (vault, kept) = (self.0.acme.vault().clone(), name.clone());
         // One that was ordered before costs nothing.
         let is_kept = off_thread(move || vault.has(&kept)).await;
-        let is_kept = is_kept.map_err(|fault| NotNow::Failed(fault.text))?;
-        {
-            let mut begun = self.0.begun.lock();
-            // Another knock may have been quicker.
-            if self.0.acme.keeps(name) {
-                return Ok(());
-            }
-            if !is_kept {
-                take(&mut begun, bounds, OffsetDateTime::now_utc())?;
-            }
-            self.0.acme.keep_while(name, self.wanted(name));
+        if !is_kept.map_err(|fault| NotNow::Failed(fault.text))? {
+            places.look()?;
         }
-        if !is_kept {
-            tracing::info!(%name, "a certificate is ordered on demand");
-            self.remember();
-        }
+        self.0.acme.keep_while(name, self.knocked(name));
         Ok(())
     }
 
-    /// Whether the host still leads somewhere, for who renews.
-    fn wanted(&self, name: &CertName) -> Wanted {
-        let (inner, host) = (self.0.clone(), name.host().clone());
-        Wanted::new(move || inner.leads_somewhere(&host))
+    fn knocked(&self, name: &CertName) -> Box<dyn Wanting> {
+        Box::new(Knocked { inner: self.0.clone(), host: name.host().clone(), is_spent: Arc::default() })
+    }
+}
+
+impl Wanting for Knocked {
+    fn is_wanted(&self) -> bool {
+        self.inner.leads_somewhere(&self.host)
     }
 
-    /// Writes down when orders were begun, so that a restart does not forget it.
-    fn remember(&self) {
-        let inner = self.0.clone();
-        self.0.acme.spawn("orders on demand", async move {
-            let _turn = inner.writing.lock().await;
-            let begun: Vec<_> = inner.begun.lock().iter().copied().collect();
-            let vault = inner.acme.vault().clone();
-            if let Ok(Err(error)) = off_thread(move || vault.set_begun(&begun)).await {
-                tracing::error!(%error, "orders on demand are not remembered");
-            }
-        });
+    fn place(&self) -> Result<Place, NotNow> {
+        self.inner.places.as_ref().ok_or(NotNow::Stranger)?.take(&self.is_spent)
     }
 }
 
@@ -158,42 +154,28 @@ impl Inner {
     }
 }
 
-impl Vault {
-    /// When orders on demand were begun.
-    fn begun(&self) -> Vec<OffsetDateTime> {
-        let seconds: Vec<i64> = read(&self.at(BEGUN)).unwrap_or_default();
-        seconds.into_iter().filter_map(|at| OffsetDateTime::from_unix_timestamp(at).ok()).collect()
+/// Whether a public authority may issue for a host at all (CA/Browser Forum, Baseline Requirements,
+/// section 7.1.4.2.1: labels are LDH or A-labels, RFC 5890, section 2.3).
+fn fit(host: &HostName) -> Result<(), NotNow> {
+    for label in host.as_str().split('.') {
+        let fault = if label.contains('_') {
+            "it has a `_`"
+        } else if label.starts_with('-') || label.ends_with('-') {
+            "it begins or ends with `-`"
+        } else if label.get(2..4) == Some("--") && !is_a_label(label) {
+            "its third and fourth characters are `--`, and it is not the encoded form of other letters"
+        } else {
+            continue;
+        };
+        return Err(NotNow::NoHost { label: label.to_owned(), fault });
     }
-
-    fn set_begun(&self, begun: &[OffsetDateTime]) -> Result<(), VaultError> {
-        let seconds: Vec<i64> = begun.iter().map(|at| at.unix_timestamp()).collect();
-        write(&self.at(BEGUN), &seconds)
-    }
+    Ok(())
 }
 
-/// Counts one more order, if there may be one.
-fn take(
-    begun: &mut VecDeque<OffsetDateTime>,
-    bounds: OnDemandSettings,
-    now: OffsetDateTime,
-) -> Result<(), NotNow> {
-    // What lies in the future was written when the clock was wrong.
-    begun.retain(|at| now - *at < Duration::WEEK && *at <= now);
-    let limited = |count: usize, span, setting, oldest: OffsetDateTime, length: Duration| {
-        Err(NotNow::Limited { count, span, setting, until: oldest + length })
-    };
-    let (minute, week) = (bounds.per_minute, bounds.per_week);
-    if begun.len() >= week {
-        let oldest = begun[begun.len() - week];
-        return limited(week, "week", "acme.on_demand_per_week", oldest, Duration::WEEK);
-    }
-    let lately = begun.iter().filter(|at| now - **at < Duration::MINUTE).count();
-    if lately >= minute {
-        let oldest = begun[begun.len() - minute];
-        return limited(minute, "minute", "acme.on_demand_per_minute", oldest, Duration::MINUTE);
-    }
-    begun.push_back(now);
-    Ok(())
+/// Whether a label stands for one in other letters (UTS 46).
+fn is_a_label(label: &str) -> bool {
+    let (text, valid) = idna::domain_to_unicode(label);
+    valid.is_ok() && !text.is_ascii()
 }
 
 #[cfg(test)]
@@ -201,23 +183,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_bounded_by_minute_and_week() {
-        let bounds = OnDemandSettings { per_minute: 2, per_week: 3 };
-        let mut begun = VecDeque::new();
-        let start = OffsetDateTime::UNIX_EPOCH + Duration::DAY;
-        let mut at = |seconds: i64| take(&mut begun, bounds, start + Duration::seconds(seconds));
-        assert!(at(0).is_ok() && at(10).is_ok());
-        let minute = at(20).expect_err("the third in a minute");
-        assert!(
-            minute.to_string().contains("2 a minute are the most (`acme.on_demand_per_minute`)"),
-            "{minute}"
-        );
-        assert!(at(61).is_ok());
-        let Err(NotNow::Limited { until, span, .. }) = at(200) else { panic!("the fourth in a week") };
-        assert_eq!((until, span), (start + Duration::WEEK, "week"));
-        assert!(at(7 * 86_400 + 1).is_ok());
-        // A clock that was years ahead holds nothing up.
-        let mut wrong: VecDeque<_> = [start + Duration::days(3650); 3].into();
-        assert!(take(&mut wrong, bounds, start).is_ok());
+    fn hosts_that_no_authority_takes_are_told_from_others() {
+        let fit = |host: &str| fit(&HostName::parse(host).expect("a host"));
+        for host in ["web-1.gw.test", "a--b.gw.test", "xn--bcher-kva.gw.test", "1.gw.test", "ab-.-.gw.test"] {
+            let is_fit = !host.contains("ab-");
+            assert_eq!(fit(host).is_ok(), is_fit, "{host}");
+        }
+        let said = |host: &str| fit(host).expect_err("unfit").to_string();
+        assert!(said("my_app.gw.test").contains("its label `my_app`: it has a `_`; offer it under"));
+        assert!(said("-a.gw.test").contains("begins or ends with `-`"));
+        for host in ["ab--cd.gw.test", "xn--a.gw.test"] {
+            assert!(said(host).contains("third and fourth"), "{host}");
+        }
     }
 }

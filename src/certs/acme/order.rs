@@ -17,6 +17,7 @@ use super::csr::{new_key, signing_request};
 use super::fault::{Asked, Fault, FaultKind, host, is_of_hint};
 use super::left::{self, Left};
 use super::off_thread;
+use super::places::Place;
 use super::vault::{Pending, Vault};
 use crate::certs::dns::{ChallengeRecord, DnsError, DnsProvider};
 use crate::certs::{Answering, Challenges};
@@ -60,6 +61,8 @@ pub(super) struct Wish<'a> {
     pub(super) key_type: KeyType,
     /// The certificate that this one comes in the place of (RFC 9773, section 5).
     pub(super) replaces: Option<CertificateIdentifier<'static>>,
+    /// Spent when an order is begun.
+    pub(super) place: &'a Place,
     /// For sentences; its `way` is this one.
     pub(super) asked: Asked<'a>,
 }
@@ -146,6 +149,7 @@ impl Wish<'_> {
     async fn begin(&self, proofs: u32) -> Result<(Order, Pending), Fault> {
         let key_type = self.key_type;
         let key = off_thread(move || new_key(key_type).map(|key| key.serialize_pem())).await??;
+        self.place.spend();
         // No way is tried yet: what is refused here is the account, or the name.
         let order = self.new_order().await.map_err(|error| self.fault_by(&error, None))?;
         if !is_https(order.url()) {

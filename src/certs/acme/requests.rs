@@ -25,7 +25,9 @@ impl Acme {
             // `None` only when the runtime ends.
             let Some(names) = off_thread(move || vault.take_requests()).await else { return };
             for name in names {
-                if self.may_renew(&name) {
+                if self.holds_file(&name) {
+                    tracing::warn!(%name, "a renewal was requested of a name that a certificate in `tls.certificates` covers; nothing is ordered for it");
+                } else if self.may_renew(&name) {
                     tracing::info!(%name, "a renewal was requested");
                     self.renew(&name);
                 } else {
@@ -35,6 +37,11 @@ impl Acme {
             watch.was_read(true);
             while !watch.is_due_within(POLL).await {}
         }
+    }
+
+    /// Whether the operator has a certificate for a name that lasts.
+    fn holds_file(&self, name: &CertName) -> bool {
+        self.0.store.file_for(name).is_some_and(|file| !file.has_ended())
     }
 
     /// Names that nobody asked a certificate for are not begun with.
