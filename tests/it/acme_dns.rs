@@ -138,6 +138,30 @@ fn a_record_that_was_left_for_a_name_that_is_no_longer_ordered_is_removed() {
     drop(gateway);
 }
 
+#[test]
+fn a_record_that_could_not_be_removed_is_removed_later() {
+    let named = Named::start("");
+    let (_pebble, mut setup) = wildcard(&named, free_port());
+    setup.set("acme.names", vec!["*.gw.test"]);
+    let (hook, may) = (setup.path("hook"), setup.path("may"));
+    let may_not = format!("[ -e {} ] || exit 5", may.display());
+    let body =
+        format!("case $1 in present) change add $2 $3;; cleanup) {may_not}; change delete $2 $3;; esac");
+    script(&hook, &named, &body);
+    setup.set("dns.exec", hook.to_str().expect("UTF-8"));
+    setup.set("dns.servers", vec![named.address()]);
+    let gateway = setup.start();
+    wait_issued(&gateway, "*.gw.test");
+    assert_ne!(named.texts("_acme-challenge.gw.test"), "");
+    let kept = gateway.path("state/acme/records.json");
+    assert!(kept.exists(), "it is forgotten");
+    std::fs::write(may, "").expect("ours");
+    let gateway = gateway.restart();
+    poll("the record's end", SOON, || named.texts("_acme-challenge.gw.test").is_empty().then_some(()));
+    poll("the end of the note", SOON, || (!kept.exists()).then_some(()));
+    drop(gateway);
+}
+
 /// A new user, whose NS record is not there yet, costs no failed validation.
 #[test]
 fn no_authority_is_asked_before_the_zone_above_leads_here() {

@@ -1,16 +1,28 @@
 //! Records in the DNS that stand for an order, noted beside it before they are set: those that a process
-//! left which ended in the midst are removed by the next.
+//! left which ended in the midst are removed by the next. Those that could not be removed are kept in mind
+//! in a file of their own, until they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
+use super::notes::{disk, try_read, write};
 use super::off_thread;
-use super::vault::Vault;
+use super::vault::{Vault, VaultError};
 use crate::certs::dns::{ChallengeRecord, DnsProvider};
+use crate::certs::files;
 use crate::name::CertName;
 use crate::net::Tasks;
+
+/// Those of orders that are over, in the vault; and what is held while that is changed.
+const LEFT: &str = "records.json";
+const LOCK: &str = "records.lock";
+/// How many of them are kept in mind.
+const LEFT_MAX: usize = 200;
+/// First and longest pause between two tries to remove them.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(60 * 60), Duration::from_secs(24 * 60 * 60));
 
 /// A record that stands, or may.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,35 +45,149 @@ pub(super) async fn note(vault: &Vault, name: &CertName, left: Option<Left>) -> 
     Ok(off_thread(move || vault.change_pending(&name, |pending| pending.record = left)).await??)
 }
 
-/// Removes a record, and notes that. One that cannot be removed now stays noted.
+/// Removes a record, and notes that. One that cannot be removed now is kept in mind for later.
 pub(super) async fn remove(dns: &dyn DnsProvider, vault: &Vault, name: &CertName, left: &Left) {
-    match dns.cleanup(&left.record(), left.memo.as_deref()).await {
-        Ok(()) => {
-            if let Err(fault) = note(vault, name, None).await {
-                tracing::debug!(%name, "{}", fault.text);
-            }
+    if let Err(error) = dns.cleanup(&left.record(), left.memo.as_deref()).await {
+        tracing::warn!(record = left.name, "{error}; it is tried again later");
+        let (vault, kept) = (vault.clone(), left.clone());
+        if let Err(fault) = off_thread(move || Ok(vault.change_left(|all| add(all, kept))?)).await.flatten() {
+            // Then the note beside the order stays.
+            return tracing::warn!(record = left.name, "{}", fault.text);
         }
-        Err(error) => tracing::warn!(record = left.name, "{error}"),
+    }
+    if let Err(fault) = note(vault, name, None).await {
+        tracing::debug!(%name, "{}", fault.text);
     }
 }
 
+/// What is kept in mind of a record that is to be set again; it is not removed any more.
+pub(super) async fn take_over(vault: &Vault, record: &ChallengeRecord) -> Result<Option<Left>, Fault> {
+    let (vault, record) = (vault.clone(), record.clone());
+    off_thread(move || {
+        let mut found = None;
+        if vault.left()?.iter().any(|left| left.record() == record) {
+            vault.change_left(|all| {
+                found = all.iter().find(|left| left.record() == record).cloned();
+                all.retain(|left| left.record() != record);
+            })?;
+        }
+        Ok(found)
+    })
+    .await?
+}
+
 /// Removes what is left of orders that nobody goes on with: for names that are not in the settings any
-/// more.
-pub(super) fn remove_orphans(tasks: &Tasks, vault: &Vault, dns: Arc<dyn DnsProvider>, kept: Vec<CertName>) {
+/// more; and what could not be removed before, for as long as that fails.
+pub(super) fn follow(tasks: &Tasks, vault: &Vault, dns: Arc<dyn DnsProvider>, kept: Vec<CertName>) {
     let vault = vault.clone();
     tasks.spawn("records that were left", async move {
-        let all = vault.clone();
-        let names = off_thread(move || all.names()).await.unwrap_or_default();
-        for name in names.into_iter().filter(|name| !kept.contains(name)) {
-            let (look, locked) = (vault.clone(), name.clone());
-            let found = off_thread(move || {
-                // Another process that is ordering it removes its own.
-                let lock = look.lock(&locked)?;
-                Ok::<_, Fault>(lock.zip(look.pending(&locked)?.and_then(|pending| pending.record)))
-            });
-            if let Ok(Ok(Some((_lock, left)))) = found.await {
-                remove(&*dns, &vault, &name, &left).await;
-            }
+        remove_orphans(&vault, &*dns, &kept).await;
+        let mut pause = AGAIN.0;
+        loop {
+            let is_some_left = remove_left(&vault, &*dns).await;
+            pause = if is_some_left { (pause * 2).min(AGAIN.1) } else { AGAIN.0 };
+            tokio::time::sleep(pause).await;
         }
     });
+}
+
+async fn remove_orphans(vault: &Vault, dns: &dyn DnsProvider, kept: &[CertName]) {
+    let all = vault.clone();
+    let names = off_thread(move || all.names()).await.unwrap_or_default();
+    for name in names.into_iter().filter(|name| !kept.contains(name)) {
+        let (look, locked) = (vault.clone(), name.clone());
+        let found = off_thread(move || {
+            // Another process that is ordering it removes its own.
+            let lock = look.lock(&locked)?;
+            Ok::<_, Fault>(lock.zip(look.pending(&locked)?.and_then(|pending| pending.record)))
+        });
+        if let Ok(Ok(Some((_lock, left)))) = found.await {
+            remove(dns, vault, &name, &left).await;
+        }
+    }
+}
+
+/// Tries once more; says whether any is left still.
+async fn remove_left(vault: &Vault, dns: &dyn DnsProvider) -> bool {
+    let all = vault.clone();
+    let all = off_thread(move || Ok(all.left()?)).await.flatten().unwrap_or_else(|fault: Fault| {
+        tracing::warn!("{}", fault.text);
+        Vec::new()
+    });
+    let mut is_some_left = false;
+    for left in all {
+        if let Err(error) = dns.cleanup(&left.record(), left.memo.as_deref()).await {
+            tracing::info!(record = left.name, "{error}; it is tried again later");
+            is_some_left = true;
+            continue;
+        }
+        tracing::info!(record = left.name, "a record that was left is removed");
+        let vault = vault.clone();
+        let forgotten = off_thread(move || Ok(vault.change_left(|all| all.retain(|other| *other != left))?));
+        if let Err(fault) = forgotten.await.flatten() {
+            tracing::warn!("{}", fault.text);
+        }
+    }
+    is_some_left
+}
+
+/// Keeps one in mind. Past the bound the oldest goes.
+fn add(all: &mut Vec<Left>, left: Left) {
+    all.retain(|other| other.record() != left.record());
+    if all.len() >= LEFT_MAX {
+        let oldest = all.remove(0);
+        tracing::warn!(
+            record = oldest.name,
+            value = oldest.value,
+            "too many records were left; this one is not removed any more: remove it by hand"
+        );
+    }
+    all.push(left);
+}
+
+impl Vault {
+    /// Records of orders that are over, which could not be removed.
+    fn left(&self) -> Result<Vec<Left>, VaultError> {
+        Ok(try_read(&self.at(LEFT))?.unwrap_or_default())
+    }
+
+    /// Changes them, one process after the other.
+    fn change_left(&self, change: impl FnOnce(&mut Vec<Left>)) -> Result<(), VaultError> {
+        let path = self.at(LOCK);
+        let held = files::lock_file(&path).map_err(|error| disk(&path, error))?;
+        // For as long as it takes to write a file.
+        held.lock().map_err(|error| disk(&path, error))?;
+        let mut all = self.left()?;
+        change(&mut all);
+        if all.is_empty() {
+            let path = self.at(LEFT);
+            return files::remove(&path).map_err(|error| disk(&path, error));
+        }
+        write(&self.at(LEFT), &all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_kept_in_mind_once_and_within_a_bound() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let vault = Vault::open(dir.path()).expect("made");
+        let left = |value: usize| Left {
+            name: "_acme-challenge.a.test".into(),
+            value: value.to_string(),
+            memo: None,
+        };
+        for value in [1, 2, 1] {
+            vault.change_left(|all| add(all, left(value))).expect("written");
+        }
+        assert_eq!(vault.left().expect("readable"), [left(2), left(1)]);
+        vault.change_left(|all| (3..LEFT_MAX + 3).for_each(|value| add(all, left(value)))).expect("written");
+        let all = vault.left().expect("readable");
+        assert_eq!((all.len(), &all[0]), (LEFT_MAX, &left(3)));
+        vault.change_left(Vec::clear).expect("written");
+        assert!(!dir.path().join("acme").join(LEFT).exists());
+    }
 }

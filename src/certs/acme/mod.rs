@@ -137,7 +137,7 @@ impl Acme {
         }
         self.spawn("requests to renew", self.clone().follow_requests());
         if let Some(dns) = self.0.answers.dns.clone() {
-            left::remove_orphans(&self.0.tasks, &self.0.vault, dns, self.0.acme.names.clone());
+            left::follow(&self.0.tasks, &self.0.vault, dns, self.0.acme.names.clone());
         }
     }
 

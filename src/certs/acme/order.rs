@@ -275,7 +275,11 @@ impl Wish<'_> {
         };
         let record = ChallengeRecord { name: format!("_acme-challenge.{}", self.name.host()), value };
         let fault = |error: DnsError| Fault::new(FaultKind::DnsNotSet, error.to_string());
-        let before = self.noted().await?.filter(|left| left.record() == record);
+        let mut before = self.noted().await?.filter(|left| left.record() == record);
+        if let Some(kept) = left::take_over(self.vault, &record).await? {
+            left::note(self.vault, self.name, Some(kept.clone())).await?;
+            before = Some(kept);
+        }
         // Whatever has a memo is set already, and must not be set twice.
         if before.is_none_or(|left| left.memo.is_none()) {
             let ChallengeRecord { name, value } = record.clone();

@@ -12,6 +12,7 @@
 //! names/NAME/lock                  held while it is ordered
 //! requests/NAME                    whose certificate is to be renewed now
 //! on-demand.json                   when orders on demand were begun, in the last week
+//! records.json                     records in the DNS that could not be removed yet
 //! ```
 //!
 //! A certificate, its key and what is known of it come as one folder, which gets its number when it
