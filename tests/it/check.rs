@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::acme::wait_issued;
-use crate::support::SOON;
 use crate::support::gateway::{Setup, bare, oneport};
-use crate::support::named::{KEY, Named};
+use crate::support::named::{KEY, Named, free_port as free_port_at};
 use crate::support::pebble::{PebbleSetup, directory, free_port, ordering};
 use crate::support::process::{Output, Process};
+use crate::support::{SOON, poll};
 
 #[test]
 fn without_a_way_to_set_records_it_says_so() {
@@ -93,9 +93,9 @@ fn all_that_an_order_needs_is_looked_at() {
     assert_eq!(before.status.code(), Some(0), "{before:?}");
     assert!(!setup.path("state").exists(), "something was made");
     assert_eq!(pebble.count("accounts in memory"), 0, "an account was made");
-    let through =
-        format!("ok    connections get through to `127.0.0.1:{port}` for `gw.test`; run this again");
+    let through = format!("ok    connections get through to `127.0.0.1:{port}` for `gw.test`; who answers");
     assert!(before.stdout.contains(&through), "{before:?}");
+    assert!(before.stdout.contains("\nok    no gateway runs here: its port is free; "), "{before:?}");
     let gateway = setup.start();
     wait_issued(&gateway, "*.gw.test");
     wait_issued(&gateway, "gw.test");
@@ -103,7 +103,7 @@ fn all_that_an_order_needs_is_looked_at() {
     let wanted = format!(
         "ok    the directory `{}` answers
 ok    `gw.test` is at `127.0.0.1` (this machine's)
-ok    TLS is answered at `127.0.0.1:{port}` for `gw.test`
+ok    oneport answers at `127.0.0.1:{port}` for `gw.test`
 ok    the CAA records of `gw.test` allow some to issue for `gw.test`; `{authority}` does not say under which name, so see that it is among them
 ok    the CAA records of `gw.test` allow some to issue for `*.gw.test`; `{authority}` does not say under which name, so see that it is among them
 ",
@@ -166,6 +166,46 @@ fn another_server_is_told_from_a_directory() {
         assert!(output.stdout.contains(&wanted), "`{wanted}` is not in\n{}", output.stdout);
     }
     assert!(output.stdout.contains("cannot be trusted"), "{}", output.stdout);
+}
+
+/// A name that leads to a server which speaks TLS, but is none of ours; and a gateway without any
+/// certificate, which is.
+#[test]
+fn another_server_of_tls_is_told_from_the_gateway() {
+    let named = Named::start("@ A 127.0.0.1\napp A 127.0.0.2");
+    let port = free_port_at(&["127.0.0.1", "127.0.0.2"]);
+    let directories = vec![toml::Value::from("https://localhost:1/dir")];
+    let setup = by_update(&named, port, &["gw.test", "app.gw.test"], directories);
+    let gateway = setup.start();
+    gateway.wait_log("a fault", |record| record["name"] == "gw.test" && record["level"] == "WARN");
+    let leaf = gateway.leaf("other", &["app.gw.test"]);
+    let listen = format!("127.0.0.2:{port}");
+    let mut command = Command::new("openssl");
+    command
+        .args(["s_server", "-quiet", "-accept", &listen])
+        .arg("-cert")
+        .arg(&leaf.cert)
+        .arg("-key")
+        .arg(&leaf.key);
+    let looked = |command: &mut Command| {
+        let _other = Process::start(command);
+        poll("the other server", SOON, || std::net::TcpStream::connect(&listen).ok());
+        check(&gateway.path("oneport.toml")).stdout
+    };
+    let said = looked(&mut command);
+    let ours = format!("ok    oneport answers at `127.0.0.1:{port}` for `gw.test`\n");
+    let other = format!("FAIL  another server than oneport answers at `{listen}` for `app.gw.test`: it ");
+    assert!(said.contains(&ours) && said.contains(&other), "{said}");
+    // One that knows only other names.
+    let own = gateway.leaf("own", &["else.test"]);
+    command
+        .args(["-servername", "else.test", "-servername_fatal"])
+        .arg("-cert2")
+        .arg(own.cert)
+        .arg("-key2")
+        .arg(own.key);
+    let said = looked(&mut command);
+    assert!(said.contains(&other), "{said}");
 }
 
 /// A bare name is a file beside the configuration, and not one of the folders of `PATH`.

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,16 +13,14 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream;
 use http::Request;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::client::fetch_with;
 use super::fault::host as authority;
 use super::off_thread;
+use super::probe::{Who, connect, who_answers};
 use super::vault::{Status, Vault};
 use crate::certs::dns::{Caa, CaaSet, Finding, Names};
 use crate::config::{AcmeSettings, ChallengeWay, DirectorySettings, Settings};
@@ -34,8 +31,8 @@ use crate::net::bind;
 const AT_ONCE: usize = 16;
 /// Addresses of a host that are tried.
 const ADDRESSES_MAX: usize = 8;
-/// Time for one connection, and for the handshake on it.
-const CONNECT: Duration = Duration::from_secs(5);
+/// How much longer a handshake may take than the gateway lets it.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Time for everything about one name.
 const NAME: Duration = Duration::from_secs(60);
 
@@ -67,14 +64,18 @@ pub async fn check(settings: &Settings) -> Vec<Finding> {
     };
     let mut found: Vec<Finding> = asked.into_iter().map(|(_, finding)| finding).collect();
     // Held to the end: where nobody listens yet, connections get through to these.
-    let held: Vec<TcpListener> = settings
-        .listen
-        .iter()
-        .chain(&settings.plain_http)
-        .filter(|address| address.port() != 0)
-        .filter_map(|address| bind(*address).ok())
-        .collect();
-    let world = World { settings, acme, names: Names::new(&settings.dns), identities, runs: held.is_empty() };
+    let hold = |addresses: &[SocketAddr]| -> Vec<TcpListener> {
+        let fixed = addresses.iter().filter(|address| address.port() != 0);
+        fixed.filter_map(|address| bind(*address).ok()).collect()
+    };
+    let (tls, _plain) = (hold(&settings.listen), hold(&settings.plain_http));
+    let runs = tls.is_empty();
+    if !runs {
+        found.push(Finding::good(
+            "no gateway runs here: its port is free; run this again while it runs, to see who answers TLS",
+        ));
+    }
+    let world = World { settings, acme, names: Names::new(&settings.dns), identities, runs };
     let hosts = world.hosts();
     let by_host = stream::iter(hosts.iter().map(|host| world.in_time(host, world.check_host(host))));
     found.extend(by_host.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten());
@@ -143,7 +144,7 @@ struct World<'a> {
     names: Names,
     /// What CAA records call the first authority. Empty: it does not say.
     identities: Vec<String>,
-    /// Whether somebody, probably the gateway, holds its ports.
+    /// Whether somebody, probably the gateway, holds its port for TLS.
     runs: bool,
 }
 
@@ -209,15 +210,19 @@ impl World<'_> {
         };
         if !self.runs {
             return Finding::good(format!(
-                "connections get through to `{at}` for `{host}`; run this again while the gateway runs to try TLS there"
+                "connections get through to `{at}` for `{host}`; who answers TLS there is not looked at"
             ));
         }
-        match timeout(CONNECT, shake_hands(stream, host)).await {
-            Ok(Ok(())) => Finding::good(format!("TLS is answered at `{at}` for `{host}`")),
-            Ok(Err(cause)) => Finding::bad(format!(
+        let patience = self.settings.limits.handshake_timeout + PATIENCE;
+        match who_answers(stream, at, host, patience).await {
+            Who::Oneport => Finding::good(format!("oneport answers at `{at}` for `{host}`")),
+            Who::Other(what) => Finding::bad(format!(
+                "another server than oneport answers at `{at}` for `{host}`: {what}; correct the A and AAAA records, and let this port lead to oneport with nothing in between that ends TLS"
+            )),
+            Who::NoTls(cause) => Finding::bad(format!(
                 "what listens at `{at}` for `{host}` does not speak TLS ({cause}); let this port lead to oneport, with nothing in between that ends TLS"
             )),
-            Err(_) => Finding::bad(format!(
+            Who::Silent => Finding::bad(format!(
                 "what listens at `{at}` for `{host}` does not answer a TLS handshake; let this port lead to oneport, with nothing in between"
             )),
         }
@@ -276,10 +281,6 @@ async fn says_where(host: &HostName, addresses: &[IpAddr]) -> String {
     format!("`{host}` is at {}{hint}", shown.join(", "))
 }
 
-async fn connect(at: SocketAddr) -> io::Result<TcpStream> {
-    timeout(CONNECT, TcpStream::connect(at)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
 fn refused(host: &HostName, at: SocketAddr, error: &io::Error) -> Finding {
     use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable};
     if matches!(error.kind(), AddrNotAvailable | HostUnreachable | NetworkUnreachable) {
@@ -290,27 +291,6 @@ fn refused(host: &HostName, at: SocketAddr, error: &io::Error) -> Finding {
     Finding::bad(format!(
         "`{host}` cannot be reached at `{at}` ({error}); start the gateway, and let this port through the firewall to it (where a machine cannot reach its own public address, try from elsewhere)"
     ))
-}
-
-/// Whether TLS is spoken, whatever certificate is shown.
-async fn shake_hands(stream: TcpStream, host: &HostName) -> Result<(), String> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        // Nobody is trusted: a certificate that is refused is an answer.
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_string()).map_err(|error| error.to_string())?;
-    let Err(error) = TlsConnector::from(Arc::new(config)).connect(name, stream).await else { return Ok(()) };
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        // The alert comes from who has no certificate for the name yet.
-        Some(
-            rustls::Error::InvalidCertificate(_)
-            | rustls::Error::AlertReceived(rustls::AlertDescription::UnrecognisedName),
-        ) => Ok(()),
-        _ => Err(error.to_string()),
-    }
 }
 
 /// Why the records forbid it, if they do (RFC 8659, section 4; RFC 8657, section 4). With no identity
@@ -354,6 +334,8 @@ async fn last_faults(settings: &Settings, acme: &AcmeSettings) -> Vec<Finding> {
     let names = acme.names.clone();
     let looked = off_thread(move || {
         let vault = Vault::open(&state)?;
+        // Those that were ordered on demand, too.
+        let names = vault.ordered_names(&names);
         Ok::<_, super::VaultError>(
             names.iter().filter_map(|name| of_status(name, &vault.status(name))).collect(),
         )

@@ -36,6 +36,7 @@ mod on_demand;
 mod order;
 mod overview;
 mod places;
+mod probe;
 mod records;
 mod requests;
 mod times;
