@@ -37,6 +37,7 @@ pub use cloudflare::CloudflareError;
 pub use exec::ExecError;
 pub(super) use names::{Caa, CaaSet, Names};
 pub use rfc2136::UpdateError;
+pub use zones::Answers;
 
 /// What must stand in DNS while a name is being proved (RFC 8555 8.4).
 #[derive(Clone, Debug, PartialEq, Eq)]

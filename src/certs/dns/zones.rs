@@ -50,6 +50,35 @@ pub(super) struct Zones {
     values: Mutex<Vec<Value>>,
 }
 
+/// What the gateway answers to DNS queries while one value stands: what is sent there can be tried without
+/// a socket.
+#[derive(Debug)]
+pub struct Answers(Zones);
+
+impl Answers {
+    /// The answers of a gateway for this host, where `value` proves its name just now.
+    ///
+    /// # Errors
+    /// When the DNS cannot hold the name.
+    pub fn of(base: &HostName, value: &str) -> Result<Self, DnsError> {
+        let zones = Zones::new([base], base)?;
+        zones.add(&ChallengeRecord { name: format!("_acme-challenge.{base}"), value: value.to_owned() })?;
+        Ok(Self(zones))
+    }
+
+    /// The answer to a request over UDP; `None` where silence is right.
+    #[must_use]
+    pub fn over_udp(&self, request: &[u8]) -> Option<Vec<u8>> {
+        self.0.answer(request, Transport::Udp)
+    }
+
+    /// The answer to a request over TCP, without its length; `None` where silence is right.
+    #[must_use]
+    pub fn over_tcp(&self, request: &[u8]) -> Option<Vec<u8>> {
+        self.0.answer(request, Transport::Tcp)
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Value {
     name: Name,
