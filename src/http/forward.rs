@@ -56,7 +56,9 @@ async fn send(
     let repeatable = bare && request.method().is_idempotent();
     // A service may leave the body of such a request unread, and take it for the next request.
     let keep = bare || !body_is_odd(request.method());
+    let slot = target.opener().admit(visitor).map_err(|error| not_opened(error, target))?.map(Arc::new);
     while let Some(link) = pool.take(target) {
+        link.used_by(slot.clone());
         let spare = repeatable.then(|| copy_head(&request));
         match link.send(request).await {
             Ok((response, link)) => {
@@ -72,10 +74,14 @@ async fn send(
             },
         }
     }
+    if !target.opener().has_room() {
+        pool.make_room(target);
+    }
     let cut = Cut::default();
     let opened = target.opener().open_with(visitor, cut.clone());
     let stream = opened.await.map_err(|error| not_opened(error, target))?;
     let link = pool.connect(stream, cut).await.map_err(|error| no_answer(&error, false, target, None))?;
+    link.used_by(slot);
     match link.send(request).await {
         Ok((response, link)) => {
             Ok(response.map(|body| Exchange::new(body, link, target, upload, keep, pool)))
@@ -137,6 +143,11 @@ fn not_opened(error: OpenError, target: &Target) -> Failure {
             StatusCode::SERVICE_UNAVAILABLE,
             "the gateway has no file descriptor left".to_owned(),
             "ask the operator of this gateway to raise its limit",
+        ),
+        OpenError::VisitorFull => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "your address has as many requests open to this agent as it leaves for everybody else".to_owned(),
+            "wait for some of your own to end, then try again",
         ),
         OpenError::Full => (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -19,12 +19,13 @@ use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{AbortHandle, coop};
 
 use super::bell::Bell;
 use super::body::Outgoing;
-use crate::net::{ByteStream, Tasks};
+use crate::net::{ByteStream, Slot, Tasks};
 use crate::registry::{BoxFuture, Cut};
 
 /// Octets that one connection to a service may buffer, each way.
@@ -69,6 +70,12 @@ impl Link {
             }
         });
         Ok(Self { sender, connection: Some(connection), task: None, bell: Bell::new(), signs, cut })
+    }
+
+    /// Notes by whose right the connection is used from now on.
+    pub(super) fn used_by(&self, slot: Option<Arc<Slot>>) {
+        let before = std::mem::replace(&mut *self.signs.slot.lock(), slot);
+        drop(before);
     }
 
     /// Sends a request, and waits for the head of its answer; there is no limit, because long
@@ -216,6 +223,9 @@ struct Signs {
     heard: AtomicBool,
     /// Whether something waits for the service to take it.
     unsent: AtomicBool,
+    /// The right of whoever uses the connection now. It lives as long as the stream, if nobody takes
+    /// it away before.
+    slot: Mutex<Option<Arc<Slot>>>,
 }
 
 /// A service's stream that notes whether anything was heard on it, and whether something waits to be

@@ -31,6 +31,7 @@ struct Inner {
 /// A target's idle connections. A task of their own keeps them, as long as there is this.
 #[derive(Debug)]
 struct Idle {
+    target: Target,
     /// The one that was used last is the last.
     links: Vec<(Link, Instant)>,
     /// Wakes the keeper.
@@ -93,6 +94,7 @@ impl Pool {
     /// Keeps a connection whose answer was read whole, if it still lives.
     pub(super) fn give_back(&self, mut link: Link, target: &Target) {
         link.cut().forget();
+        link.used_by(None);
         link.settle();
         let inner = &self.0;
         let over = target.gone().is_cancelled() || inner.drain.is_cancelled();
@@ -104,7 +106,7 @@ impl Pool {
         let idle = all.entry(target.id()).or_insert_with(|| {
             let word = Arc::<Word>::default();
             first = Some(word.clone());
-            Idle { links: Vec::new(), keeper: Waker::from(word) }
+            Idle { target: target.clone(), links: Vec::new(), keeper: Waker::from(word) }
         });
         if idle.links.len() < inner.idle_max {
             link.belong_to(&idle.keeper);
@@ -132,7 +134,7 @@ impl Pool {
                 due.as_mut().reset(tokio::time::Instant::now() + self.0.idle_timeout);
             }
             let mut idle = self.0.idle.lock();
-            let Some(Idle { links, keeper }) = idle.get_mut(&target.id()) else { return };
+            let Some(Idle { links, keeper, .. }) = idle.get_mut(&target.id()) else { return };
             let mut cx = Context::from_waker(keeper);
             let ended: Vec<_> = links
                 .extract_if(.., |(link, since)| {
@@ -140,6 +142,9 @@ impl Pool {
                     over || since.elapsed() >= self.0.idle_timeout || !link.is_free()
                 })
                 .collect();
+            if let Some((_, oldest)) = links.first().filter(|_| is_due) {
+                due.as_mut().reset((*oldest + self.0.idle_timeout).into());
+            }
             let is_over = links.is_empty() && is_due;
             if is_over {
                 idle.remove(&target.id());
@@ -151,6 +156,19 @@ impl Pool {
                 return;
             }
         }
+    }
+
+    /// Drops the connection that was idle for longest, of all targets that share what they can carry
+    /// with this one.
+    pub(super) fn make_room(&self, target: &Target) {
+        let oldest = {
+            let mut idle = self.0.idle.lock();
+            let links = idle.values_mut().filter(|idle| idle.target.shares_with(target));
+            let links = links.filter(|idle| !idle.links.is_empty()).map(|idle| &mut idle.links);
+            links.min_by_key(|links| links[0].1).map(|links| links.remove(0))
+        };
+        // Its end is not to be waited for under the lock.
+        drop(oldest);
     }
 
     /// Whoever spawns for a connection.

@@ -1,4 +1,4 @@
-//! Connection slots: how many connections may be open, in all and from one address.
+//! Slots: how many connections or streams may be open, in all and from one address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,12 +6,21 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Counts open connections. Clones share the counts.
+/// Counts what is open. Clones share the counts.
 #[derive(Clone, Debug)]
 pub struct Slots {
     state: Arc<Mutex<State>>,
     total: usize,
-    per_address: usize,
+    per_address: PerAddress,
+}
+
+/// How many of the slots one address may hold.
+#[derive(Clone, Copy, Debug)]
+enum PerAddress {
+    /// So many.
+    Fixed(usize),
+    /// As many as are left for all others.
+    Fair,
 }
 
 #[derive(Debug, Default)]
@@ -23,7 +32,7 @@ struct State {
 /// Why there is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SlotsFull {
-    /// The whole gateway is full.
+    /// All are taken.
     #[error("all {0} connection slots are taken")]
     Total(usize),
     /// This address holds its share.
@@ -31,7 +40,7 @@ pub enum SlotsFull {
     Address(usize),
 }
 
-/// The right to one open connection; dropping it gives the slot back.
+/// The right to one open connection or stream; dropping it gives the slot back.
 #[derive(Debug)]
 pub struct Slot {
     slots: Slots,
@@ -42,10 +51,17 @@ impl Slots {
     /// Allows `total` connections, `per_address` of them from one address.
     #[must_use]
     pub fn new(total: usize, per_address: usize) -> Self {
-        Self { state: Arc::default(), total, per_address }
+        Self { state: Arc::default(), total, per_address: PerAddress::Fixed(per_address) }
     }
 
-    /// Takes a slot for a connection from `address`.
+    /// Allows `total`, of which no address holds more than it leaves for all others: one alone half
+    /// of them, each of two a third.
+    #[must_use]
+    pub fn fair(total: usize) -> Self {
+        Self { state: Arc::default(), total, per_address: PerAddress::Fair }
+    }
+
+    /// Takes a slot for one more of `address`.
     ///
     /// # Errors
     /// When all slots, or all of this address's, are taken.
@@ -55,11 +71,16 @@ impl Slots {
         if state.open >= self.total {
             return Err(SlotsFull::Total(self.total));
         }
-        let held = state.by_address.entry(key).or_insert(0);
-        if *held >= self.per_address {
-            return Err(SlotsFull::Address(self.per_address));
+        let left = self.total - state.open;
+        let held = state.by_address.get(&key).copied().unwrap_or(0);
+        let most = match self.per_address {
+            PerAddress::Fixed(most) => most,
+            PerAddress::Fair => left,
+        };
+        if held >= most {
+            return Err(SlotsFull::Address(most));
         }
-        *held += 1;
+        state.by_address.insert(key, held + 1);
         state.open += 1;
         Ok(Slot { slots: self.clone(), key })
     }
@@ -70,10 +91,14 @@ impl Slots {
         self.state.lock().open
     }
 
-    /// How many slots there are, in all and for one address.
+    /// How many slots there are, in all and for one address that is alone.
     #[must_use]
     pub fn limits(&self) -> (usize, usize) {
-        (self.total, self.per_address)
+        let per_address = match self.per_address {
+            PerAddress::Fixed(most) => most,
+            PerAddress::Fair => self.total.div_ceil(2),
+        };
+        (self.total, per_address)
     }
 }
 
@@ -117,6 +142,26 @@ mod tests {
         assert_eq!(slots.take("192.0.2.9".parse().expect("literal")).map(drop), Err(SlotsFull::Total(3)));
         drop(first);
         assert!(slots.take(here).is_ok());
+    }
+
+    #[test]
+    fn nobody_holds_more_than_is_left_for_all_others() {
+        let slots = Slots::fair(9);
+        let take = |address: &str| slots.take(address.parse().expect("literal"));
+        let all = |address| std::iter::from_fn(|| take(address).ok()).collect::<Vec<_>>();
+        let greedy = all("192.0.2.1");
+        assert_eq!((greedy.len(), slots.limits()), (5, (9, 5)));
+        assert_eq!(take("192.0.2.1").map(drop), Err(SlotsFull::Address(4)));
+        let too = all("2001:db8::1");
+        assert_eq!(too.len(), 2);
+        assert!(take("2001:db8::2").is_err(), "the same customer");
+        // Whoever holds nothing finds one.
+        let modest = take("192.0.2.3").expect("one is free");
+        assert_eq!(take("192.0.2.3").map(drop), Err(SlotsFull::Address(1)));
+        let last = take("192.0.2.4").expect("one is free");
+        assert_eq!(take("192.0.2.5").map(drop), Err(SlotsFull::Total(9)));
+        drop((greedy, too, modest, last));
+        assert!(slots.state.lock().by_address.is_empty());
     }
 
     #[test]

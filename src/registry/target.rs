@@ -39,6 +39,17 @@ impl Target {
         }
     }
 
+    /// Whether both are offered by the same session, and so share what it can carry.
+    #[must_use]
+    pub fn shares_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tunnel(one), Self::Tunnel(other)) => {
+                std::ptr::addr_eq(&raw const *one.holder, &raw const *other.holder)
+            }
+            _ => self.id() == other.id(),
+        }
+    }
+
     /// What it is called in records.
     #[must_use]
     pub fn name(&self) -> &str {

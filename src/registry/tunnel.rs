@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Cut, TargetId, Watched};
 use crate::access::{AccessLevel, Identity};
 use crate::name::TunnelName;
-use crate::net::{ByteStream, VisitorAddr};
+use crate::net::{ByteStream, Slot, VisitorAddr};
 use crate::observe::Reason;
 
 /// A boxed future, for traits that must be objects.
@@ -36,6 +36,21 @@ pub trait Opener: Send + Sync {
     ) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
         self.open(visitor)
     }
+
+    /// The right to use one of its streams, a new one or one that was kept, for as long as `visitor`
+    /// does. `None` where nothing is counted.
+    ///
+    /// # Errors
+    /// When as many are in use as may be, in all or by this visitor.
+    fn admit(&self, _visitor: VisitorAddr) -> Result<Option<Slot>, OpenError> {
+        Ok(None)
+    }
+
+    /// Whether a new stream can be had at once. If not, one that is kept unused may be in the way;
+    /// after it was dropped, [`Opener::open_with`] waits a moment for its place.
+    fn has_room(&self) -> bool {
+        true
+    }
 }
 
 /// Why no stream could be opened.
@@ -53,6 +68,9 @@ pub enum OpenError {
     /// The session has as many channels as it may.
     #[error("the agent has too many open channels")]
     Full,
+    /// The visitor's address uses as many of the session's channels as one may.
+    #[error("the visitor's address uses too many of the agent's channels")]
+    VisitorFull,
     /// A route's service refused the connection, or there is no such address.
     #[error("the route's service cannot be connected to")]
     Unreachable,
@@ -75,7 +93,7 @@ impl OpenError {
             Self::TimedOut => Reason::AgentNotAnswering,
             Self::Refused => Reason::ServiceUnreachable,
             Self::Gone => Reason::AgentGone,
-            Self::Full => Reason::TooManyChannels,
+            Self::Full | Self::VisitorFull => Reason::TooManyChannels,
             Self::Unreachable => Reason::BackendUnreachable,
             Self::NoAnswer => Reason::BackendNotAnswering,
             Self::Busy => Reason::BackendFull,

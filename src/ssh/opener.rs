@@ -1,7 +1,7 @@
 //! The way to an agent's service: a new channel on its session.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use russh::server::{Handle, Msg};
 use russh::{Channel, Error};
@@ -10,8 +10,11 @@ use tokio::sync::oneshot;
 use super::channel;
 use super::ending::Ending;
 use super::session::{ForwardKey, Session};
-use crate::net::{ByteStream, VisitorAddr};
+use crate::net::{ByteStream, Slot, SlotsFull, VisitorAddr};
 use crate::registry::{BoxFuture, Cut, OpenError, Opener};
+
+/// How long a visitor waits for a channel that is just being given back.
+const ROOM: Duration = Duration::from_millis(500);
 
 /// Opens channels for one forward.
 pub struct ChannelOpener {
@@ -38,7 +41,8 @@ impl Opener for ChannelOpener {
                 return Err(OpenError::Gone);
             }
             let handle = session.handle().ok_or(OpenError::Gone)?.clone();
-            let open = session.channels.clone().try_acquire_owned().map_err(|_| OpenError::Full)?;
+            let open = tokio::time::timeout(ROOM, session.channels.clone().acquire_owned());
+            let Ok(Ok(open)) = open.await else { return Err(OpenError::Full) };
             let ssh = &session.shared.settings.ssh;
             let (patience, close_timeout) = (ssh.open_timeout, ssh.close_timeout);
             let ending = Ending { open, waiting: session.closing.clone(), timeout: close_timeout };
@@ -67,6 +71,17 @@ impl Opener for ChannelOpener {
                 Ok(Ok(Ok(stream))) => Ok(Box::new(stream) as ByteStream),
             }
         })
+    }
+
+    fn admit(&self, visitor: VisitorAddr) -> Result<Option<Slot>, OpenError> {
+        self.session.in_use.take(visitor.0).map(Some).map_err(|full| match full {
+            SlotsFull::Total(_) => OpenError::Full,
+            SlotsFull::Address(_) => OpenError::VisitorFull,
+        })
+    }
+
+    fn has_room(&self) -> bool {
+        self.session.channels.available_permits() > 0
     }
 }
 

@@ -16,7 +16,7 @@ use super::transport::Link;
 use super::window::RoundTrip;
 use crate::access::{AccessLevel, Identity};
 use crate::name::TunnelName;
-use crate::net::{ConnId, PeerAddr};
+use crate::net::{ConnId, PeerAddr, Slots};
 use crate::observe::Reason;
 use crate::registry::{BoxFuture, Holder, Lease, Opener, Script, Taken, TargetId, Tunnel, Visit, Watched};
 
@@ -41,6 +41,8 @@ pub struct Session {
     pub link: Arc<Link>,
     /// The channels that the gateway may open.
     pub channels: Arc<Semaphore>,
+    /// The channels that visitors may use, as they are shared among these.
+    pub in_use: Slots,
     /// The channels that may wait to be closed by the agent.
     pub closing: Arc<Semaphore>,
     /// How long the agent takes to answer.
@@ -106,6 +108,7 @@ impl Session {
             shared,
             link,
             channels: Arc::new(Semaphore::new(max_channels)),
+            in_use: Slots::fair(max_channels),
             closing: Arc::new(Semaphore::new(max_channels)),
             round_trip: RoundTrip::default(),
             authenticated: CancellationToken::new(),

@@ -182,19 +182,31 @@ fn stalled_visitors_of_one_address_reach_its_limit() {
 
 /// Who goes away in the middle of a download gives the channel back at once, whatever the agent
 /// still has to send on it.
-#[test]
-fn visitors_who_leave_downloads_lock_nobody_out() {
+fn visitors_leave(rounds: usize) {
     let mut setup = Setup::new();
     setup.set("ssh.max_channels", 16).set("http.upstream_idle_max", 0);
     let (gateway, _backend, _agent) = web(setup);
     let visitors = Visitors::of(&gateway, &host("web"));
-    for _ in 0..4 {
+    for _ in 0..rounds {
         // As many as may be, and all leave at once.
-        let left: Vec<_> = (0..12).map(|_| visitors.download("/big?mb=64")).collect();
+        let left: Vec<_> = (0..12)
+            .map(|number| visitors.download_from(address(number), "/big?mb=64").expect("let in"))
+            .collect();
         drop(left);
         let mut kept = Kept::new(&gateway, &host("web"));
         kept.latency(5);
     }
     let refused = |record: &serde_json::Value| record["reason"] == "too-many-channels";
     assert!(!gateway.log().iter().any(refused), "{}", gateway.stderr());
+}
+
+#[test]
+fn visitors_who_leave_downloads_lock_nobody_out() {
+    visitors_leave(9);
+}
+
+/// More than a session closes from its own side before it spares itself.
+#[test]
+fn long_1200_visitors_who_leave_downloads_lock_nobody_out() {
+    visitors_leave(100);
 }

@@ -99,6 +99,7 @@ async fn each_failure_of_the_agent_has_its_status_and_word() {
         (OpenError::Refused, "502", "service-unreachable"),
         (OpenError::Gone, "502", "agent-gone"),
         (OpenError::Full, "503", "too-many-channels"),
+        (OpenError::VisitorFull, "429", "too-many-channels"),
     ] {
         let gateway = Gateway::start(Port::Plain).await;
         let _lease = gateway.offer_with(Arc::new(Fails(error)), |_| {});
@@ -314,6 +315,36 @@ async fn draining_ends_idle_connections_and_finishes_what_runs() {
     assert_eq!(gateway.ends.recv().await, Some(Reason::Draining));
     go.send(true).unwrap();
     assert_eq!(busy.rest().await, "k");
+}
+
+#[tokio::test]
+async fn a_kept_connection_to_a_service_is_closed_in_time() {
+    const TIME: std::time::Duration = std::time::Duration::from_secs(1);
+    let mut settings = settings();
+    settings.http.upstream_idle_timeout = TIME;
+    let gateway = Gateway::with(Port::Plain, settings).await;
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let service = Service::start(move |mut peer, _| {
+        let ended = ended.clone();
+        async move {
+            while peer.try_until("\r\n\r\n").await.is_ok() {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            }
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    let _lease = gateway.offer(service.addr);
+    // It was kept for the first time some while before the last.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < TIME / 5 {
+        assert!(gateway.get("/", "").await.starts_with("HTTP/1.1 200 "));
+    }
+    assert_eq!(service.count(), 1);
+    let kept = std::time::Instant::now();
+    tokio::time::timeout(LIMIT, end.recv()).await.unwrap();
+    let kept = kept.elapsed();
+    assert!(kept > TIME * 9 / 10 && kept < TIME * 3 / 2, "it was kept for {kept:?}");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use socket2::{Domain, Socket, Type};
 use super::gateway::Gateway;
 use super::machine::{Machine, TOO_BUSY};
 use super::process::Process;
-use super::visitor::{Curl, Tls, read_until, tls, tls_async, tls_config};
+use super::visitor::{Curl, Tls, read_until, tls, tls_async_from, tls_config};
 use super::{SOON, hex, poll};
 
 /// Octets.
@@ -257,9 +257,15 @@ impl H2 {
     /// Connects to the tunnel at `host`; each stream may hold `window` octets that were not taken.
     #[track_caller]
     pub fn connect(gateway: &Gateway, host: &str, window: Option<u32>) -> Self {
+        Self::connect_from(Ipv4Addr::LOCALHOST.into(), gateway, host, window)
+    }
+
+    /// The same from another address.
+    #[track_caller]
+    pub fn connect_from(from: IpAddr, gateway: &Gateway, host: &str, window: Option<u32>) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let sender = runtime.block_on(async {
-            let stream = TokioIo::new(tls_async(gateway, host, &["h2"]).await);
+            let stream = TokioIo::new(tls_async_from(from, gateway, host, &["h2"]).await);
             let mut builder = http2::Builder::new(TokioExecutor::new());
             let (sender, connection) =
                 builder.initial_stream_window_size(window).handshake(stream).await.expect("h2");
@@ -287,8 +293,9 @@ impl H2 {
         self.ask(path, count).into_iter().map(http::Response::into_body).collect()
     }
 
+    /// Asks so many times at once, and waits for the heads of the answers only.
     #[track_caller]
-    fn ask(&self, path: &str, count: usize) -> Vec<http::Response<Incoming>> {
+    pub fn ask(&self, path: &str, count: usize) -> Vec<http::Response<Incoming>> {
         let url = format!("https://{}{path}", self.host);
         let ask = || {
             let request = http::Request::get(&url).body(Empty::new()).expect("a request");

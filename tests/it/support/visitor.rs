@@ -1,7 +1,7 @@
 //! Visitors: curl, and bytes on a TLS or TCP socket.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -186,8 +186,20 @@ pub async fn tls_async(
     sni: &str,
     alpn: &[&str],
 ) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    tls_async_from(Ipv4Addr::LOCALHOST.into(), gateway, sni, alpn).await
+}
+
+/// The same from another address.
+pub async fn tls_async_from(
+    from: IpAddr,
+    gateway: &Gateway,
+    sni: &str,
+    alpn: &[&str],
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     let config = Arc::new(tls_config(gateway.ca(), alpn));
-    let tcp = tokio::net::TcpStream::connect(gateway.address()).await.expect("the gateway listens");
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(from, 0)).expect("a loopback address");
+    let tcp = socket.connect(gateway.address()).await.expect("the gateway listens");
     tcp.set_nodelay(true).expect("a socket");
     let name = ServerName::try_from(sni.to_owned()).expect("a host name");
     tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.expect("a handshake")
