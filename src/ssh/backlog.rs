@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::budget::{Budget, SpillError};
 use super::channel::{Failure, PIECE};
 use super::progress::Progress;
-use super::spill::{Budget, Spill, SpillError};
+use super::spill::Spill;
 use super::transport::{Hold, Link};
 
 /// What the pieces of all channels of a session may cost in memory, in octets, before nothing is
@@ -126,7 +128,8 @@ impl Backlog {
                 break;
             }
         }
-        let fresh = || Box::new(Spill::new(self.budget.clone(), owner.clone(), progress.clone()));
+        let agent = self.link.agent.get().cloned().unwrap_or_default();
+        let fresh = || Box::new(Spill::new(self.budget.clone(), owner.clone(), progress.clone(), agent));
         let mut spill = self.spill.take().unwrap_or_else(fresh);
         self.step = Some(tokio::task::spawn_blocking(move || {
             let done = spill.append(&joined(batch)).map(|()| Done::Appended);
@@ -167,7 +170,15 @@ impl Backlog {
 
     /// Forgets everything. A step that runs ends on its own.
     pub(super) fn clear(&mut self) {
-        (self.step, self.spill, self.hold) = (None, None, None);
+        self.hold = None;
+        let files = (self.step.take(), self.spill.take());
+        if files.0.is_some() || files.1.is_some() {
+            // To close files of a gibibyte takes a while. Without a runtime the process is ending.
+            match Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn_blocking(move || drop(files))),
+                Err(_) => drop(files),
+            }
+        }
         self.waiting.clear();
         self.in_step = 0;
         let all = self.length;
@@ -270,5 +281,41 @@ mod tests {
         let Event::Step(Ok(Done::Taken(data))) = backlog.next().await else { panic!("nothing came back") };
         assert_eq!(data, vec![b'x'; count]);
         assert!(backlog.is_empty());
+    }
+
+    /// Files of a folder that this process has open.
+    fn open_files(folder: &Path) -> usize {
+        let links = std::fs::read_dir("/proc/self/fd").expect("Linux").flatten();
+        let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+        targets.filter(|target| target.starts_with(folder)).count()
+    }
+
+    #[test]
+    fn files_are_closed_where_that_holds_nobody_up_and_count_until_then() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().expect("a runtime");
+        let limits = Settings::dev(8443, Path::new("unused")).limits;
+        let folder = tempfile::tempdir().expect("a folder");
+        let limit = Duration::from_secs(1);
+        let budget = Budget::new(&limits, limit, folder.path().to_owned(), Arc::default());
+        let mut backlog = Backlog::new(budget.clone(), Arc::default());
+        runtime.block_on(async {
+            backlog.push(Bytes::from_static(b"x"));
+            backlog.begin(false, &Arc::default(), &budget.progress());
+            assert!(matches!(backlog.next().await, Event::Step(Ok(Done::Appended))));
+            // The only thread that may wait for a disk does.
+            let (go_on, told) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || told.recv().is_err());
+            drop(backlog);
+            assert_eq!(
+                (open_files(folder.path()), budget.disk_used()),
+                (1, 1),
+                "closed in the runtime's thread"
+            );
+            drop(go_on);
+            assert!(busy.await.expect("no panic"));
+            tokio::task::spawn_blocking(|| ()).await.expect("no panic");
+        });
+        assert_eq!((open_files(folder.path()), budget.disk_used()), (0, 0));
     }
 }

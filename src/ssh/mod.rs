@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backlog;
+pub mod budget;
 pub mod channel;
 mod commands;
 pub mod ending;

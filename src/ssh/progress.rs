@@ -1,16 +1,20 @@
 //! Whether a stream's visitor goes on taking what is there for them. Counts nothing else: what is
-//! cut for it is decided in [`super::spill`].
+//! cut for it is decided in [`super::budget`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A visitor who takes nothing of what is there for so long, and then something, goes on reading.
-const PAUSE: Duration = Duration::from_millis(250);
+/// A visitor who still takes something so long after the first of it had to wait on disk goes on
+/// reading: the buffers on the way were full by then.
+const BUFFERS: Duration = Duration::from_millis(500);
 /// Stands for the time of the last taking while there is nothing to take.
 const NOTHING: u64 = u64::MAX;
-/// How long such a visitor may seem to take nothing, and yet not be cut for others.
+/// How long such a visitor may seem to take nothing, and yet not be cut for others: what lies in the
+/// buffers on the way keeps a slow one busy between two looks.
 const GRACE: Duration = Duration::from_secs(10);
+/// The same for everybody else: who reads as fast as they can takes something more often.
+const GRACE_AT_FIRST: Duration = Duration::from_millis(100);
 
 /// When a stream's visitor last took something. Clones share it.
 #[derive(Clone, Debug)]
@@ -18,16 +22,15 @@ pub struct Progress {
     started: Instant,
     /// Milliseconds since then; [`NOTHING`] while there is nothing to take.
     last: Arc<AtomicU64>,
-    /// The longest time, in milliseconds, that nothing was taken of what was there, and then
-    /// something was.
-    pause: Arc<AtomicU64>,
+    /// Milliseconds until the visitor last took something, whatever is there now.
+    taken: Arc<AtomicU64>,
 }
 
 impl Progress {
     /// Begins now, and counts the time from `started`.
     #[must_use]
     pub fn new(started: Instant) -> Self {
-        let progress = Self { started, last: Arc::default(), pause: Arc::default() };
+        let progress = Self { started, last: Arc::default(), taken: Arc::default() };
         progress.note_offer();
         progress
     }
@@ -39,13 +42,13 @@ impl Progress {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 
-    /// For how long the visitor may seem to take nothing, and yet go on reading: what lies in the
-    /// buffers on the way keeps a slow one busy between two looks. Nothing for who never went on
-    /// after a pause, however much went into those buffers at first.
+    /// How much rather than others the stream is cut whose answer had to wait on disk since `since`: by
+    /// how long nothing was taken of it, with time for who goes on reading.
     #[must_use]
-    pub fn grace(&self) -> Duration {
-        let pause = Duration::from_millis(self.pause.load(Ordering::Relaxed));
-        if pause >= PAUSE { GRACE } else { Duration::ZERO }
+    pub fn blame(&self, since: Instant) -> Duration {
+        let taken = self.started + Duration::from_millis(self.taken.load(Ordering::Relaxed));
+        let grace = if taken >= since + BUFFERS { GRACE } else { GRACE_AT_FIRST };
+        self.idle().saturating_sub(grace)
     }
 
     /// There is something to take again, after there was nothing.
@@ -56,8 +59,8 @@ impl Progress {
     /// The visitor has taken something, and perhaps all that there is for now.
     pub fn note_taken(&self, all: bool) {
         let now = self.now();
-        let before = self.last.swap(if all { NOTHING } else { now }, Ordering::Relaxed);
-        self.pause.fetch_max(now.saturating_sub(before), Ordering::Relaxed);
+        self.last.store(if all { NOTHING } else { now }, Ordering::Relaxed);
+        self.taken.store(now, Ordering::Relaxed);
     }
 
     fn now(&self) -> u64 {
@@ -74,25 +77,36 @@ mod tests {
         pub fn set_last(&self, millis: u64) {
             self.last.store(millis, Ordering::Relaxed);
         }
+
+        /// The same, whatever is there now.
+        pub fn set_taken(&self, millis: u64) {
+            self.taken.store(millis, Ordering::Relaxed);
+        }
     }
 
     #[test]
-    fn one_that_goes_on_after_a_pause_is_given_time() {
-        let second = Duration::from_secs(1);
-        let progress = Progress::new(Instant::now() - 3 * second);
+    fn one_that_goes_on_reading_is_given_time() {
+        let (second, now) = (Duration::from_secs(1), Instant::now());
+        let progress = Progress::new(now - 3 * second);
         assert!(progress.idle() < second);
         // It takes at once what there is, and has taken nothing since.
         progress.note_taken(false);
         progress.set_last(0);
-        assert!(progress.idle() >= 3 * second && progress.grace() == Duration::ZERO);
+        assert!(progress.idle() >= 3 * second);
+        assert!(progress.blame(now) >= 2 * second, "that was what the buffers held");
+        assert_eq!(progress.blame(now - second), Duration::ZERO);
         // There was nothing to take meanwhile.
         progress.note_offer();
         progress.note_taken(true);
-        assert_eq!((progress.idle(), progress.grace()), (Duration::ZERO, Duration::ZERO));
+        assert_eq!((progress.idle(), progress.blame(now)), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn who_stopped_is_to_blame_in_the_end() {
+        let now = Instant::now();
+        let progress = Progress::new(now - 2 * GRACE);
         progress.note_taken(false);
-        assert_eq!(progress.grace(), Duration::ZERO);
         progress.set_last(0);
-        progress.note_taken(false);
-        assert!(progress.idle() < second && progress.grace() == GRACE);
+        assert!(progress.blame(now - 2 * GRACE) >= GRACE);
     }
 }

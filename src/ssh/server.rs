@@ -9,12 +9,12 @@ use russh::{Limits, MethodKind, MethodSet, Preferred, SshId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::Budget;
 use super::greeting::{Greeting, VERSION, VERSION_LINE, greet};
 use super::handler::Callbacks;
 use super::host_key;
 use super::session::Session;
 use super::sessions::{SessionFacts, Sessions};
-use super::spill::Budget;
 use super::transport::{Link, Transport, transport};
 use super::window;
 use crate::access::AgentKeys;

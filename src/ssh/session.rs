@@ -136,6 +136,7 @@ impl Session {
 
     /// Notes who the agent is.
     pub fn authenticate(&self, user: &str, identity: Identity) {
+        let _ = self.link.agent.set(identity.fingerprint.clone());
         let _ = self.user.set((user.into(), identity));
         self.authenticated.cancel();
     }

@@ -8,8 +8,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ pub struct Link {
     /// How many want nothing to be read.
     holds: AtomicUsize,
     holding: Mutex<Holding>,
+    /// The key that its agent has shown.
+    pub(super) agent: OnceLock<Arc<str>>,
     /// Octets that wait in memory for the disk, of all channels.
     pub(super) backlog: AtomicUsize,
     /// What uploads have learned of this agent.
