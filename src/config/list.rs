@@ -376,6 +376,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("limits.buffer_disk_per_stream", "size", "1GiB", "Size of that temporary file for one answer."),
     setting("limits.buffer_disk", "size", "4GiB", "Size of all such temporary files together."),
     setting(
+        "limits.queue_memory_all",
+        "size",
+        "256MiB",
+        "Size of all that waits in memory to be sent to agents; past it the session with most of it ends.",
+    ),
+    setting(
         "plain.http",
         "list of addresses",
         "",

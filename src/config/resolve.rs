@@ -200,6 +200,7 @@ impl Resolver {
                 .unwrap_or(usize::MAX),
             buffer_memory: self.size("limits.buffer_memory", 4 << 10, 1 << 30),
             buffer_memory_all: self.size("limits.buffer_memory_all", 0, 1 << 40),
+            queue_memory_all: self.size("limits.queue_memory_all", 1 << 20, 1 << 40),
             buffer_disk_per_stream: self.size("limits.buffer_disk_per_stream", 0, 1 << 50),
             buffer_disk: self.size("limits.buffer_disk", 0, 1 << 50),
         };

@@ -268,6 +268,8 @@ pub struct Limits {
     pub buffer_disk_per_stream: u64,
     /// Octets of unread answers kept in temporary files, in all.
     pub buffer_disk: u64,
+    /// Octets that wait in memory to be sent to agents, in all.
+    pub queue_memory_all: u64,
 }
 
 /// Where figures and health are served. There is no login, so nobody else may get there.

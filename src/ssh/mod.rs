@@ -17,6 +17,7 @@ pub mod host_key;
 mod opener;
 mod progress;
 mod pump;
+pub mod queue;
 mod screen;
 mod server;
 mod session;

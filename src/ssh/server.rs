@@ -13,6 +13,7 @@ use super::budget::Budget;
 use super::greeting::{Greeting, VERSION, VERSION_LINE, greet};
 use super::handler::Callbacks;
 use super::host_key;
+use super::queue::Queues;
 use super::session::Session;
 use super::sessions::{SessionFacts, Sessions};
 use super::transport::{Link, Transport, transport};
@@ -63,6 +64,8 @@ pub struct Shared {
     pub closing: CancellationToken,
     /// Space for what visitors have not taken yet.
     pub budget: Arc<Budget>,
+    /// What waits to be sent to agents.
+    pub queues: Arc<Queues>,
     /// The sessions that run.
     pub sessions: Sessions,
     /// What is counted.
@@ -117,15 +120,16 @@ impl Ssh {
             openssh: config_with(host_key::algorithms(), NEVER),
             openssh_aes_gcm: config_with(host_key::aes_gcm_only(), NEVER),
         };
-        let sessions = Sessions::default();
-        let shared = Arc::new(Shared { settings, registry, keys, tasks, closing, budget, sessions, metrics });
-        Arc::new(Self { shared, configs })
+        let (queues, sessions) =
+            (Arc::new(Queues::new(settings.limits.queue_memory_all)), Sessions::default());
+        let shared = Shared { settings, registry, keys, tasks, closing, budget, queues, sessions, metrics };
+        Arc::new(Self { shared: Arc::new(shared), configs })
     }
 
     /// Serves one connection to its end, which is the value.
     pub async fn serve(self: Arc<Self>, io: impl Duplex + 'static, conn: AgentConnection) -> Reason {
         let started = Instant::now();
-        let (io, link) = transport(io, &self.shared.tasks);
+        let (io, link) = transport(io, &self.shared.tasks, &self.shared.queues);
         let session = Session::new(conn.id, conn.peer, self.shared.clone(), link.clone());
         let _guard = EndGuard::enter(session.clone());
         let login = started + self.shared.settings.ssh.login_timeout;

@@ -13,7 +13,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, ReadHalf, WriteHalf};
@@ -23,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ahead::Learned;
 use super::ending::ClosedFirst;
+use super::queue::{Queue, Queues};
 use crate::net::{Duplex, Tasks};
 use crate::observe::Reason;
 
@@ -30,7 +30,7 @@ use crate::observe::Reason;
 const SOFT_MARK: usize = 128 * 1024;
 /// Queued octets at which the session ends. What a session may queue past the soft mark is one
 /// packet of at most 32 KiB a channel, and the library's own messages.
-const HARD_CAP: usize = 64 * 1024 * 1024;
+const HARD_CAP: usize = 24 * 1024 * 1024;
 /// How long the peer may take nothing while something is queued for it.
 const STALL: Duration = Duration::from_secs(60);
 /// How long a link that was cut still writes, and then says goodbye.
@@ -46,6 +46,8 @@ const VERSION_LINE: usize = 255;
 pub struct Transport<S> {
     read: ReadHalf<S>,
     link: Arc<Link>,
+    /// The link's number among all.
+    number: u64,
     /// Octets still to come from the library that were sent already.
     said: usize,
 }
@@ -61,7 +63,9 @@ impl<S> Transport<S> {
 #[derive(Debug, Default)]
 pub struct Link {
     queue: Mutex<Queue>,
-    queued: Notify,
+    /// Those of all sessions.
+    queues: Arc<Queues>,
+    more: Notify,
     drained: Notify,
     arrived: Notify,
     dead: AtomicBool,
@@ -85,20 +89,6 @@ pub struct Link {
     received: AtomicU64,
     sent: AtomicU64,
     version: Mutex<Vec<u8>>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: BytesMut,
-    /// Octets taken from `waiting` that the peer has not taken yet.
-    in_flight: usize,
-    finished: bool,
-}
-
-impl Queue {
-    fn length(&self) -> usize {
-        self.waiting.len() + self.in_flight
-    }
 }
 
 /// For how long nothing was read from the peer lately.
@@ -144,13 +134,27 @@ impl Drop for Hold {
 }
 
 /// Puts a transport on a connection. Its writing task ends with the transport, or when the link
-/// is cut.
-pub fn transport<S: Duplex + 'static>(io: S, tasks: &Tasks) -> (Transport<S>, Arc<Link>) {
+/// is cut. What waits counts among `queues`.
+pub fn transport<S: Duplex + 'static>(
+    io: S,
+    tasks: &Tasks,
+    queues: &Arc<Queues>,
+) -> (Transport<S>, Arc<Link>) {
     let (read, write) = tokio::io::split(io);
-    let link = Arc::new(Link::default());
-    let writer = link.clone();
-    tasks.spawn("ssh writer", async move { writer.write_out(write).await });
-    (Transport { read, link: link.clone(), said: 0 }, link)
+    let link = Arc::new(Link { queues: queues.clone(), ..Link::default() });
+    let number = queues.enter(&link);
+    let writer = Writer(link.clone());
+    tasks.spawn("ssh writer", async move { writer.0.write_out(write).await });
+    (Transport { read, link: link.clone(), number, said: 0 }, link)
+}
+
+/// What is left when nobody writes any more counts no more.
+struct Writer(Arc<Link>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.queue.lock().write_off(&self.0.queues);
+    }
 }
 
 impl Link {
@@ -161,10 +165,21 @@ impl Link {
         self.reader.wake();
     }
 
+    /// Ends the connection, and what is not on its way yet is lost.
+    pub(super) fn give_up(&self, reason: Reason) {
+        self.cut(reason);
+        self.queue.lock().write_off(&self.queues);
+    }
+
+    /// Octets that wait to be sent.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.lock().length()
+    }
+
     fn die(&self) {
         self.dead.store(true, Ordering::Release);
         self.closed.cancel();
-        self.queued.notify_one();
+        self.more.notify_one();
         self.drained.notify_waiters();
     }
 
@@ -272,7 +287,7 @@ impl Link {
             };
             if chunk.is_empty() {
                 self.forget_space();
-                self.queued.notified().await;
+                self.more.notified().await;
                 continue;
             }
             if let Err(reason) = self.write_chunk(write, &chunk).await {
@@ -286,7 +301,7 @@ impl Link {
     fn forget_space(&self) {
         let mut queue = self.queue.lock();
         if queue.waiting.is_empty() {
-            queue.waiting = BytesMut::new();
+            queue.waiting = bytes::BytesMut::new();
         }
     }
 
@@ -302,7 +317,11 @@ impl Link {
                 return Err(Reason::ConnectionLost);
             }
             rest = &rest[written..];
-            self.queue.lock().in_flight = rest.len();
+            {
+                let mut queue = self.queue.lock();
+                queue.in_flight = rest.len();
+                self.queues.count(&mut queue);
+            }
             if self.has_room() {
                 self.drained.notify_waiters();
             }
@@ -360,12 +379,14 @@ impl<S: Duplex> AsyncWrite for Transport<S> {
         let mut queue = self.link.queue.lock();
         if queue.length() + buf.len() > HARD_CAP {
             drop(queue);
-            self.link.cut(Reason::AgentStalled);
+            self.link.give_up(Reason::AgentStalled);
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         queue.waiting.extend_from_slice(buf);
+        self.link.queues.count(&mut queue);
         drop(queue);
-        self.link.queued.notify_one();
+        self.link.queues.keep_bound();
+        self.link.more.notify_one();
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -375,13 +396,14 @@ impl<S: Duplex> AsyncWrite for Transport<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.link.queue.lock().finished = true;
-        self.link.queued.notify_one();
+        self.link.more.notify_one();
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S> Drop for Transport<S> {
     fn drop(&mut self) {
+        self.link.queues.leave(self.number);
         self.link.queue.lock().finished = true;
         self.link.die();
     }
@@ -397,7 +419,7 @@ mod tests {
     async fn a_write_never_waits_and_a_cut_ends_the_read() {
         let (near, mut far) = tokio::io::duplex(16);
         let tasks = Tasks::new();
-        let (mut transport, link) = transport(near, &tasks);
+        let (mut transport, link) = transport(near, &tasks, &Arc::default());
         let text = vec![b'x'; SOFT_MARK + 1];
         transport.write_all(&text).await.expect("queued");
         assert!(!link.has_room());
@@ -418,7 +440,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_read_while_it_is_held() {
         let (near, mut far) = tokio::io::duplex(16);
-        let (mut transport, link) = transport(near, &Tasks::new());
+        let (mut transport, link) = transport(near, &Tasks::new(), &Arc::default());
         far.write_all(b"x").await.expect("open");
         let hold = || link.clone().hold().expect("there is time left");
         let (first, second) = (hold(), hold());
@@ -444,9 +466,43 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_cut() {
         let (near, _far) = tokio::io::duplex(16);
         let tasks = Tasks::new();
-        let (mut transport, link) = transport(near, &tasks);
+        let (mut transport, link) = transport(near, &tasks, &Arc::default());
         transport.write_all(&[0; 64]).await.expect("queued");
         assert!(transport.read_u8().await.is_err());
         assert_eq!(link.cut_reason(), Some(Reason::AgentStalled));
+    }
+
+    #[tokio::test]
+    async fn past_the_sum_who_has_left_most_is_cut() {
+        let (tasks, queues) = (Tasks::new(), Arc::new(Queues::new(1 << 20)));
+        let ((near, mut far), (other, _deaf)) = (tokio::io::duplex(16), tokio::io::duplex(16));
+        let (mut first, link) = transport(near, &tasks, &queues);
+        let (mut second, cut) = transport(other, &tasks, &queues);
+        let text = vec![b'x'; 300 << 10];
+        first.write_all(&text).await.expect("queued");
+        second.write_all(&vec![b'x'; 700 << 10]).await.expect("queued");
+        first.write_all(&text).await.expect("it has left less");
+        assert_eq!((link.cut_reason(), cut.cut_reason()), (None, Some(Reason::AgentStalled)));
+        assert!(second.write_all(b"x").await.is_err());
+        let mut back = vec![0; 2 * text.len()];
+        far.read_exact(&mut back).await.expect("open");
+        first.write_all(&vec![b'x'; 900 << 10]).await.expect("there is space again");
+        drop((first, second, far));
+        tasks.begin_drain();
+        tasks.all_ended().await;
+        assert_eq!(queues.used(), 0, "not all was given back");
+    }
+
+    #[tokio::test]
+    async fn one_session_queues_no_more_than_its_own_bound() {
+        let (near, _far) = tokio::io::duplex(16);
+        let (mut transport, link) = transport(near, &Tasks::new(), &Arc::default());
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..24 {
+            transport.write_all(&piece).await.expect("queued");
+        }
+        assert!(transport.write_all(&piece).await.is_err());
+        assert_eq!(link.cut_reason(), Some(Reason::AgentStalled));
+        assert!(link.queued() <= 1 << 20, "what can never be sent is kept");
     }
 }

@@ -84,6 +84,7 @@ pub fn settings() -> Settings {
             header_bytes: 16 * 1024,
             buffer_memory: 1 << 20,
             buffer_memory_all: 1 << 24,
+            queue_memory_all: 1 << 24,
             buffer_disk_per_stream: 1 << 20,
             buffer_disk: 1 << 20,
         },
