@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, MethodKind, MethodSet, Pty, Sig};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::commands::Command;
 use super::forward::{self, ForwardError};
@@ -33,6 +33,8 @@ type Done<T = ()> = Result<T, russh::Error>;
 pub struct Callbacks {
     session: Arc<Session>,
     terminals: HashMap<ChannelId, mpsc::Sender<Ask>>,
+    /// Places for those that are open, or have something left to say.
+    places: Arc<Semaphore>,
     terminals_opened: usize,
     /// Why the last key was refused, for whoever asks.
     refusal: Option<String>,
@@ -49,6 +51,7 @@ impl Callbacks {
             session,
             rekey,
             terminals: HashMap::new(),
+            places: Arc::new(Semaphore::new(TERMINALS_MAX)),
             terminals_opened: 0,
             refusal: None,
             authenticated_at: None,
@@ -207,14 +210,14 @@ impl Handler for Callbacks {
         _: &mut Library,
     ) -> Done {
         self.terminals.retain(|_, asks| !asks.is_closed());
-        if self.terminals.len() >= TERMINALS_MAX {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
-        }
+        };
         self.terminals_opened += 1;
         let id = channel.id();
         let tasks = self.session.shared.tasks.clone();
-        self.terminals.insert(id, terminal::open(channel, &self.session, &tasks));
+        self.terminals.insert(id, terminal::open(channel, &self.session, &tasks, place));
         reply.accept().await;
         Ok(())
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use russh::server::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::sync::broadcast::error::RecvError::{Closed, Lagged};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::commands::Command;
 use super::screen::Screen;
@@ -45,26 +46,38 @@ enum Output {
     Exit { close: bool },
 }
 
-/// Serves a session channel in a task of its own; returns where its requests go.
-pub fn open(channel: Channel<Msg>, session: &Arc<Session>, tasks: &Tasks) -> mpsc::Sender<Ask> {
+/// Serves a session channel in a task of its own, which holds `place` until all was written; returns
+/// where its requests go.
+pub fn open(
+    channel: Channel<Msg>,
+    session: &Arc<Session>,
+    tasks: &Tasks,
+    place: OwnedSemaphorePermit,
+) -> mpsc::Sender<Ask> {
     let (asks, asked) = mpsc::channel(4);
     let (output, queued) = mpsc::channel(QUEUED);
     let (read, write) = channel.split();
     let (link, of) = (session.link.clone(), session.clone());
     let terminal =
         Terminal { session: session.clone(), output, screen: None, notices: session.notices.watch() };
-    tasks.spawn("ssh terminal", terminal.run(read, asked));
+    let over = CancellationToken::new();
+    tasks.spawn("ssh terminal", terminal.run(read, asked, over.clone()));
     tasks.spawn("ssh terminal output", async move {
+        let _place = place;
         tokio::select! {
             () = write_out(write, queued, &of) => {}
+            () = over.cancelled() => {}
             () = link.closed() => {}
         }
+        over.cancel();
     });
     asks
 }
 
+/// Writes what there is to say, and closes the channel in the end: nobody else would.
 async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Output>, session: &Session) {
     while let Some(output) = queued.recv().await {
+        let closes = matches!(output, Output::Exit { close: true });
         let done = tokio::time::timeout(TAKEN_WITHIN, async {
             match output {
                 Output::Out(text) => write.data_bytes(text).await,
@@ -72,20 +85,26 @@ async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Outp
                 Output::Exit { close: false } => write.exit_status(0).await,
                 Output::Exit { close: true } => {
                     write.exit_status(0).await?;
-                    write.eof().await?;
-                    // Clients wait for the server to close.
-                    session.shared.metrics.ssh.closed_first.one();
-                    session.link.closed_first.note();
-                    write.close().await
+                    write.eof().await
                 }
             }
         })
         .await;
-        // An error: the session is gone. Over time: the client takes nothing, and misses the rest.
-        if !matches!(done, Ok(Ok(()))) {
-            return;
+        match done {
+            // The session is gone.
+            Ok(Err(_)) => return,
+            Ok(Ok(())) if !closes => {}
+            // The client takes nothing, and misses this; closing would end it, and its forwards with it.
+            Err(_) if !session.tunnels().is_empty() => {}
+            // All was said, or the rest is missed.
+            Ok(Ok(())) | Err(_) => break,
         }
     }
+    // Clients wait for the server to close.
+    session.shared.metrics.ssh.closed_first.one();
+    session.link.closed_first.note();
+    // An error: the session is gone.
+    let _ = write.close().await;
 }
 
 #[derive(PartialEq, Eq)]
@@ -102,25 +121,33 @@ struct Terminal {
 }
 
 impl Terminal {
-    async fn run(mut self, mut read: ChannelReadHalf, mut asked: mpsc::Receiver<Ask>) {
+    /// Answers what is asked until the client closes the channel, and cancels `over` then; or until that
+    /// is cancelled, because all was said. The library never tells of the end of a channel that this
+    /// side closes.
+    async fn run(
+        mut self,
+        mut read: ChannelReadHalf,
+        mut asked: mpsc::Receiver<Ask>,
+        over: CancellationToken,
+    ) {
         let mut visits = self.session.visits.watch();
         let mut pty = false;
         loop {
             tokio::select! {
                 message = read.wait() => match message {
                     Some(ChannelMsg::Data { data }) if self.screen.as_ref().is_some_and(|s| s.is_end(&data)) => self.leave(),
-                    Some(ChannelMsg::Close) | None => return,
+                    Some(ChannelMsg::Close) | None => return over.cancel(),
                     Some(_) => {}
                 },
                 Some(ask) = asked.recv() => match ask {
                     Ask::Pty => pty = true,
                     Ask::Interrupt => self.leave(),
                     Ask::Shell => self.show(pty),
-                    // The library never tells of the end of a channel that this side closes.
                     Ask::Exec(command) => if self.answer(&command) == Next::Close {
-                        return;
+                        break;
                     },
                 },
+                () = over.cancelled() => return,
                 visit = visits.recv() => if let Some(screen) = &self.screen {
                     match visit {
                         Ok(visit) => self.print(screen.visit(&visit)),
@@ -133,6 +160,12 @@ impl Terminal {
                     self.say(&notice);
                 },
             }
+        }
+        drop(self.output);
+        let closed = async { while !matches!(read.wait().await, Some(ChannelMsg::Close) | None) {} };
+        tokio::select! {
+            () = closed => over.cancel(),
+            () = over.cancelled() => {}
         }
     }
 

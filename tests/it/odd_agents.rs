@@ -307,3 +307,51 @@ fn what_an_agent_writes_cannot_forge_the_log() {
     assert!(!log.lines().any(|line| line.starts_with("2026-01-01")), "a forged record: {log}");
     assert!(!log.contains('\u{1b}') && !log.contains("c2VjcmV0"), "{log}");
 }
+
+/// Session channels that one session may have open.
+const TERMINALS: usize = 8;
+
+/// Opens session channels with a command each whose answers are never taken; how many were let in.
+fn ask_and_take_nothing(agent: &LibraryAgent, count: usize) -> Vec<Channel<Msg>> {
+    let mut asked = Vec::new();
+    agent.runtime.block_on(async {
+        for _ in 0..count {
+            let Ok(channel) = agent.handle.channel_open_session().await else { continue };
+            channel.exec(true, "tunnel-url /a").await.expect("open");
+            asked.push(channel);
+            // By the answer to this, the command before it was taken.
+            let _ = agent.handle.streamlocal_forward(format!("/{}", asked.len())).await;
+        }
+    });
+    asked
+}
+
+fn takes_nothing() -> russh::client::Config {
+    russh::client::Config { window_size: 0, ..russh::client::Config::default() }
+}
+
+#[test]
+fn commands_whose_answers_are_not_taken_hold_their_places() {
+    let gateway = gateway();
+    let agent = LibraryAgent::that_stays(&gateway, takes_nothing());
+    let asked = ask_and_take_nothing(&agent, 4 * TERMINALS);
+    assert_eq!(asked.len(), TERMINALS, "so many were let in");
+    // A channel that its client closes gives its place back at once.
+    agent.runtime.block_on(asked[0].close()).expect("open");
+    poll("a place", SOON, || (ask_and_take_nothing(&agent, 1).len() == 1).then_some(()));
+}
+
+/// A client has a minute for each piece of an answer.
+#[test]
+fn long_commands_whose_answers_are_not_taken_are_closed() {
+    let mut setup = Setup::new();
+    setup.with_figures();
+    let gateway = setup.start();
+    let agent = LibraryAgent::that_stays(&gateway, takes_nothing());
+    assert_eq!(ask_and_take_nothing(&agent, 4 * TERMINALS).len(), TERMINALS);
+    poll("closed channels", 4 * SOON, || {
+        let closed = gateway.figure("oneport_ssh_channels_closed_first_total");
+        (closed == TERMINALS as u64).then_some(())
+    });
+    poll("places", SOON, || (ask_and_take_nothing(&agent, 1).len() == 1).then_some(()));
+}

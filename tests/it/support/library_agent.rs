@@ -1,14 +1,19 @@
 //! An agent made of the SSH library's own client, over TLS as our own agents come: it does with its
 //! channels what a test likes, and what OpenSSH never would.
 
+use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use russh::Channel;
 use russh::client::{self, ChannelOpenHandle, Handle, Msg, Session};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use super::agent::vector_key;
 use super::gateway::Gateway;
@@ -22,6 +27,8 @@ pub struct LibraryAgent {
     pub handle: Handle<Answers>,
     opened: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
+    /// Keeps the connection open whatever the library does.
+    socket: Option<std::net::TcpStream>,
 }
 
 /// A channel that the gateway asks for.
@@ -89,6 +96,29 @@ impl LibraryAgent {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        // A small queue would let this client dead-lock itself, whatever the gateway does.
+        let config = client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
+        let agent = Self::begin(gateway, config, false, treat);
+        agent.runtime.block_on(agent.handle.streamlocal_forward(request)).expect("forwards");
+        agent
+    }
+
+    /// Logs in only, and never hangs up as long as the value lives.
+    #[track_caller]
+    pub fn that_stays(gateway: &Gateway, config: client::Config) -> Self {
+        Self::begin(gateway, config, true, |_| async {})
+    }
+
+    #[track_caller]
+    fn begin<F>(
+        gateway: &Gateway,
+        config: client::Config,
+        stays: bool,
+        treat: impl Fn(Visit) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -97,8 +127,21 @@ impl LibraryAgent {
         let (opened, ended) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
         let treat: Box<Treat> = Box::new(move |visit| Box::pin(treat(visit)));
         let answers = Answers { treat, opened: opened.clone(), ended: ended.clone() };
-        let handle = runtime.block_on(log_in(gateway, request, answers));
-        Self { runtime, handle, opened, ended }
+        let (handle, socket) = runtime.block_on(log_in(gateway, config, stays, answers));
+        Self { runtime, handle, opened, ended, socket: socket }
+    }
+
+    /// Whether the gateway has ended the connection of one that stays.
+    pub fn is_cut_off(&self) -> bool {
+        let mut all = [0; 4096];
+        let mut socket = self.socket.as_ref().expect("it stays");
+        loop {
+            match io::Read::read(&mut socket, &mut all) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
     }
 
     /// Channels that were asked for.
@@ -120,15 +163,52 @@ impl LibraryAgent {
     }
 }
 
-async fn log_in(gateway: &Gateway, request: &str, answers: Answers) -> Handle<Answers> {
+async fn log_in(
+    gateway: &Gateway,
+    config: client::Config,
+    stays: bool,
+    answers: Answers,
+) -> (Handle<Answers>, Option<std::net::TcpStream>) {
     let key = vector_key("ed25519a");
     let key = decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
-    // A small queue would let this client dead-lock itself, whatever the gateway does.
-    let config = client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
     let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
+    let socket = stays.then(|| stream.get_ref().0.as_fd().try_clone_to_owned().expect("a descriptor").into());
+    let stream = Stream { stream, stays };
     let mut handle = client::connect_stream(Arc::new(config), stream, answers).await.expect("SSH");
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
     assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
-    handle.streamlocal_forward(request).await.expect("forwards");
-    handle
+    (handle, socket)
+}
+
+/// A connection whose end perhaps nobody is told of.
+struct Stream {
+    stream: TlsStream<TcpStream>,
+    stays: bool,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.stays {
+            true => Poll::Ready(Ok(())),
+            false => Pin::new(&mut self.stream).poll_shutdown(cx),
+        }
+    }
 }
