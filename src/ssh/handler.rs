@@ -83,6 +83,7 @@ impl Callbacks {
             let words = format!("{error} ({reason})");
             // It can only fail when the session is ending anyhow.
             let _ = library.disconnect(Disconnect::ByApplication, &words, "");
+            session.end_soon(reason);
         } else {
             session.tell_refusal(&format!("{error} ({reason})"));
         }

@@ -286,6 +286,16 @@ impl Session {
         self.end_reason.lock().or_else(|| self.link.cut_reason())
     }
 
+    /// Ends a session whose peer has just been told why; it has a moment to go itself.
+    pub fn end_soon(&self, reason: Reason) {
+        self.release_all();
+        let link = self.link.clone();
+        self.shared.tasks.spawn("ssh goodbye", async move {
+            let _ = tokio::time::timeout(GOODBYE, link.closed()).await;
+            link.cut(reason);
+        });
+    }
+
     /// Gives every name back. Nothing can be claimed after it.
     pub fn release_all(&self) {
         drop(self.forwards.lock().take());

@@ -355,3 +355,17 @@ fn long_commands_whose_answers_are_not_taken_are_closed() {
     });
     poll("places", SOON, || (ask_and_take_nothing(&agent, 1).len() == 1).then_some(()));
 }
+
+#[test]
+fn who_is_refused_a_forward_and_stays_all_the_same_is_cut_off() {
+    let gateway = gateway();
+    let openssh = russh::SshId::Standard("SSH-2.0-OpenSSH_9.2".into());
+    let config = russh::client::Config { client_id: openssh, ..russh::client::Config::default() };
+    let agent = LibraryAgent::that_stays(&gateway, config);
+    agent.runtime.block_on(agent.handle.streamlocal_forward("/web")).expect("forwards");
+    assert!(agent.runtime.block_on(agent.handle.streamlocal_forward("/bad#nonsense")).is_err());
+    // Nobody is led there any more.
+    poll("the name to be free", SOON, || (visit(&gateway).json()["reason"] == "no-tunnel").then_some(()));
+    gateway.wait_log("end of the session", |record| record["message"] == "session ended");
+    poll("the end of the connection", SOON, || agent.is_cut_off().then_some(()));
+}
