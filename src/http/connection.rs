@@ -25,9 +25,12 @@ use crate::observe::Reason;
 /// Octets that an HTTP/1.1 connection may buffer, each way.
 const BUFFER_MAX: usize = 128 * 1024;
 /// Octets of one HTTP/2 stream that may be on their way up.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Octets of one HTTP/2 connection that may be on their way up.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// Octets of one HTTP/2 connection that may be on their way up: those of all its streams, because a
+/// service that does not read an upload must not stop the others. What that costs is bounded by the
+/// streams to services: each upload that waits for one holds a channel or a connection to it, of which
+/// there are `ssh.max_channels` and `http.upstream_max`.
+const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// Octets of one HTTP/2 stream that may wait to go down.
 const STREAM_BUFFER: usize = 128 * 1024;
 /// Requests that may run at once on an HTTP/2 connection.

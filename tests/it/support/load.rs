@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -60,8 +60,18 @@ pub struct Kept {
 /// A visitor with one connection of HTTP/2.
 pub struct H2 {
     host: String,
-    sender: http2::SendRequest<Empty<Bytes>>,
+    sender: http2::SendRequest<Full<Bytes>>,
     runtime: tokio::runtime::Runtime,
+}
+
+/// An upload that has begun.
+pub struct Upload(tokio::task::JoinHandle<hyper::Result<Bytes>>);
+
+impl Upload {
+    /// Whether its answer has come.
+    pub fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
 }
 
 /// What small requests took.
@@ -298,12 +308,26 @@ impl H2 {
     pub fn ask(&self, path: &str, count: usize) -> Vec<http::Response<Incoming>> {
         let url = format!("https://{}{path}", self.host);
         let ask = || {
-            let request = http::Request::get(&url).body(Empty::new()).expect("a request");
+            let request = http::Request::get(&url).body(Full::default()).expect("a request");
             self.sender.clone().send_request(request)
         };
         let answers = futures_util::future::try_join_all((0..count).map(|_| ask()));
         let answers = self.runtime.block_on(async { tokio::time::timeout(SOON, answers).await });
         answers.expect("answers in time").expect("answers")
+    }
+
+    /// Begins an upload to `host`, which need not be the one connected to; the value is its answer.
+    pub fn upload(&self, host: &str, body: Bytes) -> Upload {
+        let request = http::Request::post(format!("https://{host}/upload")).body(Full::new(body));
+        let answer = self.sender.clone().send_request(request.expect("a request"));
+        Upload(self.runtime.spawn(async move { answer.await?.collect().await.map(|all| all.to_bytes()) }))
+    }
+
+    /// Waits for the answer to an upload.
+    #[track_caller]
+    pub fn uploaded(&self, upload: Upload) -> hyper::Result<Bytes> {
+        let answer = self.runtime.block_on(async { tokio::time::timeout(SOON, upload.0).await });
+        answer.expect("an answer in time").expect("no panic")
     }
 
     /// Takes an answer to its end.
