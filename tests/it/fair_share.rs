@@ -21,8 +21,29 @@ const ROUNDS_MAX: usize = 11;
 /// The part of the machine that others may take for it not to be busy.
 const LITTLE: f64 = 0.15;
 
-/// Small requests to one agent, beside a bulk transfer through the same one and, for comparison in
-/// the same round, through another: that one takes as much of the machine.
+/// What small requests took, in the same round, beside less and beside more.
+type Round = (Latency, Latency);
+
+/// Compares them in so many rounds, of which those count in which the machine was least busy.
+fn compare(mut round: impl FnMut() -> Round) {
+    let busy = |(less, more): &Round| less.others.max(more.others);
+    let mut rounds = Vec::new();
+    while rounds.len() < ROUNDS_MAX && rounds.iter().filter(|round| busy(round) < LITTLE).count() < ROUNDS {
+        rounds.push(round());
+    }
+    rounds.sort_by(|one, other| busy(one).total_cmp(&busy(other)));
+    rounds.truncate(ROUNDS);
+    // Everything takes as many times longer as the machine had less time for it.
+    let added =
+        |(less, more): &Round| more.p99.saturating_sub(less.p99).mul_f64(less.left().min(more.left()));
+    let added = median(rounds.iter().map(added).collect());
+    let is_telling = rounds.iter().all(|(less, more)| less.is_telling() && more.is_telling());
+    let verdict = if is_telling { "too long" } else { "the machine is too busy to tell" };
+    assert!(added <= ADDED, "{verdict}: {added:?} were added; without and with: {rounds:?}");
+}
+
+/// Small requests to one agent, beside a bulk transfer through the same one and, for comparison,
+/// through another: that one takes as much of the machine.
 fn small_beside_bulk(bulk: fn(&Visitors) -> Bulk) {
     let (gateway, small, large) = (Gateway::start(), Backend::start(), Backend::start());
     let _agent: Agent =
@@ -35,21 +56,22 @@ fn small_beside_bulk(bulk: fn(&Visitors) -> Bulk) {
         let _bulk = bulk(&Visitors::of(&gateway, host));
         kept.calm_latency(REQUESTS)
     };
-    let busy = |(apart, together): &(Latency, Latency)| apart.others.max(together.others);
-    let mut rounds = Vec::new();
-    while rounds.len() < ROUNDS_MAX && rounds.iter().filter(|round| busy(round) < LITTLE).count() < ROUNDS {
-        rounds.push((beside(other_host), beside(&host("bulk"))));
-    }
-    rounds.sort_by(|one, other| busy(one).total_cmp(&busy(other)));
-    rounds.truncate(ROUNDS);
-    // Everything takes as many times longer as the machine had less time for it.
-    let added = |(apart, together): &(Latency, Latency)| {
-        together.p99.saturating_sub(apart.p99).mul_f64(apart.left().min(together.left()))
-    };
-    let added = median(rounds.iter().map(added).collect());
-    let is_telling = rounds.iter().all(|(apart, together)| apart.is_telling() && together.is_telling());
-    let verdict = if is_telling { "too long" } else { "the machine is too busy to tell" };
-    assert!(added <= ADDED, "{verdict}: {added:?} were added; apart and together: {rounds:?}");
+    compare(|| (beside(other_host), beside(&host("bulk"))));
+}
+
+/// The same beside a bulk transfer through the same agent, and beside nothing at all.
+fn small_beside_bulk_and_beside_nothing(bulk: fn(&Visitors) -> Bulk) {
+    let (gateway, small, large) = (Gateway::start(), Backend::start(), Backend::start());
+    let _agent: Agent =
+        OpenSsh::new(&gateway).forward("/web", small.address()).forward("/bulk", large.address()).start();
+    let visitors = Visitors::of(&gateway, &host("bulk"));
+    let mut kept = Kept::new(&gateway, &host("web"));
+    kept.latency(REQUESTS);
+    compare(|| {
+        let alone = kept.calm_latency(REQUESTS);
+        let _bulk = bulk(&visitors);
+        (alone, kept.calm_latency(REQUESTS))
+    });
 }
 
 #[test]
@@ -60,4 +82,9 @@ fn small_requests_beside_a_bulk_download() {
 #[test]
 fn small_requests_beside_a_bulk_upload() {
     small_beside_bulk(Bulk::up);
+}
+
+#[test]
+fn small_requests_beside_a_bulk_download_and_beside_nothing() {
+    small_beside_bulk_and_beside_nothing(Bulk::down);
 }
