@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::list::{ENV_PREFIX, SETTINGS, Setting};
+use super::list::SETTINGS;
 use super::nearest::nearest;
+use super::setting::{ENV_PREFIX, Setting};
 use super::written::{Value, Written, WrittenLogin};
 use super::{Fault, PemPair, PemSource, Secret};
 

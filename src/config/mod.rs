@@ -16,6 +16,7 @@ mod nearest;
 mod oidc;
 mod resolve;
 mod routes;
+mod setting;
 mod settings;
 mod value;
 pub mod watch;
@@ -29,8 +30,9 @@ pub use dns::{
     SecretSource, TsigHash,
 };
 pub use fault::{Fault, Faults};
-pub use list::{SETTINGS, Setting};
+pub use list::SETTINGS;
 pub use oidc::{OidcProfiles, OidcRule, OidcSettings, OidcWho};
+pub use setting::Setting;
 pub use settings::{
     AccessSettings, AdminListen, AnyKey, BackendAddr, BaseUrl, CertificateSource, HttpSettings, IssuerKeys,
     IssuerSettings, JwksUrl, Limits, LogSettings, PemPair, PemSource, RouteSettings, Secret, Settings,

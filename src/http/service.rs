@@ -188,16 +188,7 @@ impl Session {
         }
         let (mut parts, body) = response.into_parts();
         headers::clean_answer(&mut parts, h1, upload.as_deref());
-        let plan = injection.as_ref().and_then(|injection| {
-            Some((injection, injection.adjust(&method, parts.status, &mut parts.headers)?))
-        });
-        let body = match plan {
-            Some((injection, plan)) if !http_body::Body::is_end_stream(&body) => {
-                let cut = body.cut().cloned().unwrap_or_default();
-                Answer::injected(Injected::new(body, injection.elements(), plan), cut)
-            }
-            _ => Answer::relayed(body),
-        };
+        let body = relay(&mut parts, body, injection.as_ref(), &method);
         let mut answer = Response::new(body.held(permit.hold()));
         (*answer.status_mut(), *answer.headers_mut()) = (parts.status, parts.headers);
         Ok(Outcome::Answered(answer, Reason::Answered))
@@ -344,6 +335,24 @@ impl Session {
         record.answered(answer.status());
         self.gate.answer(false);
         answer.map(|body| body.with_record(record, reason, &self.cut))
+    }
+}
+
+/// A service's body, with scripts put in where that is asked for; the head is made to fit.
+fn relay(
+    parts: &mut http::response::Parts,
+    body: Exchange,
+    injection: Option<&Injection>,
+    method: &Method,
+) -> Answer {
+    let plan = injection
+        .and_then(|injection| Some((injection, injection.adjust(method, parts.status, &mut parts.headers)?)));
+    match plan {
+        Some((injection, plan)) if !http_body::Body::is_end_stream(&body) => {
+            let cut = body.cut().cloned().unwrap_or_default();
+            Answer::injected(Injected::new(body, injection.elements(), plan), cut)
+        }
+        _ => Answer::relayed(body),
     }
 }
 

@@ -16,9 +16,10 @@ use tokio::task::JoinHandle;
 
 use super::budget::{Budget, SpillError};
 use super::channel::{Failure, PIECE};
+use super::hold::Hold;
 use super::progress::Progress;
 use super::spill::Spill;
-use super::transport::{Hold, Link};
+use super::transport::Link;
 
 /// What the pieces of all channels of a session may cost in memory, in octets, before nothing is
 /// read from its agent.

@@ -13,6 +13,7 @@ pub mod ending;
 pub mod forward;
 mod greeting;
 mod handler;
+mod hold;
 pub mod host_key;
 mod opener;
 mod progress;

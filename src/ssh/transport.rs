@@ -17,11 +17,11 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ahead::Learned;
 use super::ending::ClosedFirst;
+use super::hold::Holding;
 use super::queue::{Queue, Queues};
 use crate::net::{Duplex, Tasks};
 use crate::observe::Reason;
@@ -35,10 +35,6 @@ const HARD_CAP: usize = 24 * 1024 * 1024;
 const STALL: Duration = Duration::from_secs(60);
 /// How long a link that was cut still writes, and then says goodbye.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long nothing may be read from a peer that sends faster than the disk takes, ...
-const HOLD_MOST: Duration = Duration::from_secs(3);
-/// ... within this span.
-const HOLD_SPAN: Duration = Duration::from_secs(10);
 /// Longest version line (RFC 4253, section 4.2).
 const VERSION_LINE: usize = 255;
 
@@ -71,10 +67,10 @@ pub struct Link {
     dead: AtomicBool,
     closed: CancellationToken,
     died: Mutex<Option<Reason>>,
-    reader: AtomicWaker,
+    pub(super) reader: AtomicWaker,
     /// How many want nothing to be read.
-    holds: AtomicUsize,
-    holding: Mutex<Holding>,
+    pub(super) holds: AtomicUsize,
+    pub(super) holding: Mutex<Holding>,
     /// The key that its agent has shown.
     pub(super) agent: OnceLock<Arc<str>>,
     /// Octets that wait in memory for the disk, of all channels.
@@ -89,48 +85,6 @@ pub struct Link {
     received: AtomicU64,
     sent: AtomicU64,
     version: Mutex<Vec<u8>>,
-}
-
-/// For how long nothing was read from the peer lately.
-#[derive(Debug, Default)]
-struct Holding {
-    /// When the span began over which it is added up.
-    span: Option<Instant>,
-    used: Duration,
-    /// When reading stopped, if it has.
-    since: Option<Instant>,
-}
-
-/// While it lives, nothing is read from the peer.
-#[derive(Debug)]
-pub struct Hold {
-    link: Arc<Link>,
-    until: Instant,
-}
-
-impl Hold {
-    /// Whether it has lasted as long as it may.
-    pub fn is_over(&self) -> bool {
-        Instant::now() >= self.until
-    }
-
-    /// Resolves when it has. Cancel safe.
-    pub async fn over(&self) {
-        tokio::time::sleep_until(self.until).await;
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut holding = self.link.holding.lock();
-        if self.link.holds.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(since) = holding.since.take()
-        {
-            holding.used += since.elapsed();
-        }
-        drop(holding);
-        self.link.reader.wake();
-    }
 }
 
 /// Puts a transport on a connection. Its writing task ends with the transport, or when the link
@@ -224,24 +178,6 @@ impl Link {
     /// Resolves when something more has arrived from the peer. Cancel safe.
     pub async fn received_more(&self) {
         self.arrived.notified().await;
-    }
-
-    /// Has nothing be read from the peer while the value lives. `None` when that was so for
-    /// `HOLD_MOST` in the last `HOLD_SPAN` already, whoever asked for it: keep-alives and
-    /// others' answers must get through.
-    pub fn hold(self: Arc<Self>) -> Option<Hold> {
-        let now = Instant::now();
-        let mut holding = self.holding.lock();
-        if holding.span.is_none_or(|span| now - span >= HOLD_SPAN) {
-            (holding.span, holding.used) = (Some(now), Duration::ZERO);
-            holding.since = holding.since.map(|_| now);
-        }
-        let used = holding.used + holding.since.map_or(Duration::ZERO, |since| now - since);
-        let left = HOLD_MOST.checked_sub(used).filter(|left| !left.is_zero())?;
-        holding.since.get_or_insert(now);
-        self.holds.fetch_add(1, Ordering::AcqRel);
-        drop(holding);
-        Some(Hold { link: self, until: now + left })
     }
 
     /// Octets received from the peer, and sent to it.
@@ -435,31 +371,6 @@ mod tests {
         let (read, ()) = tokio::join!(transport.read_u8(), async move { cutter.cut(Reason::TakenOver) });
         assert!(read.is_err());
         assert_eq!(link.cut_reason(), Some(Reason::TakenOver));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_read_while_it_is_held() {
-        let (near, mut far) = tokio::io::duplex(16);
-        let (mut transport, link) = transport(near, &Tasks::new(), &Arc::default());
-        far.write_all(b"x").await.expect("open");
-        let hold = || link.clone().hold().expect("there is time left");
-        let (first, second) = (hold(), hold());
-        let short = Duration::from_millis(10);
-        assert!(tokio::time::timeout(short, transport.read_u8()).await.is_err());
-        drop(first);
-        let (read, ()) = tokio::join!(transport.read_u8(), async move {
-            tokio::time::sleep(short).await;
-            drop(second);
-        });
-        assert_eq!(read.expect("open"), b'x');
-        let long = hold();
-        long.over().await;
-        assert!(long.is_over() && link.clone().hold().is_none(), "the time is used up");
-        drop(long);
-        tokio::time::sleep(HOLD_SPAN).await;
-        let _hold = hold();
-        link.cut(Reason::TakenOver);
-        assert!(transport.read_u8().await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

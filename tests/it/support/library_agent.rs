@@ -128,7 +128,7 @@ impl LibraryAgent {
         let treat: Box<Treat> = Box::new(move |visit| Box::pin(treat(visit)));
         let answers = Answers { treat, opened: opened.clone(), ended: ended.clone() };
         let (handle, socket) = runtime.block_on(log_in(gateway, config, stays, answers));
-        Self { runtime, handle, opened, ended, socket: socket }
+        Self { runtime, handle, opened, ended, socket }
     }
 
     /// Whether the gateway has ended the connection of one that stays.
