@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use parking_lot::Mutex;
+
+use super::keep::{self, hex, unhex};
 
 /// Most sessions that are remembered; for one more, the one that ends first is forgotten.
 const ENDED_MAX: usize = 100_000;
@@ -30,11 +31,7 @@ impl Logouts {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn open(path: PathBuf, now: i64) -> io::Result<Self> {
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
+        let text = keep::read(&path)?;
         let ended =
             text.lines().filter_map(parse).filter(|(_, until)| *until > now).take(ENDED_MAX).collect();
         Ok(Self { path, ended: Mutex::new(ended), writing: Mutex::default() })
@@ -68,38 +65,22 @@ impl Logouts {
         let _turn = self.writing.lock();
         let mut text = String::new();
         for (id, until) in self.ended.lock().iter().filter(|(_, until)| **until > now) {
-            for octet in id {
-                let _ = write!(text, "{octet:02x}");
-            }
-            let _ = writeln!(text, " {until}");
+            let _ = writeln!(text, "{} {until}", hex(id));
         }
-        write_whole(&self.path, &text)
+        keep::write(&self.path, &text)
     }
-}
-
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path).map(drop).map_err(|lost| lost.error)
 }
 
 /// `HEX UNTIL`.
 fn parse(line: &str) -> Option<(SessionId, i64)> {
-    let (hex, until) = line.split_once(' ')?;
-    if hex.len() != 32 || !hex.is_ascii() {
-        return None;
-    }
-    let mut id = SessionId::default();
-    for (octet, digits) in id.iter_mut().zip((0..32).step_by(2)) {
-        *octet = u8::from_str_radix(&hex[digits..digits + 2], 16).ok()?;
-    }
-    Some((id, until.parse().ok()?))
+    let (id, until) = line.split_once(' ')?;
+    Some((unhex(id)?, until.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -46,6 +46,8 @@ pub enum Purpose {
     Visit,
     /// A login at another provider that is under way.
     Provider,
+    /// A guest link.
+    Guest,
 }
 
 impl Purpose {
@@ -54,6 +56,7 @@ impl Purpose {
             Self::Login => "login",
             Self::Visit => "visit",
             Self::Provider => "provider",
+            Self::Guest => "guest",
         }
     }
 }
@@ -264,7 +267,7 @@ impl Inner {
         let keys = Arc::new(keys);
         self.keys.store(keys.clone());
         let is_gone = |known: &&Key| keys.iter().all(|key| key.name != known.name);
-        old.iter().filter(is_gone).for_each(|gone| gone.basis.end(Reason::LoginEnded));
+        old.iter().filter(is_gone).for_each(|gone| gone.basis.end(Reason::SecretRemoved));
     }
 }
 
@@ -392,7 +395,7 @@ mod tests {
         let by_new = basis();
         assert_eq!((by_old.ended(), by_new.ended()), (None, None));
         replace(&["new"]);
-        assert_eq!((by_old.ended(), by_new.ended()), (Some(Reason::LoginEnded), None));
+        assert_eq!((by_old.ended(), by_new.ended()), (Some(Reason::SecretRemoved), None));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::hold::{Bases, Hold};
 use super::logouts::{Logouts, SessionId};
 use super::oidc::{Oidc, OidcError};
 use super::seal::{Opened, Purpose, SealError, Seals, SecretName, random};
+use super::shares::Shares;
 use crate::config::{AccessSettings, IssuerSettings, OidcSettings};
 use crate::net::Tasks;
 use crate::observe::Reason;
@@ -82,6 +83,7 @@ struct Inner {
     /// What visits rest on, by the session and the secret that its cookie is sealed with.
     bases: Bases<(SessionId, SecretName)>,
     provider: Option<Oidc>,
+    shares: Shares,
 }
 
 /// Why there can be no sessions.
@@ -93,11 +95,11 @@ pub enum SessionsError {
     /// Where people log in.
     #[error(transparent)]
     Provider(#[from] OidcError),
-    /// The list of those that were ended.
+    /// The list of sessions that were ended, or of guest links.
     #[error(
-        "cannot read which sessions were ended from `{path}`: {error}; let this user read it, or remove it"
+        "cannot read `{path}`: {error}; let this user read it; without it, who logged out is logged in again, or guest links end"
     )]
-    Logouts {
+    List {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -223,22 +225,26 @@ impl Sessions {
     /// # Errors
     /// When one of them cannot be read, or the secret not be made.
     pub fn open(settings: &AccessSettings, login: &str, state_dir: &Path) -> Result<Self, SessionsError> {
-        let path = state_dir.join("logouts");
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let logouts =
-            Logouts::open(path.clone(), now).map_err(|error| SessionsError::Logouts { path, error })?;
+        let fail = |path: PathBuf| move |error| SessionsError::List { path, error };
+        let path = state_dir.join("logouts");
+        let logouts = Logouts::open(path.clone(), now).map_err(fail(path))?;
+        let seals = Seals::open(settings)?;
+        let path = state_dir.join("shares");
+        let shares = Shares::open(path.clone(), seals.clone(), settings.share_max).map_err(fail(path))?;
         let mut origins: HashSet<_> = settings.issuers.iter().map(Origin::issuer).collect();
         origins.insert(Origin::key());
         origins.extend(settings.oidc.iter().map(Origin::oidc));
         let provider = settings.oidc.as_ref().map(|oidc| Oidc::open(oidc, format!("{login}/callback")));
         Ok(Self(Arc::new(Inner {
-            seals: Seals::open(settings)?,
+            seals,
             codes: Codes::default(),
             logouts,
             lifetime: settings.session_ttl,
             origins,
             bases: Bases::default(),
             provider: provider.transpose()?,
+            shares,
         })))
     }
 
@@ -251,6 +257,12 @@ impl Sessions {
     #[must_use]
     pub fn seals(&self) -> &Seals {
         &self.0.seals
+    }
+
+    /// The guest links.
+    #[must_use]
+    pub fn shares(&self) -> &Shares {
+        &self.0.shares
     }
 
     /// Where people log in, if not here.
@@ -358,7 +370,7 @@ impl Sessions {
     }
 }
 
-fn hash(profile: &str) -> [u8; HASH] {
+pub(super) fn hash(profile: &str) -> [u8; HASH] {
     let mut hash = [0; HASH];
     hash.copy_from_slice(&digest(profile)[..HASH]);
     hash

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::issuers::{Issuers, Refused};
-use super::{Hold, Identity, Session, TokenFault};
+use super::{Guest, Hold, Identity, Session, TokenFault};
 
 /// Who may visit a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Way {
     Cookie,
     /// The cookie of a login.
     Session,
+    /// The cookie of a guest link.
+    Guest,
 }
 
 /// What a visitor shows of who they are.
@@ -55,6 +57,8 @@ pub struct Credentials<'a> {
     pub cookies: Vec<&'a str>,
     /// Who they are since they logged in, if that is good now.
     pub session: Option<Session>,
+    /// What a guest link says that is good now.
+    pub guest: Option<Guest>,
 }
 
 /// Proof that a visit was allowed. Only this room makes one.
@@ -173,6 +177,9 @@ pub fn authenticate(
 ) -> Result<Permit, Denial> {
     if let Some(session) = credentials.session.as_ref().filter(|session| session.may_see(owner)) {
         return Ok(Permit::held(Way::Session, session.hold()));
+    }
+    if let Some(guest) = credentials.guest.as_ref().filter(|guest| guest.may_see(owner)) {
+        return Ok(Permit::held(Way::Guest, guest.hold()));
     }
     let mut by_cookie = None;
     for token in credentials.cookies.iter().take(COOKIES_MAX) {

@@ -13,7 +13,7 @@ use crate::http::Http;
 use crate::net::{BindError, Tasks};
 use crate::observe::Metrics;
 use crate::registry::Registry;
-use crate::ssh::{Ssh, host_key};
+use crate::ssh::{Ssh, Trust, host_key};
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,7 @@ pub fn provision(
     let issuers = Issuers::open(&settings.access)?;
     let sessions = Sessions::open(&settings.access, &settings.base.login_url(), path)?;
     sessions.watch(visitors);
+    let shares = sessions.shares().clone();
     let challenges = Challenges::default();
     let dns = dns::provider(settings)?;
     let acme = Acme::open(settings, &certs, &challenges, dns, orders)?;
@@ -112,8 +113,7 @@ pub fn provision(
     let ssh = Ssh::new(
         settings.clone(),
         registry.clone(),
-        keys.clone(),
-        host_key,
+        Trust { host_key, keys: keys.clone(), shares },
         agents.clone(),
         closing,
         metrics.clone(),

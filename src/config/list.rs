@@ -263,6 +263,12 @@ pub const SETTINGS: &[Setting] = &[
         "PEM file with the authority of the provider's server, where that is a private one.",
     ),
     setting(
+        "access.share_max",
+        "duration",
+        "30d",
+        "How long a guest link may open a private preview at most; `0s` allows none. Links that are there stay as they are.",
+    ),
+    setting(
         "access.isolate_cookies",
         "true or false",
         "true",

@@ -303,6 +303,8 @@ pub struct AccessSettings {
     pub secrets_file: PathBuf,
     /// How long a login lasts.
     pub session_ttl: Duration,
+    /// How long a guest link may be good; zero: there are none.
+    pub share_max: Duration,
     /// Whether a cookie of a preview stays on the host of that preview.
     pub isolate_cookies: bool,
     /// Where people log in who came with a browser: the base URL of the hosted service that

@@ -1,5 +1,6 @@
-//! Where a login arrives at a preview: `/.oneport/login` on its own host takes a one-time code,
-//! sets the host's cookie, and sends the browser on to where it wanted to go.
+//! Where a login or a guest arrives at a preview: `/.oneport/login` on its own host takes a one-time
+//! code, `/.oneport/guest` a guest link; each sets the host's cookie, and sends the browser on to
+//! where it wanted to go.
 
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -9,18 +10,35 @@ use super::body::{Answer, Outgoing};
 use super::login::{field, is_path};
 use super::respond::{Failure, Form, own};
 use super::session::{self, Browser, Kind};
+use crate::access::{AccessLevel, GUEST_PATH};
+use crate::config::BaseUrl;
 use crate::name::HostName;
 use crate::observe::Reason;
 use crate::registry::Tunnel;
 
-/// The path that a preview's own service cannot have.
+/// Where a login arrives: a path that a private preview's service cannot have.
 pub(super) const PATH: &str = "/.oneport/login";
 
-/// Completes a login.
+/// Answers what is not for the preview's service, but for its host; `None` for all else.
 ///
 /// # Errors
-/// When the code is not good for this host and browser.
-pub(super) fn complete(
+/// When the code or the link is not good for this host, or the code not for this browser.
+pub(super) fn answer(
+    http: &Http,
+    tunnel: &Tunnel,
+    host: &HostName,
+    request: &Request<Outgoing>,
+) -> Result<Option<Response<Answer>>, Failure> {
+    match request.uri().path() {
+        PATH if tunnel.access == AccessLevel::Private => complete(http, tunnel, host, request).map(Some),
+        // On a public preview as well: no service is to see a link.
+        GUEST_PATH => welcome(http, tunnel, host, request).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Completes a login.
+fn complete(
     http: &Http,
     tunnel: &Tunnel,
     host: &HostName,
@@ -37,8 +55,7 @@ pub(super) fn complete(
         ));
     }
     let query = request.uri().query().unwrap_or_default();
-    let path = field(query, "returnPath").filter(|path| is_path(path)).unwrap_or_else(|| "/".to_owned());
-    let to = format!("{}{path}", base.url_of(host).trim_end_matches('/'));
+    let to = way_on(base, host, query);
     let code = field(query, "code").unwrap_or_default();
     let browser = Browser::mark_in(Kind::Browser, request.headers(), base).unwrap_or_default();
     let cookie = match http.sessions.redeem(&code, host.as_str(), &browser) {
@@ -48,14 +65,59 @@ pub(super) fn complete(
         Ok(_) => return Err(failed("this login is not for the agent who offers this preview now", &to)),
         Err(fault) => return Err(failed(&fault.to_string(), &to)),
     };
-    let mut answer = own(StatusCode::SEE_OTHER, Form::Text, format!("go to {to}\n"));
+    Ok(go_on(request, &to, cookie))
+}
+
+/// Lets a guest in. Looking uses nothing up, so that programs which try links do no harm.
+fn welcome(
+    http: &Http,
+    tunnel: &Tunnel,
+    host: &HostName,
+    request: &Request<Outgoing>,
+) -> Result<Response<Answer>, Failure> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Failure::new(
+            Reason::MethodNotAllowed,
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD are for this path",
+            "open the link with a browser",
+        )
+        .with(header::ALLOW, HeaderValue::from_static("GET, HEAD")));
+    }
+    let base = &http.settings.base;
+    let query = request.uri().query().unwrap_or_default();
+    let to = way_on(base, host, query);
+    if tunnel.access == AccessLevel::Public {
+        return Ok(go_on(request, &to, None));
+    }
+    let link = field(query, "link").unwrap_or_default();
+    let guest = http.sessions.shares().guest(&link, host.as_str(), &tunnel.owner);
+    let guest = guest.map_err(|fault| {
+        let next = "open it exactly as it was sent to you, or ask for another";
+        Failure::new(fault.reason(), StatusCode::FORBIDDEN, fault.to_string(), next)
+            .with(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
+    })?;
+    Ok(go_on(request, &to, Kind::Guest.set(base, &link, guest.left().as_secs())))
+}
+
+/// Where somebody goes on to: a path on this host, and nowhere else.
+fn way_on(base: &BaseUrl, host: &HostName, query: &str) -> String {
+    let path = field(query, "returnPath").filter(|path| is_path(path)).unwrap_or_else(|| "/".to_owned());
+    format!("{}{path}", base.url_of(host).trim_end_matches('/'))
+}
+
+/// Sends somebody on. Who sends `Authorization` is told where to instead: it is redirected nowhere.
+fn go_on(request: &Request<Outgoing>, to: &str, cookie: Option<HeaderValue>) -> Response<Answer> {
+    let is_sent = !request.headers().contains_key(header::AUTHORIZATION);
+    let status = if is_sent { StatusCode::SEE_OTHER } else { StatusCode::OK };
+    let mut answer = own(status, Form::Text, format!("go to {to}\n"));
     let headers = answer.headers_mut();
     session::put(headers, cookie);
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    if let Ok(to) = HeaderValue::try_from(to) {
+    if let (true, Ok(to)) = (is_sent, HeaderValue::try_from(to)) {
         headers.insert(header::LOCATION, to);
     }
-    Ok(answer)
+    answer
 }
 
 fn failed(what: &str, to: &str) -> Failure {

@@ -25,7 +25,8 @@ pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
         (Some(field), None) => token_in(field),
         _ => None,
     };
-    Credentials { authorization, cookies: values_of(headers, TOKEN_COOKIE).collect(), session: None }
+    let cookies = values_of(headers, TOKEN_COOKIE).collect();
+    Credentials { authorization, cookies, session: None, guest: None }
 }
 
 /// The values of cookies of one name, in their order.

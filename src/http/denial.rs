@@ -102,7 +102,7 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
                 .with(header::WWW_AUTHENTICATE, challenge);
             match way {
                 Way::Basic => failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC)),
-                Way::Bearer | Way::Cookie | Way::Session => failure,
+                Way::Bearer | Way::Cookie | Way::Session | Way::Guest => failure,
             }
         }
         Denial::OtherProfile => {
@@ -119,6 +119,8 @@ pub(super) fn no_longer(why: Reason) -> Failure {
     let what = match why {
         Reason::IssuerKeyRemoved => "the key that the token is signed with was withdrawn by its issuer",
         Reason::LoginEnded => "the login that allowed this request was ended",
+        Reason::LinkEnded => "the guest link that allowed this request was taken back",
+        Reason::SecretRemoved => "the secret was removed that the login or the guest link is sealed with",
         _ => "what this request was allowed by has expired before the service answered",
     };
     let next = "get another token, or log in again";

@@ -125,10 +125,9 @@ impl Session {
             }
             Route::Tunnel(name, path) => {
                 let tunnel = self.http.registry.look_up(&name).ok_or_else(|| no_tunnel(name.as_str()))?;
-                if let (None, Some(host), callback::PATH) = (&path, &addressee.host, request.uri().path())
-                    && tunnel.access == AccessLevel::Private
+                if let (None, Some(host)) = (&path, &addressee.host)
+                    && let Some(answer) = callback::answer(&self.http, &tunnel, host, &request)?
                 {
-                    let answer = callback::complete(&self.http, &tunnel, host, &request)?;
                     return Ok(Outcome::Answered(answer, Reason::OwnAnswer));
                 }
                 if let Some(path) = path {
@@ -221,7 +220,11 @@ impl Session {
         let credentials = match host {
             Host::Tunnel(AccessLevel::Private, _) => {
                 let session = session::of_visit(&self.http, headers, own_host);
-                Credentials { session, ..credentials(headers) }
+                let guest = match target {
+                    Target::Tunnel(tunnel) => session::of_guest(&self.http, headers, tunnel, own_host),
+                    Target::Route(_) => None,
+                };
+                Credentials { session, guest, ..credentials(headers) }
             }
             _ => Credentials::default(),
         };

@@ -10,7 +10,7 @@ use http::{Method, Request};
 use super::Http;
 use super::body::Outgoing;
 use super::credentials::{credentials, values_of};
-use crate::access::{self, Permit, Session, Way};
+use crate::access::{self, Guest, Permit, Session, Way};
 use crate::config::BaseUrl;
 use crate::name::HostName;
 use crate::registry::{Target, Tunnel};
@@ -32,11 +32,13 @@ pub(super) enum Kind {
     Browser,
     /// Which browser was sent on to the provider, on the login host.
     Provider,
+    /// A guest link, on the host of its preview.
+    Guest,
 }
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 4] = [Self::Login, Self::Visit, Self::Browser, Self::Provider];
+    pub(super) const ALL: [Self; 5] = [Self::Login, Self::Visit, Self::Browser, Self::Provider, Self::Guest];
 
     const fn bare(self) -> &'static str {
         match self {
@@ -44,6 +46,7 @@ impl Kind {
             Self::Visit => "oneport-visit",
             Self::Browser => "oneport-browser",
             Self::Provider => "oneport-provider",
+            Self::Guest => "oneport-guest",
         }
     }
 
@@ -84,6 +87,17 @@ pub(super) fn of_login(http: &Http, headers: &HeaderMap) -> Option<Session> {
 pub(super) fn of_visit(http: &Http, headers: &HeaderMap, host: Option<&HostName>) -> Option<Session> {
     let sealed = Kind::Visit.find(&http.settings.base, headers)?;
     http.sessions.of_visit(&sealed, host?.as_str())
+}
+
+/// Who comes by a guest link to a preview's own host, where alone they have its cookie.
+pub(super) fn of_guest(
+    http: &Http,
+    headers: &HeaderMap,
+    tunnel: &Tunnel,
+    host: Option<&HostName>,
+) -> Option<Guest> {
+    let sealed = Kind::Guest.find(&http.settings.base, headers)?;
+    http.sessions.shares().guest(&sealed, host?.as_str(), &tunnel.owner).ok()
 }
 
 /// `Set-Cookie` for a login on the login host.
@@ -177,7 +191,7 @@ mod tests {
 
     #[test]
     fn our_names_are_known_in_every_spelling() {
-        let ours = ["__Host-oneport-visit", "__hOST-Oneport-Login", "oneport-browser", "oneport-provider"];
+        let ours = ["__Host-oneport-visit", "__hOST-Oneport-Login", "oneport-browser", "oneport-guest"];
         assert!(ours.iter().all(|name| Kind::is_one(name.as_bytes())));
         let others = ["oneport", "__Host-", "__Host-session", "oneport-visits", "__Secure-oneport-visit", ""];
         assert!(!others.iter().any(|name| Kind::is_one(name.as_bytes())));

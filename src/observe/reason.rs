@@ -135,8 +135,14 @@ reasons! {
     IssuerKeyRemoved "issuer-key-removed" Visitor
     /// The keys of the token's issuer could not be fetched yet.
     IssuerUnreachable "issuer-unreachable" Gateway
-    /// The login that allowed the visit was ended meanwhile: by a logout, or with the gateway's secret.
+    /// The login that allowed the visit was ended meanwhile by a logout.
     LoginEnded "login-ended" Visitor
+    /// The guest link that allowed the visit was taken back, or has ended.
+    LinkEnded "link-ended" Visitor
+    /// A guest link is not whole, or not for this preview.
+    BadLink "bad-link" Visitor
+    /// The secret was removed that a login's cookie or a guest link is sealed with.
+    SecretRemoved "secret-removed" Visitor
     /// A login with a browser was not completed.
     LoginFailed "login-failed" Visitor
     /// No agent offers this name now.

@@ -12,7 +12,6 @@ use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Respo
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, MethodKind, MethodSet, Pty, Sig};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::commands::Command;
 use super::forward::{self, ForwardError};
 use super::opener::ChannelOpener;
 use super::session::{Claim, ForwardKey, Session};
@@ -242,10 +241,10 @@ impl Handler for Callbacks {
     }
 
     async fn exec_request(&mut self, channel: ChannelId, line: &[u8], library: &mut Library) -> Done {
-        match Command::parse(line) {
-            Some(command) => self.ask(channel, Ask::Exec(command), library),
+        match Ask::exec(line) {
+            Some(ask) => self.ask(channel, ask, library),
             None => {
-                tracing::debug!(conn = %self.session.conn, "a command that is neither hello nor tunnel-url");
+                tracing::debug!(conn = %self.session.conn, "a command that is not known");
                 library.channel_failure(channel)
             }
         }

@@ -23,10 +23,11 @@ mod screen;
 mod server;
 mod session;
 mod sessions;
+mod share;
 pub mod spill;
 mod terminal;
 pub mod transport;
 mod window;
 
-pub use server::{AgentConnection, Ssh};
+pub use server::{AgentConnection, Ssh, Trust};
 pub use sessions::SessionFacts;

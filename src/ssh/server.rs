@@ -18,7 +18,7 @@ use super::session::Session;
 use super::sessions::{SessionFacts, Sessions};
 use super::transport::{Link, Transport, transport};
 use super::window;
-use crate::access::AgentKeys;
+use crate::access::{AgentKeys, Shares};
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Replay, Tasks};
 use crate::observe::{Metrics, Reason, SshNow};
@@ -57,6 +57,8 @@ pub struct Shared {
     pub registry: Registry,
     /// Whose keys may connect.
     pub keys: AgentKeys,
+    /// The guest links.
+    pub shares: Shares,
     /// Who owns the sessions' tasks.
     pub tasks: Tasks,
     /// Cancelled when the gateway begins to shut down: sessions go on, for the visitors they
@@ -87,6 +89,16 @@ pub struct Ssh {
     configs: Configs,
 }
 
+/// What agents meet here.
+pub struct Trust {
+    /// What the gateway shows of itself.
+    pub host_key: PrivateKey,
+    /// Whose keys may connect.
+    pub keys: AgentKeys,
+    /// The guest links that they may have made.
+    pub shares: Shares,
+}
+
 /// What is known of a connection by the time that it carries SSH.
 #[derive(Clone, Copy, Debug)]
 pub struct AgentConnection {
@@ -104,12 +116,12 @@ impl Ssh {
     pub fn new(
         settings: Arc<Settings>,
         registry: Registry,
-        keys: AgentKeys,
-        host_key: PrivateKey,
+        trust: Trust,
         tasks: Tasks,
         closing: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        let Trust { host_key, keys, shares } = trust;
         let patience = settings.http.send_timeout;
         let budget = Budget::new(&settings.limits, patience, settings.state_dir.clone(), metrics.clone());
         let config_with = |algorithms, rekey_after| {
@@ -122,7 +134,8 @@ impl Ssh {
         };
         let (queues, sessions) =
             (Arc::new(Queues::new(settings.limits.queue_memory_all)), Sessions::default());
-        let shared = Shared { settings, registry, keys, tasks, closing, budget, queues, sessions, metrics };
+        let shared =
+            Shared { settings, registry, keys, shares, tasks, closing, budget, queues, sessions, metrics };
         Arc::new(Self { shared: Arc::new(shared), configs })
     }
 

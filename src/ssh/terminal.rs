@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::commands::Command;
 use super::screen::Screen;
 use super::session::Session;
+use super::share::ShareCommand;
 use crate::net::Tasks;
 use crate::observe::Reason;
 use crate::registry::Holder as _;
@@ -36,14 +37,23 @@ pub enum Ask {
     Shell,
     /// A command.
     Exec(Command),
+    /// A command about guest links.
+    Share(ShareCommand),
     /// A signal such as SIGINT: end.
     Interrupt,
+}
+
+impl Ask {
+    /// Understands an `exec` request; `None` when it is no command of ours.
+    pub fn exec(line: &[u8]) -> Option<Self> {
+        Command::parse(line).map(Self::Exec).or_else(|| ShareCommand::parse(line).map(Self::Share))
+    }
 }
 
 enum Output {
     Out(String),
     Err(String),
-    Exit { close: bool },
+    Exit { close: bool, status: u32 },
 }
 
 /// Serves a session channel in a task of its own, which holds `place` until all was written; returns
@@ -77,14 +87,14 @@ pub fn open(
 /// Writes what there is to say, and closes the channel in the end: nobody else would.
 async fn write_out(write: ChannelWriteHalf<Msg>, mut queued: mpsc::Receiver<Output>, session: &Session) {
     while let Some(output) = queued.recv().await {
-        let closes = matches!(output, Output::Exit { close: true });
+        let closes = matches!(output, Output::Exit { close: true, .. });
         let done = tokio::time::timeout(TAKEN_WITHIN, async {
             match output {
                 Output::Out(text) => write.data_bytes(text).await,
                 Output::Err(text) => write.extended_data_bytes(1, text).await,
-                Output::Exit { close: false } => write.exit_status(0).await,
-                Output::Exit { close: true } => {
-                    write.exit_status(0).await?;
+                Output::Exit { close: false, status } => write.exit_status(status).await,
+                Output::Exit { close: true, status } => {
+                    write.exit_status(status).await?;
                     write.eof().await
                 }
             }
@@ -143,6 +153,10 @@ impl Terminal {
                     Ask::Pty => pty = true,
                     Ask::Interrupt => self.leave(),
                     Ask::Shell => self.show(pty),
+                    Ask::Share(command) => {
+                        self.share(command);
+                        break;
+                    }
                     Ask::Exec(command) => if self.answer(&command) == Next::Close {
                         break;
                     },
@@ -181,13 +195,27 @@ impl Terminal {
         self.print(command.answer(&self.session));
         // A connection with forwards must go on: closing the channel would end the client.
         let close = *command != Command::Hello || self.session.tunnels().is_empty();
-        self.send(Output::Exit { close });
+        self.send(Output::Exit { close, status: 0 });
         if close { Next::Close } else { Next::GoOn }
+    }
+
+    /// In a task of its own: it writes a file, and nothing here may wait for that.
+    fn share(&self, command: ShareCommand) {
+        self.say_refusals();
+        let (session, output) = (self.session.clone(), self.output.clone());
+        self.session.shared.tasks.spawn("ssh share", async move {
+            let (answer, status) = command.answer(&session).await;
+            let notes = answer.notes.into_iter().map(|note| Output::Err(format!("oneport: {note}\r\n")));
+            for said in notes.chain([Output::Out(answer.text), Output::Exit { close: true, status }]) {
+                // Full: as in `send`.
+                let _ = output.try_send(said);
+            }
+        });
     }
 
     fn leave(&mut self) {
         if self.screen.take().is_some() {
-            self.send(Output::Exit { close: true });
+            self.send(Output::Exit { close: true, status: 0 });
             // A client waits for its forwarded connections, and visitors may keep theirs open.
             self.session.release_all();
             let session = self.session.clone();

@@ -244,6 +244,7 @@ fn what_a_login_opened_ends_with_it_and_nothing_else_does() {
     let mut by_new = switched_with(gateway, &cookie(&house.jar("third")));
     write("second of the secrets here");
     assert_eq!(String::from_utf8_lossy(&read_to_end(&mut other)), "");
+    wait_records(gateway, "/tcp", "secret-removed", 1);
     still_talks(&mut by_new);
 }
 

@@ -1,6 +1,7 @@
 //! Who may see private tunnels.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::{AccessSettings, IssuerKeys, IssuerSettings, PemSource, Secret, issuers, value};
 use super::{HOUR, Resolver, SECOND, place};
@@ -37,6 +38,7 @@ impl Resolver {
                 .path("access.secrets_file")
                 .unwrap_or_else(|| state_dir.join("cookie_secrets")),
             session_ttl: self.duration("access.session_ttl", SECOND, 365 * 24 * HOUR),
+            share_max: self.duration("access.share_max", Duration::ZERO, 365 * 24 * HOUR),
             isolate_cookies: self.required("access.isolate_cookies", value::switch),
             login_url: login.base_url,
             oidc: self.oidc(),
