@@ -30,6 +30,7 @@ mod oidc;
 mod permits;
 mod private;
 mod routes;
+mod share;
 mod shares;
 mod ssh_audit;
 mod stalled_crowd;

@@ -8,7 +8,6 @@ use crate::support::SOON;
 use crate::support::agent::{key_file, node, vector_key};
 use crate::support::backend::{Backend, nobody};
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::load::download_many;
 use crate::support::poll;
 use crate::support::process::Process;
 use crate::support::visitor::Curl;
@@ -127,26 +126,4 @@ fn a_service_that_is_not_there() {
     let response = Curl::new(&gateway).get("https://web-dzk582uo.gw.test/");
     assert_eq!(response.status, 502);
     assert!(response.text().contains("could not reach its service"), "{}", response.text());
-}
-
-/// The library ends a session that has more on its way than it likes when it asks for new keys, and
-/// agents of this kind do not ask for them.
-#[test]
-fn new_keys_in_the_midst_of_bulk_downloads_harm_nobody() {
-    let mut setup = Setup::new();
-    setup.set("ssh.rekey_after", "24MiB");
-    let (gateway, backend) = (setup.start(), Backend::start());
-    let forwards = json!({ "/web": backend.address().port() });
-    let (process, said) = agent(&gateway, "ed25519a", json!({ "forwards": forwards }));
-    let hello: Value =
-        serde_json::from_str(event(&said, "exec")["stdout"].as_str().expect("text")).expect("JSON");
-    let url = hello["tunnels"]["/web"].as_str().expect("a URL");
-    let host = url.trim_start_matches("https://").trim_end_matches('/');
-    // One that is alone has the largest window. One after the other: what a channel may send when it
-    // is opened is not shared with others, so several that open just then can be too much.
-    for _ in 0..3 {
-        download_many(&gateway, host, 1);
-    }
-    let changes = events(&process).iter().filter(|event| event["event"] == "keys").count();
-    assert!((3..20).contains(&changes), "{changes} changes of keys");
 }
