@@ -181,13 +181,17 @@ impl World<'_> {
         }
         let mut found = vec![Finding::good(says_where(host, &addresses).await)];
         let (tls, plain) = self.ports(host);
-        for ip in addresses.into_iter().take(ADDRESSES_MAX) {
-            let tls = join_all(tls.iter().map(|port| self.check_tls(host, SocketAddr::new(ip, *port)))).await;
-            found.extend(tls);
-            if let Some(port) = plain {
-                found.push(self.check_plain(host, SocketAddr::new(ip, port)).await);
+        let looks = addresses.into_iter().take(ADDRESSES_MAX).map(|ip| {
+            let tls = join_all(tls.iter().map(move |port| self.check_tls(host, SocketAddr::new(ip, *port))));
+            async move {
+                let mut found = tls.await;
+                if let Some(port) = plain {
+                    found.push(self.check_plain(host, SocketAddr::new(ip, port)).await);
+                }
+                found
             }
-        }
+        });
+        found.extend(join_all(looks).await.into_iter().flatten());
         found
     }
 

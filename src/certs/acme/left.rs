@@ -7,18 +7,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::fault::Fault;
+use super::fault::{Fault, FaultKind};
 use super::notes::{disk, try_read, write};
-use super::off_thread;
-use super::vault::{Vault, VaultError};
+use super::vault::{Lock, Vault, VaultError};
+use super::{off_thread, wait_for_lock};
 use crate::certs::dns::{ChallengeRecord, DnsProvider};
 use crate::certs::files;
 use crate::name::CertName;
 use crate::net::Tasks;
 
-/// Those of orders that are over, in the vault; and what is held while that is changed.
+/// Those of orders that are over, in the vault.
 const LEFT: &str = "records.json";
-const LOCK: &str = "records.lock";
 /// How many of them are kept in mind.
 const LEFT_MAX: usize = 200;
 /// First and longest pause between two tries to remove them.
@@ -49,8 +48,8 @@ pub(super) async fn note(vault: &Vault, name: &CertName, left: Option<Left>) -> 
 pub(super) async fn remove(dns: &dyn DnsProvider, vault: &Vault, name: &CertName, left: &Left) {
     if let Err(error) = dns.cleanup(&left.record(), left.memo.as_deref()).await {
         tracing::warn!(record = left.name, "{error}; it is tried again later");
-        let (vault, kept) = (vault.clone(), left.clone());
-        if let Err(fault) = off_thread(move || Ok(vault.change_left(|all| add(all, kept))?)).await.flatten() {
+        let kept = left.clone();
+        if let Err(fault) = change(vault, move |all| add(all, kept)).await {
             // Then the note beside the order stays.
             return tracing::warn!(record = left.name, "{}", fault.text);
         }
@@ -62,18 +61,12 @@ pub(super) async fn remove(dns: &dyn DnsProvider, vault: &Vault, name: &CertName
 
 /// What is kept in mind of a record that is to be set again; it is not removed any more.
 pub(super) async fn take_over(vault: &Vault, record: &ChallengeRecord) -> Result<Option<Left>, Fault> {
-    let (vault, record) = (vault.clone(), record.clone());
-    off_thread(move || {
-        let mut found = None;
-        if vault.left()?.iter().any(|left| left.record() == record) {
-            vault.change_left(|all| {
-                found = all.iter().find(|left| left.record() == record).cloned();
-                all.retain(|left| left.record() != record);
-            })?;
-        }
-        Ok(found)
-    })
-    .await?
+    let record = record.clone();
+    let found = all(vault).await?.into_iter().find(|left| left.record() == record);
+    if found.is_some() {
+        change(vault, move |all| all.retain(|left| left.record() != record)).await?;
+    }
+    Ok(found)
 }
 
 /// Removes what is left of orders that nobody goes on with: for names that are not in the settings any
@@ -109,8 +102,7 @@ async fn remove_orphans(vault: &Vault, dns: &dyn DnsProvider, kept: &[CertName])
 
 /// Tries once more; says whether any is left still.
 async fn remove_left(vault: &Vault, dns: &dyn DnsProvider) -> bool {
-    let all = vault.clone();
-    let all = off_thread(move || Ok(all.left()?)).await.flatten().unwrap_or_else(|fault: Fault| {
+    let all = all(vault).await.unwrap_or_else(|fault| {
         tracing::warn!("{}", fault.text);
         Vec::new()
     });
@@ -122,13 +114,28 @@ async fn remove_left(vault: &Vault, dns: &dyn DnsProvider) -> bool {
             continue;
         }
         tracing::info!(record = left.name, "a record that was left is removed");
-        let vault = vault.clone();
-        let forgotten = off_thread(move || Ok(vault.change_left(|all| all.retain(|other| *other != left))?));
-        if let Err(fault) = forgotten.await.flatten() {
+        if let Err(fault) = change(vault, move |all| all.retain(|other| *other != left)).await {
             tracing::warn!("{}", fault.text);
         }
     }
     is_some_left
+}
+
+async fn all(vault: &Vault) -> Result<Vec<Left>, Fault> {
+    let vault = vault.clone();
+    Ok(off_thread(move || vault.left()).await??)
+}
+
+/// Changes what is kept in mind, one process after the other.
+async fn change(vault: &Vault, change: impl FnOnce(&mut Vec<Left>) + Send + 'static) -> Result<(), Fault> {
+    let shared = vault.clone();
+    let Some(lock) = wait_for_lock(move || shared.lock_left()).await? else {
+        let text =
+            "another process holds `acme/records.lock` in `state_dir`, and does not go on; see what it does";
+        return Err(Fault::new(FaultKind::Local, text));
+    };
+    let vault = vault.clone();
+    Ok(off_thread(move || vault.change_left(change, &lock)).await??)
 }
 
 /// Keeps one in mind. Past the bound the oldest goes.
@@ -151,12 +158,7 @@ impl Vault {
         Ok(try_read(&self.at(LEFT))?.unwrap_or_default())
     }
 
-    /// Changes them, one process after the other.
-    fn change_left(&self, change: impl FnOnce(&mut Vec<Left>)) -> Result<(), VaultError> {
-        let path = self.at(LOCK);
-        let held = files::lock_file(&path).map_err(|error| disk(&path, error))?;
-        // For as long as it takes to write a file.
-        held.lock().map_err(|error| disk(&path, error))?;
+    fn change_left(&self, change: impl FnOnce(&mut Vec<Left>), _held: &Lock) -> Result<(), VaultError> {
         let mut all = self.left()?;
         change(&mut all);
         if all.is_empty() {
@@ -180,14 +182,17 @@ mod tests {
             value: value.to_string(),
             memo: None,
         };
+        let lock = vault.lock_left().expect("lockable").expect("free");
         for value in [1, 2, 1] {
-            vault.change_left(|all| add(all, left(value))).expect("written");
+            vault.change_left(|all| add(all, left(value)), &lock).expect("written");
         }
         assert_eq!(vault.left().expect("readable"), [left(2), left(1)]);
-        vault.change_left(|all| (3..LEFT_MAX + 3).for_each(|value| add(all, left(value)))).expect("written");
+        vault
+            .change_left(|all| (3..LEFT_MAX + 3).for_each(|value| add(all, left(value))), &lock)
+            .expect("written");
         let all = vault.left().expect("readable");
         assert_eq!((all.len(), &all[0]), (LEFT_MAX, &left(3)));
-        vault.change_left(Vec::clear).expect("written");
+        vault.change_left(Vec::clear, &lock).expect("written");
         assert!(!dir.path().join("acme").join(LEFT).exists());
     }
 }

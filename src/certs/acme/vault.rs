@@ -233,6 +233,11 @@ impl Vault {
         lock(&self.0.join("accounts").join(format!("lock-{}", super::short_hash(directory.as_bytes()))))
     }
 
+    /// Takes the records that were left; `None` while another has them.
+    pub(super) fn lock_left(&self) -> Result<Option<Lock>, VaultError> {
+        lock(&self.0.join("records.lock"))
+    }
+
     fn status_path(&self, name: &CertName) -> PathBuf {
         self.folder(name).join("status.json")
     }
