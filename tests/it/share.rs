@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::permits::{Events, go_on, still_talks, switched_with, wait_records};
-use crate::support::{SOON, poll};
 use crate::support::agent::{Agent, OpenSsh, host};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::process::Output;
 use crate::support::visitor::{Curl, Response, read_to_end};
+use crate::support::{SOON, poll};
 
 const OTHER: &str = "ed25519b";
 
