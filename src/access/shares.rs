@@ -53,6 +53,8 @@ pub struct Share {
 /// What there is to show of a good link.
 #[derive(Clone, Debug)]
 pub struct Guest {
+    /// The share that let them in.
+    pub id: ShareId,
     owner: Owner,
     until: OffsetDateTime,
     hold: Hold,
@@ -87,9 +89,7 @@ pub enum ShareFault {
     #[error("this gateway gives no guest links (`access.share_max`)")]
     NotHere,
     /// For no time, or for too long.
-    #[error(
-        "a guest link is good for at least a second, and here for at most {} min; give another time", .0.as_secs().div_ceil(60)
-    )]
+    #[error("a guest link is good for at least `1s`, and here for at most `{}`; give another time", span(*.0))]
     Time(Duration),
     /// One key's.
     #[error(
@@ -306,7 +306,7 @@ impl Shares {
         if !self.0.list.lock().all.contains_key(&id) {
             return Err(LinkFault::TakenBack);
         }
-        Ok(Guest { owner: *by, until: end, hold: Hold::new(Some(end), Some(basis)) })
+        Ok(Guest { id, owner: *by, until: end, hold: Hold::new(Some(end), Some(basis)) })
     }
 
     /// Writes the list down, unless this change already is.
@@ -352,6 +352,14 @@ impl List {
 
 fn owner_of(owner: &Identity) -> Owner {
     hash(&owner.fingerprint)
+}
+
+/// As it is written in commands and settings.
+fn span(time: Duration) -> String {
+    let units = [(24 * 60 * 60, "d"), (60 * 60, "h"), (60, "m"), (1, "s")];
+    let whole = |seconds: u64| time.as_secs().is_multiple_of(seconds);
+    let (seconds, unit) = units.into_iter().find(|(seconds, _)| whole(*seconds)).unwrap_or((1, "s"));
+    format!("{}{unit}", time.as_secs() / seconds)
 }
 
 fn now() -> i64 {
@@ -436,7 +444,7 @@ mod tests {
         let (shares, own) = (shares(dir.path()), owner());
         for bad in [Duration::ZERO, HOUR + Duration::from_secs(1), Duration::MAX] {
             let fault = shares.share(&own, name("a"), "a.test", bad).await.expect_err("refused");
-            assert!(fault.to_string().contains("at most 60 min"), "{fault}");
+            assert!(fault.to_string().contains("at most `1h`"), "{fault}");
         }
         let all: Vec<_> = (0..OF_KEY_MAX).map(|_| shares.share(&own, name("a"), "a.test", HOUR)).collect();
         assert!(futures_util::future::join_all(all).await.iter().all(Result::is_ok));

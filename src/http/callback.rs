@@ -97,6 +97,7 @@ fn welcome(
         Failure::new(fault.reason(), StatusCode::FORBIDDEN, fault.to_string(), next)
             .with(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
     })?;
+    tracing::info!(link = %guest.id, %host, "a guest came");
     Ok(go_on(request, &to, Kind::Guest.set(base, &link, guest.left().as_secs())))
 }
 

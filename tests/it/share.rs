@@ -116,6 +116,9 @@ fn a_link_opens_one_preview_for_who_has_it() {
     let first = house.step("guest", &link.url);
     assert_eq!((first.status, first.header("location")), (303, Some(url("web", "/").as_str())), "{first:?}");
     assert_eq!(house.backend.requests(), requests);
+    house
+        .gateway
+        .wait_log("guest", |record| record["message"] == "a guest came" && record["link"] == *link.id);
     for (name, value) in [("referrer-policy", "no-referrer"), ("cache-control", "no-store")] {
         assert_eq!(first.header(name), Some(value), "{first:?}");
     }
@@ -217,8 +220,8 @@ fn what_is_shared_is_listed_and_taken_back_by_its_owner_alone() {
     let open = ask(gateway, "ed25519a", "share open");
     assert!(open.stderr.contains("is public") && open.status.success(), "{open:?}");
     for (bad, why) in [
-        ("share web 31d", "at most 43200 min"),
-        ("share web 0s", "at least a second"),
+        ("share web 31d", "at most `30d`"),
+        ("share web 0s", "at least `1s`"),
         ("share web soon", "is not a time"),
         ("share", "share NAME TIME"),
         ("unshare x", "is not the id"),
