@@ -1,8 +1,10 @@
 //! The only decision: (who, what, from where) → [`Permit`] or [`Denial`]; for agents' keys,
-//! [`AgentKeys::check`].
+//! [`AgentKeys::check`]; before either, by where they come from and how often, [`Admission`].
 
+mod admission;
 mod authorized_keys;
 mod codes;
+mod failures;
 mod follow;
 mod hold;
 mod identity;
@@ -13,9 +15,13 @@ mod key_files;
 mod key_set;
 mod keys;
 mod logouts;
+mod network_files;
+mod networks;
 mod oidc;
+mod oidc_fault;
 mod oidc_rules;
 mod remote;
+mod requests;
 mod seal;
 mod session;
 mod shares;
@@ -24,14 +30,20 @@ mod verdicts;
 mod verifying_key;
 mod visit;
 
+pub use admission::{Admission, Bounds, Counted, OwnVisitors, Refusal, TooManyRequests};
 pub use codes::CodeFault;
+pub use failures::{AgentThere, Failures, LockedOut, Login, is_guess};
 pub use hold::{Basis, Hold};
 pub use identity::Identity;
 pub use issuer::IssuerError;
 pub use issuers::{Issuers, Refused};
 pub use key_files::KeysError;
 pub use keys::{AgentKeys, KeyRefusal};
-pub use oidc::{Begun, Oidc, OidcError, OidcFault};
+pub use network_files::{NetworkList, NetworksError};
+pub use networks::{DecidedBy, NetworkDenial, NetworkTable, Place};
+pub use oidc::{Begun, Oidc, OidcError};
+pub use oidc_fault::OidcFault;
+pub use requests::{Requests, Running, TooMany, Visitors};
 pub use seal::{Purpose, SealError, Seals, random_text};
 pub use session::{Known, Origin, Sees, Session, Sessions, SessionsError};
 pub use shares::{GUEST_PATH, Guest, LinkFault, Share, ShareFault, ShareId, Shares};

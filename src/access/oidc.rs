@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use super::oidc_fault::OidcFault;
 use super::oidc_rules::{Granted, granted, name_of};
 use super::session::{Known, Origin};
 use super::token::brief;
@@ -84,46 +85,6 @@ pub enum OidcError {
     /// Requests.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-}
-
-/// Why a login failed, in one sentence with what to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OidcFault {
-    /// The provider could not be asked.
-    #[error("the identity provider cannot be asked: {0}")]
-    Unreachable(String),
-    /// It does not describe itself as it should.
-    #[error(
-        "the identity provider's description cannot be used ({0}); `access.oidc.issuer` must be its issuer, exactly as it writes it"
-    )]
-    Description(String),
-    /// It said no.
-    #[error("the identity provider refused the login: {0}")]
-    Refused(String),
-    /// It does not know the gateway, or the code.
-    #[error(
-        "the identity provider did not accept this gateway or the login ({0}); check `access.oidc.client_id` and its secret"
-    )]
-    Exchange(String),
-    /// What it says of the visitor does not hold.
-    #[error(
-        "what the identity provider says of you does not hold ({0}); log in once more, and check the clocks"
-    )]
-    Token(String),
-    /// The login was not begun here, or too long ago.
-    #[error(
-        "this answer of the identity provider belongs to no login that was begun in this browser within 10 min; open the preview again"
-    )]
-    Stale,
-    /// It has an address that could be anybody's.
-    #[error("the identity provider has not verified your address `{0}`; verify it there, then log in again")]
-    Unverified(String),
-    /// No rule is for them.
-    #[error("no rule says what `{0}` may see; ask the operator to add one to `access.oidc.allow`")]
-    Nobody(String),
-    /// The secret cannot be read any more.
-    #[error("the client's secret cannot be read; check `access.oidc.client_secret_file`")]
-    Secret,
 }
 
 /// A login that was begun: to be kept, unread, by the browser.
@@ -237,7 +198,11 @@ impl Oidc {
             .map_err(|error| OidcFault::Description(error.to_string()))?
             .set_pkce_verifier(PkceCodeVerifier::new(begun.verifier));
         let tokens = exchange.request_async(&http).await.map_err(|error| match error {
-            RequestTokenError::ServerResponse(said) => OidcFault::Exchange(brief(&said.to_string())),
+            RequestTokenError::ServerResponse(said) => {
+                let is_code = *said.error() == CoreErrorResponseType::InvalidGrant;
+                let said = brief(&said.to_string());
+                if is_code { OidcFault::Code(said) } else { OidcFault::Exchange(said) }
+            }
             RequestTokenError::Request(error) => OidcFault::Unreachable(error.to_string()),
             other => OidcFault::Exchange(brief(&other.to_string())),
         })?;

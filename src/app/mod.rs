@@ -46,7 +46,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     // Cut when draining begins: an order goes on where it was after the next start.
     let orders = Tasks::new();
     let made = provision::provision(&settings, &visitors, &agents, &orders, &metrics)?;
-    let Provisioned { edge, keys, issuers, registry, certs, acme, ssh } = made;
+    let Provisioned { edge, keys, issuers, admission, registry, certs, acme, ssh } = made;
     // Goes on while the gateway drains; the socket's file goes when this function returns.
     let admin_tasks = Tasks::new();
     let draining = visitors.drain_begun();
@@ -70,6 +70,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     }
     keys.watch(&agents);
     issuers.watch(&agents);
+    admission.watch(&agents);
     if let Some(acme) = acme {
         acme.start();
     }
@@ -168,6 +169,7 @@ impl Accepting {
             visitors.clone(),
             metrics,
             move |stream, peer, id, slot| match what {
+                _ if !edge.admits(peer, id) => {}
                 What::Tls => edge.serve_tls(stream, peer, id, slot, port),
                 What::PlainHttp => edge.serve_plain_http(stream, peer, id, slot, port),
                 What::PlainSsh => edge.serve_plain_ssh(stream, peer, id, slot),

@@ -3,13 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::access::{AgentKeys, IssuerError, Issuers, KeysError, Sessions, SessionsError};
+use crate::access::{
+    Admission, AgentKeys, IssuerError, Issuers, KeysError, NetworksError, Sessions, SessionsError,
+};
 use crate::admin::AdminError;
 use crate::certs::acme::{Acme, OnDemand, VaultError};
 use crate::certs::{CertError, CertStore, Challenges, dns};
 use crate::config::Settings;
 use crate::edge::{Certificates, Edge};
-use crate::http::Http;
+use crate::http::{self, Http};
 use crate::net::{BindError, Tasks};
 use crate::observe::Metrics;
 use crate::registry::Registry;
@@ -30,6 +32,9 @@ pub enum AppError {
     /// The agents' keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// A list of networks.
+    #[error(transparent)]
+    Networks(#[from] NetworksError),
     /// An issuer's key cannot be used.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
@@ -69,6 +74,8 @@ pub struct Provisioned {
     pub keys: AgentKeys,
     /// Whose tokens are believed, to be watched.
     pub issuers: Issuers,
+    /// Who may come at all, whose lists are to be watched.
+    pub admission: Admission,
     /// The names that agents offer.
     pub registry: Registry,
     /// The certificates.
@@ -97,14 +104,14 @@ pub fn provision(
     let sessions = Sessions::open(&settings.access, &settings.base.login_url(), path)?;
     sessions.watch(visitors);
     let shares = sessions.shares().clone();
+    let admission = Admission::open(settings, metrics)?;
     let challenges = Challenges::default();
     let dns = dns::provider(settings)?;
     let acme = Acme::open(settings, &certs, &challenges, dns, orders)?;
     let http = Http::new(
         settings.clone(),
         registry.clone(),
-        issuers.clone(),
-        sessions,
+        http::Doors { issuers: issuers.clone(), sessions, admission: admission.clone() },
         challenges.clone(),
         visitors.clone(),
         metrics.clone(),
@@ -113,7 +120,7 @@ pub fn provision(
     let ssh = Ssh::new(
         settings.clone(),
         registry.clone(),
-        Trust { host_key, keys: keys.clone(), shares },
+        Trust { host_key, keys: keys.clone(), shares, admission: admission.clone() },
         agents.clone(),
         closing,
         metrics.clone(),
@@ -128,5 +135,5 @@ pub fn provision(
         agents.clone(),
         metrics.clone(),
     )?;
-    Ok(Provisioned { edge, keys, issuers, registry, certs, acme, ssh })
+    Ok(Provisioned { edge, keys, issuers, admission, registry, certs, acme, ssh })
 }

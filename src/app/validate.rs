@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::access::{AgentKeys, Issuers, Oidc, Seals};
+use crate::access::{Admission, AgentKeys, Issuers, Oidc, Seals};
 use crate::certs::{acme, dns, examine};
 use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
@@ -29,6 +29,7 @@ pub fn validate(settings: &Settings) -> Result<(), Faults> {
     if let Some(Err(error)) = oidc.map(|oidc| Oidc::open(oidc, settings.base.login_url())) {
         faults.push(Fault::new("access.oidc", error.to_string()));
     }
+    check_networks(settings, &mut faults);
     check_admin(settings, &mut faults);
     faults.extend(dns::check_files(&settings.dns));
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
@@ -72,6 +73,17 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
         );
     } else if !has_base {
         tracing::warn!("no certificate covers `{base}`; agents that connect to it will refuse");
+    }
+}
+
+fn check_networks(settings: &Settings, faults: &mut Vec<Fault>) {
+    if let Err(error) = Admission::open(settings, &Default::default()) {
+        faults.push(Fault::new("networks", error.to_string()));
+    }
+    if settings.acme.is_some() && settings.dns.way.is_none() && !settings.networks.allow.is_empty() {
+        tracing::warn!(
+            "`networks.allow` keeps certificate authorities out, who come from anywhere to see a name proved; set a way under `[dns]` (docs/dns.md), or use `ssh.allow` and lists of routes and tunnels instead"
+        );
     }
 }
 

@@ -1,10 +1,15 @@
 //! The list of all settings: the file, the environment, the defaults and the documentation are
 //! all read off it.
 
-use super::setting::{Setting, setting};
+mod bounds;
+
+use super::setting::{Setting, joined, setting};
 
 /// All settings, in the order of the documentation.
-pub const SETTINGS: &[Setting] = &[
+pub const SETTINGS: &[Setting] =
+    &joined::<{ GENERAL.len() + bounds::BOUNDS.len() }>(&[GENERAL, bounds::BOUNDS]);
+
+const GENERAL: &[Setting] = &[
     setting(
         "base_url",
         "URL",
@@ -20,9 +25,9 @@ pub const SETTINGS: &[Setting] = &[
     setting("state_dir", "path", "certs", "Folder for keys and certificates that the gateway makes itself."),
     setting(
         "routes",
-        "list of {host, path, to}",
+        "list of {host, path, to, allow, deny, …}",
         "",
-        "Fixed names: requests for `host`, and below `path` where it is given, go to the HTTP/1.1 service at `to`: `http://HOST:PORT` or `unix:PATH`. The longest `path` wins. In the variable: `HOST[/PATH]=TO`, commas between routes.",
+        "Fixed names: requests for `host`, and below `path` where it is given, go to the HTTP/1.1 service at `to`: `http://HOST:PORT` or `unix:PATH`. The longest `path` wins. `allow`, `deny` and limits of a route's own are in docs/networks.md. In the variable: `HOST[/PATH]=TO`, commas between routes.",
     ),
     setting(
         "drain_timeout",

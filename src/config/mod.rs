@@ -13,6 +13,7 @@ mod golden;
 mod issuers;
 mod list;
 mod nearest;
+mod networks;
 mod oidc;
 mod resolve;
 mod routes;
@@ -31,6 +32,9 @@ pub use dns::{
 };
 pub use fault::{Fault, Faults};
 pub use list::SETTINGS;
+pub use networks::{
+    FailureSettings, NetworkSettings, NetworkSource, OwnRate, RateSettings, RequestLimits, RouteBounds,
+};
 pub use oidc::{OidcProfiles, OidcRule, OidcSettings, OidcWho};
 pub use setting::Setting;
 pub use settings::{
@@ -45,6 +49,14 @@ pub use settings::{
 /// When it is none, in words.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     value::duration(&written::Value::Text(text.to_owned()))
+}
+
+/// Reads a network as settings have it: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+///
+/// # Errors
+/// When it is none, in words.
+pub fn parse_network(text: &str) -> Result<ipnet::IpNet, String> {
+    value::parse_network(text)
 }
 
 /// Reads the file, if one is given, and the environment, which wins.

@@ -2,6 +2,7 @@
 
 mod access;
 mod acme;
+mod bounds;
 mod dns;
 mod oidc;
 mod tls;
@@ -58,6 +59,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     let ssh = r.ssh(base.as_ref(), &state_dir);
     let http = r.http();
     let limits = r.limits();
+    let networks = r.networks("networks.allow", "networks.deny");
     let log = r.log();
     let access = r.access(&state_dir);
     let base = base.unwrap_or_else(BaseUrl::stand_in);
@@ -75,6 +77,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
         ssh,
         http,
         limits,
+        networks,
         access,
         admin,
         log,
@@ -165,6 +168,9 @@ impl Resolver {
             max_forwards: self.count("ssh.max_forwards", 1, 10_000),
             max_channels: self.count("ssh.max_channels", 1, 10_000),
             rekey_after: self.size("ssh.rekey_after", 4 << 20, 32 << 30),
+            networks: self.networks("ssh.allow", "ssh.deny"),
+            max_sessions_per_key: self.count("ssh.max_sessions_per_key", 0, 1_000_000),
+            max_tunnels_per_key: self.count("ssh.max_tunnels_per_key", 0, 1_000_000),
         }
     }
 
@@ -203,6 +209,7 @@ impl Resolver {
             queue_memory_all: self.size("limits.queue_memory_all", 1 << 20, 1 << 40),
             buffer_disk_per_stream: self.size("limits.buffer_disk_per_stream", 0, 1 << 50),
             buffer_disk: self.size("limits.buffer_disk", 0, 1 << 50),
+            requests: self.requests(),
         };
         if limits.silence_timeout >= limits.handshake_timeout {
             self.require(

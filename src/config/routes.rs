@@ -3,10 +3,23 @@
 use std::path::PathBuf;
 
 use super::written::Value;
-use super::{BackendAddr, BaseUrl, RouteSettings};
+use super::{BackendAddr, BaseUrl, NetworkSource, OwnRate, RouteBounds, RouteSettings};
 use crate::name::HostName;
 
 const HINT: &str = "write `{ host = \"app.example.com\", to = \"http://127.0.0.1:3000\" }`";
+const KNOWN: [&str; 11] = [
+    "host",
+    "path",
+    "to",
+    "allow",
+    "deny",
+    "requests_per_second",
+    "requests_burst",
+    "requests_running",
+    "visitor_requests_per_second",
+    "visitor_requests_burst",
+    "visitor_requests_running",
+];
 const HINT_TO: &str = "write `http://HOST:PORT` or `unix:PATH`";
 
 /// Reads all routes; each faulty one is a fault of its own. `relative` places a path.
@@ -50,8 +63,11 @@ pub(super) fn conflicts(routes: &[RouteSettings], base: Option<&BaseUrl>) -> Vec
 
 fn of_table(item: &toml::Value, relative: &impl Fn(&str) -> PathBuf) -> Result<RouteSettings, String> {
     let table = item.as_table().ok_or_else(|| format!("`{item}` is not a route; {HINT}"))?;
-    if let Some(unknown) = table.keys().find(|key| !["host", "path", "to"].contains(&key.as_str())) {
-        return Err(format!("a route has no `{unknown}`; {HINT}"));
+    if let Some(unknown) = table.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        return Err(format!(
+            "a route has no `{unknown}`; {HINT}; beside these it may have `{}`",
+            KNOWN[3..].join("`, `")
+        ));
     }
     let text = |name: &str| match table.get(name) {
         None => Ok(None),
@@ -60,7 +76,44 @@ fn of_table(item: &toml::Value, relative: &impl Fn(&str) -> PathBuf) -> Result<R
         }
     };
     let needed = |name: &str| text(name)?.ok_or_else(|| format!("a route without its `{name}`; {HINT}"));
-    of_parts(needed("host")?, text("path")?.unwrap_or("/"), needed("to")?, relative)
+    let route = of_parts(needed("host")?, text("path")?.unwrap_or("/"), needed("to")?, relative)?;
+    Ok(RouteSettings { bounds: bounds(table, relative)?, ..route })
+}
+
+fn bounds(table: &toml::Table, relative: &impl Fn(&str) -> PathBuf) -> Result<RouteBounds, String> {
+    let mut bounds = RouteBounds::default();
+    for (name, list) in [("allow", &mut bounds.networks.allow), ("deny", &mut bounds.networks.deny)] {
+        let Some(value) = table.get(name) else { continue };
+        let items = value.as_array().ok_or_else(|| {
+            format!("`{name}` of a route must be a list; write such as `{name} = [\"10.0.0.0/8\"]`")
+        })?;
+        for item in items {
+            let item = item.as_str().ok_or_else(|| {
+                format!("`{item}` is not a network; write such as `{name} = [\"10.0.0.0/8\"]`")
+            })?;
+            list.push(NetworkSource::read(item, relative)?);
+        }
+    }
+    bounds.target = rate(table, "")?;
+    bounds.visitor = rate(table, "visitor_")?;
+    Ok(bounds)
+}
+
+fn rate(table: &toml::Table, prefix: &str) -> Result<OwnRate, String> {
+    let number = |name: &str| {
+        let name = format!("{prefix}requests_{name}");
+        let Some(value) = table.get(&name) else { return Ok(None) };
+        let number = value.as_integer().and_then(|number| u32::try_from(number).ok());
+        match number.filter(|number| *number <= 1_000_000) {
+            Some(number) => Ok(Some(number)),
+            None => Err(format!("`{value}` is no number for `{name}`; write one from 0 to 1000000")),
+        }
+    };
+    Ok(OwnRate {
+        per_second: number("per_second")?,
+        burst: number("burst")?,
+        running: number("running")?.and_then(|number| usize::try_from(number).ok()),
+    })
 }
 
 fn of_text(item: &str, relative: &impl Fn(&str) -> PathBuf) -> Result<RouteSettings, String> {
@@ -82,7 +135,7 @@ fn of_parts(
     }
     let short = path.trim_end_matches('/');
     let path = if short.is_empty() { "/" } else { short }.to_owned();
-    Ok(RouteSettings { host, path, to: address(to, relative)? })
+    Ok(RouteSettings { host, path, to: address(to, relative)?, bounds: RouteBounds::default() })
 }
 
 fn address(to: &str, relative: &impl Fn(&str) -> PathBuf) -> Result<BackendAddr, String> {

@@ -1,7 +1,7 @@
 //! What a setting is.
 
 /// A setting that can be written.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// Its path in the file, such as `ssh.raw`.
     pub path: &'static str,
@@ -32,4 +32,19 @@ pub(super) const fn setting(
     meaning: &'static str,
 ) -> Setting {
     Setting { path, kind, default, meaning }
+}
+
+/// The parts of the list one behind the other; `N` is how many settings they have together.
+pub(super) const fn joined<const N: usize>(parts: &[&[Setting]]) -> [Setting; N] {
+    let mut all = [parts[0][0]; N];
+    let (mut part, mut filled) = (0, 0);
+    while part < parts.len() {
+        let mut index = 0;
+        while index < parts[part].len() {
+            all[filled] = parts[part][index];
+            (index, filled) = (index + 1, filled + 1);
+        }
+        part += 1;
+    }
+    all
 }

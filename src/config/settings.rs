@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{AcmeSettings, DnsSettings, OidcSettings};
+use super::{
+    AcmeSettings, DnsSettings, FailureSettings, NetworkSettings, OidcSettings, RequestLimits, RouteBounds,
+};
 use crate::name::{HostName, TunnelName};
 use crate::observe::LogFormat;
 
@@ -40,6 +42,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// Bounds.
     pub limits: Limits,
+    /// Where people may connect from at all.
+    pub networks: NetworkSettings,
     /// Who may see private tunnels.
     pub access: AccessSettings,
     /// Where figures and health are served. `None`: nowhere.
@@ -109,6 +113,8 @@ pub struct RouteSettings {
     pub path: String,
     /// Where requests go.
     pub to: BackendAddr,
+    /// What its visitors are held to.
+    pub bounds: RouteBounds,
 }
 
 /// Where a service listens that speaks plain HTTP/1.1.
@@ -225,6 +231,12 @@ pub struct SshSettings {
     pub max_channels: usize,
     /// Octets in one direction after which a session gets new keys.
     pub rekey_after: u64,
+    /// Where agents may connect from.
+    pub networks: NetworkSettings,
+    /// How many sessions one key may have. 0: any number.
+    pub max_sessions_per_key: usize,
+    /// How many tunnels one key may offer, over all of its sessions. 0: any number.
+    pub max_tunnels_per_key: usize,
 }
 
 /// Visitors.
@@ -270,6 +282,8 @@ pub struct Limits {
     pub buffer_disk: u64,
     /// Octets that wait in memory to be sent to agents, in all.
     pub queue_memory_all: u64,
+    /// How many requests there may be.
+    pub requests: RequestLimits,
 }
 
 /// Where figures and health are served. There is no login, so nobody else may get there.
@@ -312,6 +326,8 @@ pub struct AccessSettings {
     pub login_url: Option<String>,
     /// Where they log in instead: a provider of the operator's.
     pub oidc: Option<OidcSettings>,
+    /// What becomes of those who fail to show who they are.
+    pub failures: FailureSettings,
 }
 
 /// Somebody whose tokens are believed.

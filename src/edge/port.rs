@@ -15,13 +15,14 @@ use tokio_rustls::server::TlsStream;
 use super::classify::{Opening, TlsClass, by_alpn};
 use super::hello;
 use super::tls::Tls;
+use crate::access::Admission;
 use crate::certs::acme::OnDemand;
 use crate::certs::{CertStore, Challenges, Served};
 use crate::config::Settings;
 use crate::http::{Connection, Http, TlsFacts};
 use crate::name::HostName;
 use crate::net::{ConnId, Duplex, PeerAddr, Replay, Slot, Tasks};
-use crate::observe::{Metrics, Reason};
+use crate::observe::{Metrics, Reason, Sparse};
 use crate::ssh::{AgentConnection, Ssh};
 
 /// What is left of a connection's time when a certificate is no longer waited for.
@@ -41,6 +42,9 @@ pub struct Certificates {
 /// The gateway's listeners, and where what they accept goes.
 pub struct Edge {
     settings: Arc<Settings>,
+    admission: Admission,
+    /// Which of the connections are told of that nobody may make.
+    denials: Sparse,
     certs: Certificates,
     tls: Tls,
     http: Arc<Http>,
@@ -97,7 +101,21 @@ impl Edge {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, rustls::Error> {
         let tls = Tls::new()?;
-        Ok(Arc::new(Self { settings, certs, tls, http, ssh, visitors, agents, metrics }))
+        let (admission, denials) = (http.admission().clone(), Sparse::default());
+        Ok(Arc::new(Self { settings, admission, denials, certs, tls, http, ssh, visitors, agents, metrics }))
+    }
+
+    /// Whether somebody may connect from there. Whoever may not is not answered: the caller just
+    /// closes.
+    #[must_use]
+    pub fn admits(&self, peer: PeerAddr, id: ConnId) -> bool {
+        let Err(denial) = self.admission.connection(peer.ip()) else { return true };
+        let reason = Reason::NetworkDenied;
+        self.metrics.net.refused.one(reason);
+        if let Some(left_out) = self.denials.next() {
+            tracing::info!(conn = %id, %peer, %reason, rule = %denial.by, left_out, "connection refused");
+        }
+        false
     }
 
     /// Serves a connection to the single port, in tasks of its own.

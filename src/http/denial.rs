@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::credentials::shows_basic;
 use super::respond::Failure;
 use super::session::{Browser, Kind};
-use crate::access::{Denial, TokenFault, Way};
+use crate::access::{Denial, TokenFault, Way, is_guess};
 use crate::config::BaseUrl;
 use crate::name::TunnelName;
 use crate::observe::Reason;
@@ -95,11 +95,12 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
             Failure::new(Reason::IssuerUnreachable, StatusCode::SERVICE_UNAVAILABLE, what, next)
                 .with(header::RETRY_AFTER, HeaderValue::from_static("10"))
         }
-        Denial::BadToken { way, .. } => {
+        Denial::BadToken { way, fault } => {
             let challenge = invalid_token(&what);
             let next = "make another with `oneport token`, or get one from whoever issues them";
-            let failure = Failure::new(Reason::BadToken, StatusCode::UNAUTHORIZED, what, next)
+            let mut failure = Failure::new(Reason::BadToken, StatusCode::UNAUTHORIZED, what, next)
                 .with(header::WWW_AUTHENTICATE, challenge);
+            failure.is_failed_login = is_guess(fault);
             match way {
                 Way::Basic => failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC)),
                 Way::Bearer | Way::Cookie | Way::Session | Way::Guest => failure,

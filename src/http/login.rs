@@ -19,9 +19,10 @@ use super::respond::{Failure, Form, escape, own, page, restrict};
 use super::route::Own;
 use super::session::{self, Kind};
 use super::{Http, callback, provider};
-use crate::access::{self, AccessLevel, Credentials, Denial, Known, Session};
+use crate::access::{self, AccessLevel, Credentials, Denial, Known, Session, is_guess};
 use crate::config::watch::off_thread;
 use crate::name::{HostName, TunnelName};
+use crate::net::VisitorAddr;
 use crate::observe::Reason;
 use crate::registry::Tunnel;
 
@@ -50,7 +51,13 @@ pub(super) struct Wanted {
 ///
 /// # Errors
 /// When somebody is to be told why not.
-pub(super) async fn answer(http: &Http, place: Own, request: Request<Outgoing>, form: Form) -> Outcome {
+pub(super) async fn answer(
+    http: &Http,
+    place: Own,
+    request: Request<Outgoing>,
+    form: Form,
+    visitor: VisitorAddr,
+) -> Outcome {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     if !is_read && *request.method() != Method::POST {
         return Err(Failure::new(
@@ -83,9 +90,9 @@ pub(super) async fn answer(http: &Http, place: Own, request: Request<Outgoing>, 
     match (request.uri().path(), is_read) {
         ("/logout", true) => Ok(logout_page(http, request.headers())),
         ("/logout", false) => logout(http, request.headers()).await,
-        (provider::PATH, true) => provider::finish(http, &request).await,
+        (provider::PATH, true) => provider::finish(http, &request, visitor).await,
         (_, true) => begin(http, &request, form).await,
-        (_, false) => take_token(http, request, form).await,
+        (_, false) => take_token(http, request, form, visitor).await,
     }
 }
 
@@ -136,7 +143,7 @@ fn by_token_cookie(http: &Http, headers: &HeaderMap, wanted: &Wanted) -> Result<
 }
 
 /// Takes the form with a token.
-async fn take_token(http: &Http, request: Request<Outgoing>, form: Form) -> Outcome {
+async fn take_token(http: &Http, request: Request<Outgoing>, form: Form, visitor: VisitorAddr) -> Outcome {
     if !takes_tokens(http) {
         return Err(Failure::new(
             Reason::MethodNotAllowed,
@@ -156,7 +163,13 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form) -> Outc
     let token = field(&text, "token").unwrap_or_default();
     http.issuers.prepare(token.trim()).await;
     let owner_of = |profile: &str| Some(http.registry.of_profile(profile).first()?.owner.clone());
-    match http.issuers.identify(token.trim(), owner_of) {
+    let identified = http.issuers.identify(token.trim(), owner_of);
+    match &identified {
+        Ok(_) => http.admit_login(visitor)?,
+        Err(fault) if is_guess(fault) => http.login_failed(visitor).await?,
+        Err(_) => {}
+    }
+    match identified {
         Ok(known) => complete(http, known, &wanted, StatusCode::SEE_OTHER),
         Err(fault) if form == Form::Html => {
             let mut answer = ask(&wanted, Some(&format!("{fault}.")), StatusCode::UNAUTHORIZED);

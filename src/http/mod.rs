@@ -1,6 +1,7 @@
 //! Visitors' requests: one connection served, each request in visible order.
 
 mod addressee;
+mod admit;
 mod bell;
 mod body;
 mod callback;
@@ -37,12 +38,23 @@ use std::sync::Arc;
 
 use pool::Pool;
 
-use crate::access::{Issuers, Sessions};
+use crate::access::{Admission, Issuers, Sessions};
 use crate::certs::Challenges;
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Tasks};
 use crate::observe::{Metrics, Reason};
 use crate::registry::{Registry, Routes};
+
+/// Who may visit.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    /// By their tokens.
+    pub issuers: Issuers,
+    /// By their logins.
+    pub sessions: Sessions,
+    /// By where they come from, and how often.
+    pub admission: Admission,
+}
 
 /// What is known of a connection by the time that it carries HTTP.
 #[derive(Clone, Debug)]
@@ -75,6 +87,7 @@ pub struct Http {
     registry: Registry,
     issuers: Issuers,
     sessions: Sessions,
+    admission: Admission,
     routes: Routes,
     challenges: Challenges,
     tasks: Tasks,
@@ -88,8 +101,7 @@ impl Http {
     pub fn new(
         settings: Arc<Settings>,
         registry: Registry,
-        issuers: Issuers,
-        sessions: Sessions,
+        doors: Doors,
         challenges: Challenges,
         tasks: Tasks,
         metrics: Arc<Metrics>,
@@ -97,8 +109,26 @@ impl Http {
         let kept = &settings.http;
         let pool =
             Pool::new(tasks.clone(), metrics.clone(), kept.upstream_idle_max, kept.upstream_idle_timeout);
-        let routes = Routes::of(&settings.routes, kept.upstream_max);
-        Arc::new(Self { settings, registry, issuers, sessions, routes, challenges, tasks, pool, metrics })
+        let Doors { issuers, sessions, admission } = doors;
+        let routes = Routes::of(&settings.routes, admission.routes(), kept.upstream_max);
+        Arc::new(Self {
+            settings,
+            registry,
+            issuers,
+            sessions,
+            admission,
+            routes,
+            challenges,
+            tasks,
+            pool,
+            metrics,
+        })
+    }
+
+    /// Who may come at all, to whatever is served beside HTTP too.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// Serves one connection to its end, which is the value. HTTP/2 when ALPN chose it, else

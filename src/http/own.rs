@@ -15,6 +15,7 @@ use super::route::Own;
 use crate::access;
 use crate::config::BaseUrl;
 use crate::name::HostName;
+use crate::net::VisitorAddr;
 use crate::observe::Reason;
 
 /// Answers a request that is for the gateway itself.
@@ -26,13 +27,14 @@ pub(super) async fn answer(
     place: Own,
     request: Request<Outgoing>,
     form: Form,
+    visitor: VisitorAddr,
 ) -> Result<(Response<Answer>, Reason), Failure> {
     let (uri, base) = (request.uri(), &http.settings.base);
     if matches!(
         (place, uri.path()),
         (Own::Auth | Own::Api, "/login") | (Own::Auth, "/logout" | provider::PATH)
     ) {
-        return login::answer(http, place, request, form).await;
+        return login::answer(http, place, request, form, visitor).await;
     }
     let profile = uri.path().strip_prefix("/profiles/").and_then(|rest| rest.strip_suffix("/tunnels"));
     let known = matches!(

@@ -15,6 +15,7 @@ use super::login::{Outcome, Wanted, complete, field, redirect};
 use super::respond::Failure;
 use super::session::{self, Browser, Kind};
 use crate::access::{Begun, Oidc, OidcFault, Purpose, brief};
+use crate::net::VisitorAddr;
 use crate::observe::Reason;
 
 /// Where browsers come back to.
@@ -47,7 +48,7 @@ pub(super) async fn begin(http: &Http, provider: &Oidc, headers: &HeaderMap, wan
 }
 
 /// Takes a browser back from the provider.
-pub(super) async fn finish(http: &Http, request: &Request<Outgoing>) -> Outcome {
+pub(super) async fn finish(http: &Http, request: &Request<Outgoing>, visitor: VisitorAddr) -> Outcome {
     let query = request.uri().query().unwrap_or_default();
     let (Some(provider), &Method::GET) = (http.sessions.provider(), request.method()) else {
         return Err(failed(&OidcFault::Stale));
@@ -62,6 +63,7 @@ pub(super) async fn finish(http: &Http, request: &Request<Outgoing>) -> Outcome 
         return Err(failed(&OidcFault::Refused(format!("`{}`{more}", brief(&error)))));
     }
     let code = field(query, "code").ok_or_else(|| failed(&OidcFault::Stale))?;
+    http.admit_login(visitor)?;
     let known = provider.finish(state.begun, code).await.map_err(|fault| failed(&fault))?;
     complete(http, known, &Wanted::read(http, &state.wanted), StatusCode::SEE_OTHER)
 }
@@ -88,9 +90,11 @@ fn failed(fault: &OidcFault) -> Failure {
             Reason::LoginFailed,
             "tell the operator of this gateway; programs may send `Authorization: Bearer TOKEN` meanwhile",
         ),
-        OidcFault::Refused(_) | OidcFault::Token(_) | OidcFault::Stale => {
+        OidcFault::Refused(_) | OidcFault::Code(_) | OidcFault::Token(_) | OidcFault::Stale => {
             (StatusCode::BAD_REQUEST, Reason::LoginFailed, "open the preview again")
         }
     };
-    Failure::new(reason, status, fault.to_string(), next)
+    let mut failure = Failure::new(reason, status, fault.to_string(), next);
+    failure.is_failed_login = fault.is_guess();
+    failure
 }

@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 
 use super::patience::Unsent;
+use crate::access::Counted;
 use crate::name::HostName;
 use crate::net::{ConnId, Tasks, VisitorAddr};
 use crate::observe::{Metrics, Reason};
@@ -112,6 +113,8 @@ pub(super) struct Record {
     detail: Option<Cow<'static, str>>,
     /// Its body.
     pub(super) upload: Option<Arc<Upload>>,
+    /// That it is counted among those that run.
+    pub(super) counted: Option<Counted>,
     /// Octets that came in otherwise (after an upgrade).
     octets_in: u64,
     /// Octets of the answer's body.
@@ -139,6 +142,7 @@ impl Record {
             reason: Reason::VisitorLeft,
             detail: None,
             upload: None,
+            counted: None,
             octets_in: 0,
             octets_out: 0,
             switched: false,

@@ -28,6 +28,10 @@ pub(super) struct Failure {
     pub(super) next: Cow<'static, str>,
     /// Headers that belong to the status. Few failures have any.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// What happened, where the log says more of it than the visitor hears.
+    pub(super) for_log: Option<String>,
+    /// Whether it counts as a failed login.
+    pub(super) is_failed_login: bool,
 }
 
 impl Failure {
@@ -38,7 +42,8 @@ impl Failure {
         what: impl Into<Cow<'static, str>>,
         next: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { reason, status, what: what.into(), next: next.into(), headers: Vec::new() }
+        let (what, next, headers) = (what.into(), next.into(), Vec::new());
+        Self { reason, status, what, next, headers, for_log: None, is_failed_login: false }
     }
 
     /// The same with a header.
@@ -84,7 +89,7 @@ impl Form {
 
 /// Makes the answer to a request that failed.
 pub(super) fn error(failure: &Failure, form: Form, id: RequestId) -> Response<Answer> {
-    let Failure { reason, status, what, next, headers } = failure;
+    let Failure { reason, status, what, next, headers, .. } = failure;
     let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
     let text = match form {
         Form::Html => page(

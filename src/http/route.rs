@@ -81,7 +81,7 @@ fn by_path(path: &PathAndQuery) -> Option<(TunnelName, PathAndQuery)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{BackendAddr, RouteSettings};
+    use crate::config::{BackendAddr, RouteBounds, RouteSettings};
 
     #[test]
     fn hosts_and_paths_lead_where_the_contract_says() {
@@ -91,6 +91,7 @@ mod tests {
             host: parse(host),
             path: path.to_owned(),
             to: BackendAddr::Unix("s".into()),
+            bounds: RouteBounds::default(),
         };
         let routes = Routes::of(
             &[
@@ -100,6 +101,7 @@ mod tests {
                 fixed("own.example.com", "/"),
                 fixed("part.net", "/api"),
             ],
+            &[],
             1,
         );
         let to = |host: &str, path: &'static str| {

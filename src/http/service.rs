@@ -1,5 +1,5 @@
 //! One request, in visible order: host and path → the certificate covers the host → target →
-//! access → forward → the answer streams back → one record.
+//! access → limits → forward → the answer streams back → one record.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -86,7 +86,12 @@ impl Session {
         let (body, upload) = Outgoing::new(body, linger, idle, &self.http.metrics);
         let unread = upload.is_some();
         record.upload = upload;
-        let outcome = self.handle(Request::from_parts(head, body), &mut record).await;
+        let outcome = match self.handle(Request::from_parts(head, body), &mut record).await {
+            Err(failure) if failure.is_failed_login => {
+                Err(Box::pin(self.http.answer_later(failure, record.visitor)).await)
+            }
+            outcome => outcome,
+        };
         Ok(self.finish(record, outcome, form, unread))
     }
 
@@ -104,6 +109,7 @@ impl Session {
             return Ok(Outcome::Answered(answer, Reason::OwnAnswer));
         }
         let base = &settings.base;
+        self.http.admit(record.visitor)?;
         if self.only_https {
             let answer = to_https(base, &request, addressee.host.as_ref())?;
             return Ok(Outcome::Answered(answer, Reason::PlainHttp));
@@ -112,11 +118,12 @@ impl Session {
         let path = request.uri().path_and_query();
         match route(addressee.host.as_ref(), path, &base.host, &self.http.routes) {
             Route::Own(place) => {
+                self.http.admit_with(request.headers(), record.visitor)?;
                 let form = Form::accepted(request.headers());
                 if own::asks_who(request.uri().path()) {
                     Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
                 }
-                let (answer, reason) = own::answer(&self.http, place, request, form).await?;
+                let (answer, reason) = own::answer(&self.http, place, request, form, record.visitor).await?;
                 Ok(Outcome::Answered(answer, reason))
             }
             Route::Fixed(backend) => {
@@ -125,6 +132,7 @@ impl Session {
             }
             Route::Tunnel(name, path) => {
                 let tunnel = self.http.registry.look_up(&name).ok_or_else(|| no_tunnel(name.as_str()))?;
+                self.http.admit_to(&tunnel.bounds, record.visitor)?;
                 if let (None, Some(host)) = (&path, &addressee.host)
                     && let Some(answer) = callback::answer(&self.http, &tunnel, host, &request)?
                 {
@@ -148,9 +156,12 @@ impl Session {
     ) -> Result<Outcome, Failure> {
         let target = &*record.target.insert(target);
         let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
+        self.http.admit_to(target.bounds(), record.visitor)?;
         let host = addressee.host.as_ref();
         self.prepare_access(&request, target).await;
         let permit = self.permit(&request, host, target, is_bare)?;
+        self.http.admit_by(permit.by(), record.visitor)?;
+        record.counted = self.http.count(target, record.visitor)?;
         let cookie = session::set_for_basic(&self.http, &permit, &request, target, host);
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
@@ -320,7 +331,7 @@ impl Session {
             Ok(Outcome::Answered(answer, reason)) => (answer, reason),
             Err(failure) => {
                 let answer = respond::error(&failure, form, id);
-                record.failed(failure.what);
+                record.failed(failure.for_log.map_or(failure.what, Into::into));
                 (answer, failure.reason)
             }
         };

@@ -18,7 +18,7 @@ pub use accept::accept_loop;
 pub use bind::{BindError, bind, bind_udp, prepare_socket};
 pub use fetch::{Fetch, FetchError, FetchOptions};
 pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Held, Replay, copy_both, copy_both_until};
-pub use slots::{Slot, Slots, SlotsFull};
+pub use slots::{Slot, Slots, SlotsFull, address_group};
 pub use tasks::{Isolated, Tasks};
 
 /// The other end of the TCP connection, as the kernel reports it.

@@ -66,7 +66,7 @@ impl Slots {
     /// # Errors
     /// When all slots, or all of this address's, are taken.
     pub fn take(&self, address: IpAddr) -> Result<Slot, SlotsFull> {
-        let key = group(address);
+        let key = address_group(address);
         let mut state = self.state.lock();
         if state.open >= self.total {
             return Err(SlotsFull::Total(self.total));
@@ -115,8 +115,10 @@ impl Drop for Slot {
     }
 }
 
-/// One IPv6 customer usually holds a whole /64, so that is what counts as an address.
-fn group(address: IpAddr) -> IpAddr {
+/// What counts as one address: one IPv6 customer usually holds a whole /64. An IPv6 address that stands
+/// for an IPv4 one is that one.
+#[must_use]
+pub fn address_group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let prefix = u128::from(v6) & !u128::from(u64::MAX);

@@ -73,6 +73,7 @@ impl Collector for Figures {
         self.connections(&mut page)?;
         self.requests(&mut page)?;
         self.sessions(&mut page)?;
+        self.logins(&mut page)?;
         self.unread(&mut page)
     }
 }
@@ -180,6 +181,17 @@ impl Figures {
         )?;
         page.octets("oneport_ssh_received", "Octets from agents, SSH's own included", now.received)?;
         page.octets("oneport_ssh_sent", "Octets to agents, SSH's own included", now.sent)
+    }
+
+    fn logins(&self, page: &mut Page<'_>) -> fmt::Result {
+        let access = &self.metrics.access;
+        let ways = [("ssh", &access.failed_ssh), ("http", &access.failed_http)];
+        page.split("oneport_logins_failed", "Logins with something wrong", "by", &ways)?;
+        page.counter(
+            "oneport_addresses_locked_out",
+            "Times that an address was refused from then on for its failed logins",
+            &access.locked_out,
+        )
     }
 
     fn unread(&self, page: &mut Page<'_>) -> fmt::Result {

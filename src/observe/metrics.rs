@@ -27,6 +27,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// Agents' sessions.
     pub ssh: SshMetrics,
+    /// Logins.
+    pub access: AccessMetrics,
 }
 
 /// Connections as such.
@@ -105,6 +107,18 @@ pub struct SshMetrics {
     pub spilled: Counter,
     /// Streams cut for what was unread of them.
     pub cut: ByReason,
+}
+
+/// Logins.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct AccessMetrics {
+    /// Sessions that showed keys, and none that may connect.
+    pub failed_ssh: Counter,
+    /// Requests that showed a token which does not hold.
+    pub failed_http: Counter,
+    /// Times that an address was refused from then on.
+    pub locked_out: Counter,
 }
 
 /// Only goes up.

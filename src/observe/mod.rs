@@ -5,10 +5,13 @@ mod exposition;
 mod log;
 mod metrics;
 mod reason;
+mod sparse;
 
 pub use exposition::{Now, OPENMETRICS, SshNow, openmetrics};
 pub use log::{LogFormat, init_logging};
 pub use metrics::{
-    ByReason, Counter, EdgeMetrics, Histogram, HttpMetrics, Metrics, NetMetrics, Requests, SshMetrics,
+    AccessMetrics, ByReason, Counter, EdgeMetrics, Histogram, HttpMetrics, Metrics, NetMetrics, Requests,
+    SshMetrics,
 };
 pub use reason::{Reason, Side};
+pub use sparse::Sparse;

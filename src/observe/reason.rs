@@ -53,6 +53,8 @@ reasons! {
     Draining "draining" Gateway
     /// No connection slot was free.
     TooManyConnections "too-many-connections" Visitor
+    /// Nobody may come from this address.
+    NetworkDenied "network-denied" Visitor
     /// Not handshaken and classified within the deadline.
     HandshakeTimeout "handshake-timeout" Visitor
     /// The client closed before it said what it wanted.
@@ -85,6 +87,12 @@ reasons! {
     LoginTimeout "login-timeout" Agent
     /// Too many authentication attempts.
     TooManyAttempts "too-many-attempts" Agent
+    /// Too many logins from this address have failed.
+    TooManyFailures "too-many-failures" Visitor
+    /// The key has as many sessions as one may.
+    TooManySessions "too-many-sessions" Agent
+    /// The key offers as many tunnels as one may, over all of its sessions.
+    TooManyTunnels "too-many-tunnels" Agent
     /// Keep-alives went unanswered.
     AgentSilent "agent-silent" Agent
     /// The agent took nothing off the connection for too long.
@@ -145,6 +153,8 @@ reasons! {
     SecretRemoved "secret-removed" Visitor
     /// A login with a browser was not completed.
     LoginFailed "login-failed" Visitor
+    /// More requests, in a second or at the same time, than there may be.
+    TooManyRequests "too-many-requests" Visitor
     /// No agent offers this name now.
     NoTunnel "no-tunnel" Agent
     /// The agent did not answer the channel open in time.

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{BoxFuture, OpenError, Opener, TargetId};
+use crate::access::Bounds;
 use crate::config::{BackendAddr, RouteSettings};
 use crate::net::{ByteStream, Held, VisitorAddr, prepare_socket};
 
@@ -22,6 +23,8 @@ pub struct Backend {
     pub id: TargetId,
     /// The route as people write it: host, and path if it has one.
     pub name: String,
+    /// What visitors are held to.
+    pub bounds: Bounds,
     /// Where it listens.
     pub address: Arc<BackendAddr>,
     /// Cancelled when the route is taken out of the configuration.
@@ -33,11 +36,12 @@ pub struct Backend {
 impl Backend {
     /// Where a route leads; at most `most` connections are open to it at once.
     #[must_use]
-    pub fn of(route: &RouteSettings, most: usize) -> Self {
+    pub fn of(route: &RouteSettings, bounds: Bounds, most: usize) -> Self {
         let path = if route.path == "/" { "" } else { &route.path };
         Self {
             id: TargetId::next(),
             name: format!("{}{path}", route.host),
+            bounds,
             address: Arc::new(route.to.clone()),
             gone: CancellationToken::new(),
             free: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Backend;
+use crate::access::Bounds;
 use crate::config::RouteSettings;
 use crate::name::HostName;
 
@@ -15,13 +16,15 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The routes as they are written; to each service `most` connections may be open at once.
+    /// The routes as they are written, with what visitors of each are held to; to each service `most`
+    /// connections may be open at once.
     #[must_use]
-    pub fn of(written: &[RouteSettings], most: usize) -> Self {
+    pub fn of(written: &[RouteSettings], bounds: &[Bounds], most: usize) -> Self {
         let mut by_host: HashMap<HostName, Vec<(String, Arc<Backend>)>> = HashMap::new();
-        for route in written {
+        for (index, route) in written.iter().enumerate() {
+            let bounds = bounds.get(index).cloned().unwrap_or_default();
             let paths = by_host.entry(route.host.clone()).or_default();
-            paths.push((route.path.clone(), Arc::new(Backend::of(route, most))));
+            paths.push((route.path.clone(), Arc::new(Backend::of(route, bounds, most))));
             paths.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         }
         Self { by_host }
@@ -50,7 +53,7 @@ fn lies_below(path: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BackendAddr;
+    use crate::config::{BackendAddr, RouteBounds};
 
     #[test]
     fn the_longest_path_wins() {
@@ -59,9 +62,11 @@ mod tests {
             host: host(name),
             path: path.to_owned(),
             to: BackendAddr::Tcp { host: host("c"), port: 1 },
+            bounds: RouteBounds::default(),
         };
         let routes = Routes::of(
             &[route("a.b", "/"), route("a.b", "/api/v2"), route("a.b", "/api"), route("d", "/x")],
+            &[],
             1,
         );
         let to = |name, path| routes.find(&host(name), path).map(|backend| backend.name.clone());

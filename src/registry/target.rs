@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, Opener, Tunnel};
+use crate::access::Bounds;
 
 /// Names one target; never used twice within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +57,15 @@ impl Target {
         match self {
             Self::Tunnel(tunnel) => tunnel.name.as_str(),
             Self::Route(backend) => &backend.name,
+        }
+    }
+
+    /// What its visitors are held to.
+    #[must_use]
+    pub fn bounds(&self) -> &Bounds {
+        match self {
+            Self::Tunnel(tunnel) => &tunnel.bounds,
+            Self::Route(backend) => &backend.bounds,
         }
     }
 

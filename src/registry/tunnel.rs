@@ -8,7 +8,7 @@ use regex::Regex;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cut, TargetId, Watched};
-use crate::access::{AccessLevel, Identity};
+use crate::access::{AccessLevel, Bounds, Identity};
 use crate::name::TunnelName;
 use crate::net::{ByteStream, Slot, VisitorAddr};
 use crate::observe::Reason;
@@ -152,6 +152,8 @@ pub struct Tunnel {
     pub owner: Identity,
     /// Who may visit.
     pub access: AccessLevel,
+    /// What visitors are held to.
+    pub bounds: Bounds,
     /// Free data of the agent's, shown in the API.
     pub meta: serde_json::Map<String, serde_json::Value>,
     /// Scripts to put into HTML answers.

@@ -6,6 +6,7 @@ use regex::RegexBuilder;
 use serde::Deserialize;
 
 use crate::access::AccessLevel;
+use crate::config::{NetworkSettings, NetworkSource, parse_network};
 use crate::observe::Reason;
 use crate::registry::Script;
 
@@ -13,6 +14,8 @@ use crate::registry::Script;
 const REQUEST_MAX: usize = 16 * 1024;
 /// Most scripts that one tunnel may inject.
 const SCRIPTS_MAX: usize = 16;
+/// Most networks in one list.
+const NETWORKS_MAX: usize = 256;
 /// Largest compiled `pathRegex`, in octets.
 const REGEX_MAX: usize = 128 * 1024;
 
@@ -27,6 +30,8 @@ pub struct ForwardRequest {
     pub meta: serde_json::Map<String, serde_json::Value>,
     /// Scripts to inject.
     pub inject: Vec<Script>,
+    /// Where visitors may come from.
+    pub networks: NetworkSettings,
 }
 
 /// Why a forward is refused, in words for the person at the agent.
@@ -38,7 +43,9 @@ pub enum ForwardError {
     )]
     TooLong(usize),
     /// A parameter that does not exist.
-    #[error("invalid param `{param}` in request `{request}`: allowed are access, meta and inject")]
+    #[error(
+        "invalid param `{param}` in request `{request}`: allowed are access, meta, inject, allow and deny"
+    )]
     UnknownParam {
         /// The parameter.
         param: String,
@@ -61,10 +68,10 @@ pub enum ForwardError {
         /// The whole request.
         request: String,
     },
-    /// `meta` or `inject` is malformed.
+    /// `meta`, `inject`, `allow` or `deny` is malformed.
     #[error("invalid {param} in request: `{value}`: {fault}")]
     Encoded {
-        /// `meta` or `inject`.
+        /// Which of them.
         param: &'static str,
         /// What was given.
         value: String,
@@ -82,6 +89,11 @@ pub enum ForwardError {
     /// Too many forwards.
     #[error("this session holds {0} forwards, which is all that one may hold; open another connection")]
     TooMany(usize),
+    /// Too many forwards of the key's sessions together.
+    #[error(
+        "your key offers {0} tunnels over all of its sessions, which is all that one key may; end some of them, or ask the operator of this gateway"
+    )]
+    TooManyOfKey(usize),
     /// Another live session holds the name.
     #[error("the name `{0}` is held by another live session; end that one, or choose another name")]
     Taken(String),
@@ -116,6 +128,7 @@ impl ForwardError {
             Self::Port(_) => Reason::PortNotOffered,
             Self::Duplicate(_) => Reason::DuplicateForward,
             Self::TooMany(_) => Reason::TooManyForwards,
+            Self::TooManyOfKey(_) => Reason::TooManyTunnels,
             Self::Taken(_) => Reason::NameTaken,
             Self::Ending => Reason::Draining,
         }
@@ -137,12 +150,15 @@ pub fn parse(request: &str) -> Result<ForwardRequest, ForwardError> {
     let mut access = None;
     let mut meta = None;
     let mut inject = None;
+    let (mut allow, mut deny) = (None, None);
     for param in params.into_iter().flat_map(|params| params.split(';')) {
         let (key, value) = param.split_once('=').unwrap_or((param, ""));
         let first = match key {
             "access" => access.replace(parse_access(value, request)?).is_none(),
             "meta" => meta.replace(parse_meta(value)?).is_none(),
             "inject" => inject.replace(parse_inject(value)?).is_none(),
+            "allow" => allow.replace(parse_networks("allow", value)?).is_none(),
+            "deny" => deny.replace(parse_networks("deny", value)?).is_none(),
             _ => {
                 let (param, request) = (key.to_owned(), request.to_owned());
                 return Err(ForwardError::UnknownParam { param, request });
@@ -157,6 +173,7 @@ pub fn parse(request: &str) -> Result<ForwardRequest, ForwardError> {
         access: access.unwrap_or_default(),
         meta: meta.unwrap_or_default(),
         inject: inject.unwrap_or_default(),
+        networks: NetworkSettings { allow: allow.unwrap_or_default(), deny: deny.unwrap_or_default() },
     })
 }
 
@@ -195,6 +212,24 @@ fn decode<T: serde::de::DeserializeOwned>(param: &'static str, value: &str) -> R
 
 fn parse_meta(value: &str) -> Result<serde_json::Map<String, serde_json::Value>, ForwardError> {
     decode("meta", value)
+}
+
+/// A list with commas, or a JSON array in base64url, whose characters no network is written with
+/// alone. An empty one is refused: it might mean everybody, or nobody.
+fn parse_networks(param: &'static str, value: &str) -> Result<Vec<NetworkSource>, ForwardError> {
+    let fail = |fault: String| ForwardError::Encoded { param, value: value.to_owned(), fault };
+    let written: Vec<String> = if value.contains(['.', ':', ',']) {
+        value.split(',').map(|item| item.trim().to_owned()).collect()
+    } else {
+        decode(param, value)?
+    };
+    if written.is_empty() {
+        return Err(fail("it names no network".to_owned()));
+    }
+    if written.len() > NETWORKS_MAX {
+        return Err(fail(format!("more than {NETWORKS_MAX} networks")));
+    }
+    written.iter().map(|item| parse_network(item).map(NetworkSource::Network).map_err(fail)).collect()
 }
 
 #[derive(Deserialize)]
@@ -245,6 +280,23 @@ mod tests {
     fn a_parameter_stands_once() {
         assert!(matches!(parse("/t#access=public;access=private"), Err(ForwardError::Repeated { .. })));
         assert!(matches!(parse(&"x".repeat(REQUEST_MAX + 1)), Err(ForwardError::TooLong(_))));
+    }
+
+    #[test]
+    fn networks_are_a_list_with_commas_or_json() {
+        let read = |value: &str| parse(&format!("/t#deny={value}")).map(|request| request.networks.deny);
+        let both = read("10.0.0.0/8,2001:db8::1").expect("valid");
+        assert_eq!(both.len(), 2);
+        let json = URL_SAFE_NO_PAD.encode(r#"["10.0.0.0/8","2001:db8::1"]"#);
+        assert_eq!(read(&json).expect("valid"), both);
+        let empty = URL_SAFE_NO_PAD.encode("[]");
+        let many = vec!["10.0.0.0/8"; NETWORKS_MAX + 1].join(",");
+        for bad in ["", &empty, &many, "10.0.0.0/33", "10.0.0.0/8,", "office", "file:a", "a.b"] {
+            let refusal = read(bad).map(drop).expect_err(bad).to_string();
+            assert!(refusal.starts_with("invalid deny"), "{refusal}");
+        }
+        assert!(parse("/t#allow=10.0.0.1;allow=10.0.0.2").is_err());
+        assert_eq!(parse("/t").expect("valid").networks, NetworkSettings::default());
     }
 
     #[test]

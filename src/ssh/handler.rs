@@ -18,7 +18,9 @@ use super::session::{Claim, ForwardKey, Session};
 use super::terminal::{self, Ask};
 use super::window::{Rekey, Window};
 use crate::access::{AccessLevel, Identity};
+use crate::config::NetworkSettings;
 use crate::observe::Reason;
+use crate::registry::Holder as _;
 
 /// Session channels that one session may have open.
 const TERMINALS_MAX: usize = 8;
@@ -60,11 +62,17 @@ impl Callbacks {
 
     /// Refuses a key, and offers the client a method that only serves to say why: there the
     /// person reads a sentence instead of a bare "Permission denied".
-    fn refuse_key(&mut self, words: String) -> Auth {
+    ///
+    /// The more logins from there have failed, the longer it takes.
+    async fn refuse_key(&mut self, words: String) -> Auth {
         tracing::info!(conn = %self.session.conn, peer = %self.session.peer, reason = %Reason::KeyNotAllowed, detail = words, "key refused");
         self.session.shared.metrics.ssh.keys_refused.one();
         self.refusal = Some(words);
-        self.session.refuse_attempt();
+        self.session.refuse_key();
+        let pause = self.session.shared.admission.failures().pause(self.session.peer.ip());
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let methods = [MethodKind::PublicKey, MethodKind::KeyboardInteractive];
         Auth::Reject { proceed_with_methods: Some(MethodSet::from(&methods[..])), partial_success: false }
     }
@@ -98,6 +106,7 @@ impl Callbacks {
             access: request.access,
             meta: request.meta,
             inject: request.inject,
+            bounds: self.session.shared.admission.tunnel(&request.networks),
             opener: ChannelOpener::new(self.session.clone(), key.clone()),
             key,
         };
@@ -117,6 +126,7 @@ impl Callbacks {
             access: AccessLevel::Public,
             meta: serde_json::Map::new(),
             inject: Vec::new(),
+            bounds: self.session.shared.admission.tunnel(&NetworkSettings::default()),
             opener: ChannelOpener::new(self.session.clone(), key.clone()),
             key,
         };
@@ -142,23 +152,28 @@ impl Handler for Callbacks {
         let from = self.session.peer.ip();
         Ok(match self.session.shared.keys.check(offer.public_key, from) {
             Ok(()) => Auth::Accept,
-            Err(refusal) => self.refuse_key(refusal.to_string()),
+            Err(refusal) => self.refuse_key(refusal.to_string()).await,
         })
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Done<Auth> {
         let session = &self.session;
         if let Err(refusal) = session.shared.keys.check(key.public_key, session.peer.ip()) {
-            return Ok(self.refuse_key(refusal.to_string()));
+            return Ok(self.refuse_key(refusal.to_string()).await);
         }
         session.authenticate(user, Identity::of(key.public_key));
         self.authenticated_at = Some(Instant::now());
+        // Said by ending the session, because that is what a client shows.
+        if !session.place.take(session).await {
+            session.end(Reason::TooManySessions);
+        }
         Ok(Auth::Accept)
     }
 
     async fn auth_openssh_certificate(&mut self, _: &str, certificate: &Certificate) -> Done<Auth> {
         let id = certificate.key_id();
-        Ok(self.refuse_key(format!("SSH certificates are not taken here (`{id}`); offer the plain key")))
+        let words = format!("SSH certificates are not taken here (`{id}`); offer the plain key");
+        Ok(self.refuse_key(words).await)
     }
 
     async fn auth_keyboard_interactive<'a>(

@@ -14,14 +14,16 @@ use super::greeting::{Greeting, VERSION, VERSION_LINE, greet};
 use super::handler::Callbacks;
 use super::host_key;
 use super::queue::Queues;
+use super::quota::Quotas;
+use super::refusal::{NOT_FROM_THERE, NOT_NOW, turn_away};
 use super::session::Session;
 use super::sessions::{SessionFacts, Sessions};
 use super::transport::{Link, Transport, transport};
 use super::window;
-use crate::access::{AgentKeys, Shares};
+use crate::access::{Admission, AgentKeys, Login, Refusal, Shares};
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Replay, Tasks};
-use crate::observe::{Metrics, Reason, SshNow};
+use crate::observe::{Metrics, Reason, Sparse, SshNow};
 use crate::registry::{Holder as _, Registry};
 
 /// Messages that a channel may hold before its reader takes them. The readers here always take,
@@ -59,6 +61,10 @@ pub struct Shared {
     pub keys: AgentKeys,
     /// The guest links.
     pub shares: Shares,
+    /// Who may come at all.
+    pub admission: Admission,
+    /// How much each key has.
+    pub quotas: Quotas,
     /// Who owns the sessions' tasks.
     pub tasks: Tasks,
     /// Cancelled when the gateway begins to shut down: sessions go on, for the visitors they
@@ -87,6 +93,8 @@ struct Configs {
 pub struct Ssh {
     shared: Arc<Shared>,
     configs: Configs,
+    /// Which of the agents are told of that are turned away.
+    denials: Sparse,
 }
 
 /// What agents meet here.
@@ -97,6 +105,8 @@ pub struct Trust {
     pub keys: AgentKeys,
     /// The guest links that they may have made.
     pub shares: Shares,
+    /// From where they may come.
+    pub admission: Admission,
 }
 
 /// What is known of a connection by the time that it carries SSH.
@@ -121,7 +131,7 @@ impl Ssh {
         closing: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let Trust { host_key, keys, shares } = trust;
+        let Trust { host_key, keys, shares, admission } = trust;
         let patience = settings.http.send_timeout;
         let budget = Budget::new(&settings.limits, patience, settings.state_dir.clone(), metrics.clone());
         let config_with = |algorithms, rekey_after| {
@@ -134,13 +144,29 @@ impl Ssh {
         };
         let (queues, sessions) =
             (Arc::new(Queues::new(settings.limits.queue_memory_all)), Sessions::default());
-        let shared =
-            Shared { settings, registry, keys, shares, tasks, closing, budget, queues, sessions, metrics };
-        Arc::new(Self { shared: Arc::new(shared), configs })
+        let quotas = Quotas::new(&settings.ssh);
+        let shared = Arc::new(Shared {
+            settings,
+            registry,
+            keys,
+            shares,
+            admission,
+            quotas,
+            tasks,
+            closing,
+            budget,
+            queues,
+            sessions,
+            metrics,
+        });
+        Arc::new(Self { shared, configs, denials: Sparse::default() })
     }
 
     /// Serves one connection to its end, which is the value.
     pub async fn serve(self: Arc<Self>, io: impl Duplex + 'static, conn: AgentConnection) -> Reason {
+        if let Err(refusal) = self.shared.admission.new_agent(conn.peer.ip()) {
+            return self.turn_away(io, conn, &refusal).await;
+        }
         let started = Instant::now();
         let (io, link) = transport(io, &self.shared.tasks, &self.shared.queues);
         let session = Session::new(conn.id, conn.peer, self.shared.clone(), link.clone());
@@ -162,9 +188,29 @@ impl Ssh {
         };
         watch.abort();
         session.release_all();
+        if session.has_failed_login() {
+            // Whether that was one too many is told to whoever comes next.
+            let _ = self.shared.admission.login_failed(conn.peer.ip(), Login::Ssh);
+        }
         let reason = session.end_reason().unwrap_or_else(|| reason_of(&result, &session));
         self.shared.metrics.ssh.ended.one(reason);
         record(&session, conn, reason, started, &link, result.err());
+        reason
+    }
+
+    /// Tells an agent why it may not come, before it is asked who it is.
+    async fn turn_away(&self, io: impl Duplex, conn: AgentConnection, refusal: &Refusal) -> Reason {
+        let (reason, code, rule) = match refusal {
+            Refusal::Network(denial) => (Reason::NetworkDenied, NOT_FROM_THERE, Some(denial.by.to_string())),
+            Refusal::LockedOut(_) => (Reason::TooManyFailures, NOT_NOW, None),
+        };
+        let ssh = &self.shared.metrics.ssh;
+        ssh.begun.one();
+        if let Some(left_out) = self.denials.next() {
+            tracing::info!(conn = %conn.id, peer = %conn.peer, %reason, rule, left_out, "agent turned away");
+        }
+        turn_away(io, code, &format!("{refusal} ({reason})")).await;
+        ssh.ended.one(reason);
         reason
     }
 
@@ -260,6 +306,7 @@ async fn watch(session: Arc<Session>, login: Instant) {
         () = tokio::time::sleep_until(login) => return session.end(Reason::LoginTimeout),
     }
     let mut changes = session.shared.keys.changes();
+    let mut lists = session.shared.admission.changes();
     let closing = &session.shared.closing;
     let mut told = false;
     loop {
@@ -268,6 +315,10 @@ async fn watch(session: Arc<Session>, login: Instant) {
             .is_some_and(|identity| session.shared.keys.check(&identity.key, session.peer.ip()).is_ok());
         if !allowed {
             return session.end(Reason::KeyRemoved);
+        }
+        if let Err(denial) = session.shared.admission.agent(session.peer.ip()) {
+            tracing::info!(conn = %session.conn, rule = %denial.by, "agents may no longer come from there");
+            return session.end(Reason::NetworkDenied);
         }
         tokio::select! {
             () = drain.cancelled() => return session.end(Reason::Draining),
@@ -284,6 +335,7 @@ async fn watch(session: Arc<Session>, login: Instant) {
             }
             // The sender lives as long as the gateway; without it, the clock is left.
             Ok(()) = changes.changed() => {}
+            Ok(()) = lists.changed() => {}
         }
     }
 }

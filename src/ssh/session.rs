@@ -11,10 +11,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::forward::ForwardError;
+use super::goodbye::goodbye;
+use super::place::Place;
+use super::quota::{Full, Of, Share};
 use super::server::Shared;
 use super::transport::Link;
 use super::window::RoundTrip;
-use crate::access::{AccessLevel, Identity};
+use crate::access::{AccessLevel, Bounds, Identity};
 use crate::name::TunnelName;
 use crate::net::{ConnId, PeerAddr, Slots};
 use crate::observe::Reason;
@@ -49,12 +52,15 @@ pub struct Session {
     pub round_trip: RoundTrip,
     /// Cancelled when the agent has shown its key.
     pub authenticated: CancellationToken,
+    /// Its place among the sessions of its key.
+    pub place: Place,
     /// What visitors ask for.
     pub visits: Watched<Visit>,
     /// What a person at the agent should know.
     pub notices: Watched<Arc<str>>,
     handle: OnceLock<Handle>,
     attempts: AtomicUsize,
+    has_refused_key: AtomicBool,
     /// Whether a claim is being decided: meanwhile this session's loop answers nobody.
     claiming: Arc<AtomicBool>,
     user: OnceLock<(Arc<str>, Identity)>,
@@ -77,6 +83,7 @@ pub enum ForwardKey {
 struct Forward {
     key: ForwardKey,
     lease: Lease,
+    _share: Option<Share>,
 }
 
 /// A name to claim, and what comes with it.
@@ -93,6 +100,8 @@ pub struct Claim {
     pub meta: serde_json::Map<String, serde_json::Value>,
     /// Scripts to inject.
     pub inject: Vec<Script>,
+    /// What visitors are held to.
+    pub bounds: Bounds,
     /// The way to it.
     pub opener: Arc<dyn Opener>,
 }
@@ -112,10 +121,12 @@ impl Session {
             closing: Arc::new(Semaphore::new(max_channels)),
             round_trip: RoundTrip::default(),
             authenticated: CancellationToken::new(),
+            place: Place::default(),
             visits: Watched::default(),
             notices: Watched::default(),
             handle: OnceLock::new(),
             attempts: AtomicUsize::new(0),
+            has_refused_key: AtomicBool::new(false),
             claiming: Arc::default(),
             user: OnceLock::new(),
             forwards: Mutex::new(Some(Vec::new())),
@@ -139,6 +150,17 @@ impl Session {
         let _ = self.link.agent.set(identity.fingerprint.clone());
         let _ = self.user.set((user.into(), identity));
         self.authenticated.cancel();
+    }
+
+    /// Counts a key that was refused.
+    pub fn refuse_key(&self) {
+        self.has_refused_key.store(true, Ordering::Relaxed);
+        self.refuse_attempt();
+    }
+
+    /// Whether keys were shown, and none that may connect.
+    pub fn has_failed_login(&self) -> bool {
+        self.user.get().is_none() && self.has_refused_key.load(Ordering::Relaxed)
     }
 
     /// Counts an attempt to authenticate that was refused.
@@ -169,8 +191,14 @@ impl Session {
     /// Why the claim is refused.
     pub async fn claim(self: &Arc<Self>, claim: Claim) -> Result<Arc<Tunnel>, ForwardError> {
         self.check_claim(&claim)?;
+        self.while_deciding(self.claim_in_turn(claim)).await
+    }
+
+    /// Does something within this session's own loop, which therefore answers nobody meanwhile, and
+    /// yet is not dead.
+    pub async fn while_deciding<T>(&self, work: impl Future<Output = T>) -> T {
         self.claiming.store(true, Ordering::Release);
-        let result = self.claim_in_turn(claim).await;
+        let result = work.await;
         self.claiming.store(false, Ordering::Release);
         result
     }
@@ -184,6 +212,7 @@ impl Session {
             env_id: user.clone(),
             owner: identity.clone(),
             access: claim.access,
+            bounds: claim.bounds,
             meta: claim.meta,
             inject: claim.inject.into(),
             opener: claim.opener,
@@ -227,8 +256,11 @@ impl Session {
 
     fn keep(&self, key: ForwardKey, lease: Lease) -> Result<Arc<Tunnel>, ForwardError> {
         let tunnel = lease.tunnel().clone();
+        // Only now, because a dead holder of the name has given its share back.
+        let share = self.shared.quotas.take(Of::Tunnels, &tunnel.owner.fingerprint);
+        let _share = share.map_err(|Full(most)| ForwardError::TooManyOfKey(most))?;
         let mut forwards = self.forwards.lock();
-        forwards.as_mut().ok_or(ForwardError::Ending)?.push(Forward { key, lease });
+        forwards.as_mut().ok_or(ForwardError::Ending)?.push(Forward { key, lease, _share });
         drop(forwards);
         self.shared.metrics.ssh.tunnels.one();
         let url = self.shared.settings.base.tunnel_url(&tunnel.name);
@@ -296,25 +328,10 @@ impl Session {
         });
     }
 
-    /// Gives every name back. Nothing can be claimed after it.
+    /// Gives every name back, and the session's place. Nothing can be claimed after it.
     pub fn release_all(&self) {
         drop(self.forwards.lock().take());
-    }
-}
-
-/// What the agent hears when the gateway ends its session.
-fn goodbye(reason: Reason) -> &'static str {
-    match reason {
-        Reason::KeyRemoved => "your key may connect no longer; ask the operator of this gateway",
-        Reason::LoginTimeout => "no key was accepted in time",
-        Reason::TakenOver => {
-            "a newer session of the same key took your name over, because this one did not answer"
-        }
-        Reason::Draining => "the gateway is shutting down; connect again in a moment",
-        Reason::SessionUsedUp => {
-            "this session has carried as many visitors and commands as one may; connect again"
-        }
-        _ => "the gateway ends this session",
+        self.place.give_back();
     }
 }
 

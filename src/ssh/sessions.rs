@@ -65,6 +65,17 @@ impl Sessions {
         }
     }
 
+    /// The sessions of a key that hold a place among those it may have, the oldest first. Looks at
+    /// each session.
+    pub fn of_key(&self, fingerprint: &str) -> Vec<Arc<Session>> {
+        let is_its = |session: &&Arc<Session>| {
+            session.place.is_held() && session.identity().is_some_and(|own| &*own.fingerprint == fingerprint)
+        };
+        let mut all: Vec<_> = self.0.lock().running.values().filter(is_its).cloned().collect();
+        all.sort_by_key(|session| session.started);
+        all
+    }
+
     /// The figures of all.
     pub fn now(&self) -> SshNow {
         let state = self.0.lock();

@@ -25,6 +25,7 @@ mod issuers;
 mod keys;
 mod limits;
 mod login;
+mod networks;
 mod odd_agents;
 mod oidc;
 mod permits;

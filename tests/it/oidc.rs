@@ -177,7 +177,9 @@ fn what_a_provider_says_only_when_asked_counts_too() {
 
 #[test]
 fn an_answer_of_the_provider_is_good_only_where_the_login_began() {
-    let house = House::new(true);
+    let house = House::of(true, |setup| {
+        setup.with_figures();
+    });
     let jar = house.jar("jar");
     let back = jar.log_in_there(jar.go(&url("/small")), "ann");
     let failed = |response: Response, why: &str| {
@@ -202,7 +204,9 @@ fn an_answer_of_the_provider_is_good_only_where_the_login_began() {
     assert!(second.contains("code_challenge_method=S256") && second.contains("nonce="), "{second}");
     let (_, state) = second.split_once("state=").expect("a state");
     let state = state.split('&').next().expect("a value");
-    failed(jar.curl().get(&back.replace(&part("state"), state)), "did not accept");
+    failed(jar.curl().get(&back.replace(&part("state"), state)), "did not accept the code");
+    // Of all these, that alone could be a guess.
+    assert_eq!(house.gateway.figure("oneport_logins_failed_total{by=\"http\"}"), 1);
     // That used the code up; the provider knows the browser, and gives another.
     assert_eq!(jar.go(&url("/small")).status, 200);
 }

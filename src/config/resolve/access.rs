@@ -42,6 +42,7 @@ impl Resolver {
             isolate_cookies: self.required("access.isolate_cookies", value::switch),
             login_url: login.base_url,
             oidc: self.oidc(),
+            failures: self.failures(),
         }
     }
 

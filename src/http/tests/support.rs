@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::access::{AccessLevel, Identity, Issuers, Sessions};
+use crate::access::{AccessLevel, Admission, Bounds, Identity, Issuers, Sessions};
 use crate::certs::Challenges;
 use crate::config::*;
-use crate::http::{Connection, Http, TlsFacts};
+use crate::http::{Connection, Doors, Http, TlsFacts};
 use crate::name::{HostName, TunnelName};
 use crate::net::{ByteStream, ConnId, PeerAddr, Tasks, VisitorAddr};
 use crate::observe::{LogFormat, Metrics, Reason};
@@ -66,6 +66,9 @@ pub fn settings() -> Settings {
             max_forwards: 8,
             max_channels: 8,
             rekey_after: 32 << 30,
+            networks: NetworkSettings::default(),
+            max_sessions_per_key: 0,
+            max_tunnels_per_key: 0,
         },
         http: HttpSettings {
             trusted_proxies: vec![],
@@ -87,7 +90,9 @@ pub fn settings() -> Settings {
             queue_memory_all: 1 << 24,
             buffer_disk_per_stream: 1 << 20,
             buffer_disk: 1 << 20,
+            requests: RequestLimits::default(),
         },
+        networks: NetworkSettings::default(),
         access: AccessSettings {
             secrets: vec![Secret::new("sixteen or more.")],
             ..AccessSettings::default()
@@ -108,11 +113,11 @@ impl Gateway {
         let metrics = Arc::<Metrics>::default();
         let issuers = Issuers::open(&settings.access).unwrap();
         let sessions = Sessions::open(&settings.access, "unused", "unused".as_ref()).unwrap();
+        let admission = Admission::open(&settings, &metrics).unwrap();
         let http = Http::new(
             Arc::new(settings),
             registry.clone(),
-            issuers,
-            sessions,
+            Doors { issuers, sessions, admission },
             Challenges::default(),
             tasks.clone(),
             metrics.clone(),
@@ -161,6 +166,7 @@ impl Gateway {
             env_id: "me".into(),
             owner: Identity::of(&russh::keys::PublicKey::from_openssh(key).unwrap()),
             access: AccessLevel::Public,
+            bounds: Bounds::default(),
             meta: serde_json::Map::new(),
             inject: Arc::new([]),
             opener,

@@ -97,6 +97,11 @@ impl<'a> OpenSsh<'a> {
         self
     }
 
+    /// Comes from this address of loopback, over plain TCP to the single port (`ssh.raw`).
+    pub fn from(self, address: &str) -> Self {
+        self.via(Via::Raw).args(&["-b", address])
+    }
+
     pub fn key(mut self, name: &str) -> Self {
         name.clone_into(&mut self.key);
         self

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use oneport::access::{AccessLevel, Identity, Issuers, Sessions};
+use oneport::access::{AccessLevel, Admission, Bounds, Identity, Issuers, Sessions};
 use oneport::certs::Challenges;
 use oneport::config::{Secret, Settings};
-use oneport::http::{Connection, Http, TlsFacts};
+use oneport::http::{Connection, Doors, Http, TlsFacts};
 use oneport::name::TunnelName;
 use oneport::net::{ByteStream, ConnId, PeerAddr, Tasks, VisitorAddr};
 use oneport::observe::{Metrics, Reason};
@@ -57,14 +57,15 @@ impl Crowd {
         let issuers = Issuers::open(&settings.access).expect("no file to read");
         let sessions =
             Sessions::open(&settings.access, "unused", "unused".as_ref()).expect("no file to read");
+        let metrics = Arc::<Metrics>::default();
+        let admission = Admission::open(&settings, &metrics).expect("no file to read");
         let http = Http::new(
             Arc::new(settings),
             registry.clone(),
-            issuers,
-            sessions,
+            Doors { issuers, sessions, admission },
             Challenges::default(),
             tasks.clone(),
-            Arc::<Metrics>::default(),
+            metrics,
         );
         let (visitor, served) = duplex(ROOM);
         let connection = Connection {
@@ -152,6 +153,7 @@ impl Crowd {
             env_id: "me".into(),
             owner: self.owner.clone(),
             access: AccessLevel::Public,
+            bounds: Bounds::default(),
             meta: serde_json::Map::new(),
             inject: Arc::new([]),
             opener: self.opener.clone(),

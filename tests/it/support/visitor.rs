@@ -20,6 +20,7 @@ const READ_LIMIT: Duration = Duration::from_secs(20);
 /// A call of curl in the making.
 pub struct Curl<'a> {
     gateway: &'a Gateway,
+    to: &'static str,
     arguments: Vec<String>,
 }
 
@@ -40,7 +41,7 @@ pub struct Response {
 impl<'a> Curl<'a> {
     /// curl, with every host led to the gateway's port and its authority trusted.
     pub fn new(gateway: &'a Gateway) -> Self {
-        let curl = Self { gateway, arguments: Vec::new() };
+        let curl = Self { gateway, to: "127.0.0.1", arguments: Vec::new() };
         let ca = gateway.ca().display().to_string();
         curl.args(&["-sS", "--max-time", "90", "--path-as-is", "--cacert", &ca])
     }
@@ -58,13 +59,21 @@ impl<'a> Curl<'a> {
         self
     }
 
+    /// Comes from this address of loopback, such as `127.0.0.2` or `::1`.
+    pub fn from(mut self, address: &str) -> Self {
+        if address.contains(':') {
+            self.to = "[::1]";
+        }
+        self.args(&["--interface", address])
+    }
+
     pub fn header(self, line: &str) -> Self {
         self.args(&["-H", line])
     }
 
     /// The whole command line, with the answer on standard output.
     pub fn build(&self, url: &str) -> Command {
-        let to = format!("::127.0.0.1:{}", self.gateway.address().port());
+        let to = format!("::{}:{}", self.to, self.gateway.address().port());
         let mut command = Command::new("curl");
         // The first that fits counts, so that a test may lead elsewhere.
         command.args(&self.arguments).args(["--connect-to", &to]).arg(url);

@@ -1,0 +1,326 @@
+//! Who may come at all, before it is asked who they are: by where they come from, by their failed
+//! logins, and by how much they ask for.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use super::failures::{Failures, LockedOut, Login};
+use super::network_files::{NetworkList, NetworksError, look};
+use super::networks::NetworkDenial;
+use super::requests::{Requests, Running, TooMany, Visitors};
+use crate::config::watch::{Complaint, FileWatch, POLL, off_thread};
+use crate::config::{NetworkSettings, RequestLimits, RouteSettings, Settings};
+use crate::net::{Tasks, VisitorAddr};
+use crate::observe::Metrics;
+
+/// Who may come. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Admission(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// To any listener.
+    port: Option<Arc<NetworkList>>,
+    /// As agents.
+    ssh: Option<Arc<NetworkList>>,
+    /// To each route, in the order of the settings.
+    routes: Vec<Bounds>,
+    trusted: Vec<IpNet>,
+    failures: Failures,
+    limits: RequestLimits,
+    visitors: Option<Arc<Visitors>>,
+    changes: watch::Sender<u64>,
+}
+
+/// What visitors of one target are held to.
+#[derive(Clone, Debug, Default)]
+pub struct Bounds {
+    /// Where they may come from. `None`: from anywhere.
+    pub networks: Option<Arc<NetworkList>>,
+    /// How many requests there may be to it. `None`: any number.
+    pub requests: Option<Arc<Requests>>,
+    /// How many from one address, where that is not as for all.
+    pub visitors: Option<OwnVisitors>,
+}
+
+/// A route's own limits for one address.
+#[derive(Clone, Debug)]
+pub enum OwnVisitors {
+    /// None.
+    Unlimited,
+    /// These.
+    Limited(Arc<Visitors>),
+}
+
+/// A request that is counted while it runs.
+#[derive(Debug)]
+pub struct Counted {
+    _target: Option<Running>,
+    _visitor: Option<Running>,
+}
+
+/// Why somebody may not come.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not from there.
+    #[error(transparent)]
+    Network(#[from] NetworkDenial),
+    /// Not for a while.
+    #[error(transparent)]
+    LockedOut(#[from] LockedOut),
+}
+
+/// There are too many requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooManyRequests {
+    /// To what was asked for.
+    #[error("{0}, to this host")]
+    Target(TooMany),
+    /// From where they come.
+    #[error("{0}, from your address")]
+    Visitor(TooMany),
+}
+
+impl TooManyRequests {
+    /// When it is worth another try, in whole seconds.
+    #[must_use]
+    pub fn retry_after(&self) -> u64 {
+        match self {
+            Self::Target(many) | Self::Visitor(many) => many.retry_after(),
+        }
+    }
+}
+
+impl Admission {
+    /// Reads the lists. Does not notice changes until [`Admission::watch`] is called. Reads files:
+    /// not for a busy task.
+    ///
+    /// # Errors
+    /// When a file cannot be used.
+    pub fn open(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Self, NetworksError> {
+        let open = |allow: &str, deny: &str, written| {
+            Ok::<_, NetworksError>(NetworkList::open(allow, deny, written)?.map(Arc::new))
+        };
+        let limits = settings.limits.requests;
+        let routes = settings.routes.iter().map(|route| Bounds::of_route(route, limits));
+        Ok(Self(Arc::new(Inner {
+            port: open("networks.allow", "networks.deny", &settings.networks)?,
+            ssh: open("ssh.allow", "ssh.deny", &settings.ssh.networks)?,
+            routes: routes.collect::<Result<_, _>>()?,
+            trusted: settings.http.trusted_proxies.clone(),
+            failures: Failures::new(settings.access.failures, metrics.clone()),
+            limits,
+            visitors: Visitors::limited(limits.visitor),
+            changes: watch::Sender::new(0),
+        })))
+    }
+
+    /// May somebody connect to a listener? A trusted proxy may: its requests are looked at one by one.
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn connection(&self, peer: IpAddr) -> Result<(), NetworkDenial> {
+        match &self.0.port {
+            Some(_) if self.is_trusted(peer) => Ok(()),
+            port => check(port.as_ref(), peer),
+        }
+    }
+
+    /// May somebody be here with a request?
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn visitor(&self, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
+        check(self.0.port.as_ref(), visitor.0)
+    }
+
+    /// May somebody begin a session as an agent?
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn new_agent(&self, peer: IpAddr) -> Result<(), Refusal> {
+        self.agent(peer)?;
+        Ok(self.login(peer)?)
+    }
+
+    /// May somebody be here as an agent? To be asked again for a running session, because lists
+    /// change.
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn agent(&self, peer: IpAddr) -> Result<(), NetworkDenial> {
+        check(self.0.port.as_ref(), peer)?;
+        check(self.0.ssh.as_ref(), peer)
+    }
+
+    /// May somebody try to log in?
+    ///
+    /// # Errors
+    /// When they may not for a while.
+    pub fn login(&self, from: IpAddr) -> Result<(), LockedOut> {
+        self.0.failures.check(from)
+    }
+
+    /// Counts a failed login, and says how long to wait before it is answered. A trusted proxy that
+    /// does not say for whom it asks stands for many, and is not counted.
+    ///
+    /// # Errors
+    /// When the address is refused from now on, or was already.
+    pub fn login_failed(&self, from: IpAddr, how: Login) -> Result<Duration, LockedOut> {
+        if self.is_trusted(from) { Ok(Duration::ZERO) } else { self.0.failures.failed(from, how) }
+    }
+
+    /// Changes its value when a list has changed: what was allowed is to be looked at again.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// The failed logins.
+    #[must_use]
+    pub fn failures(&self) -> &Failures {
+        &self.0.failures
+    }
+
+    /// May there be one more request of this visitor to a target?
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn request(&self, bounds: &Bounds, visitor: VisitorAddr) -> Result<Option<Counted>, TooManyRequests> {
+        let visitors = match &bounds.visitors {
+            None => self.0.visitors.as_ref(),
+            Some(OwnVisitors::Unlimited) => None,
+            Some(OwnVisitors::Limited(own)) => Some(own),
+        };
+        if visitors.is_none() && bounds.requests.is_none() {
+            return Ok(None);
+        }
+        // First those of the address: what is refused to one visitor takes nothing from others.
+        let by_visitor = visitors.map(|visitors| visitors.begin(visitor.0)).transpose();
+        let _visitor = by_visitor.map_err(TooManyRequests::Visitor)?.flatten();
+        let by_target = bounds.requests.as_ref().map(Requests::begin).transpose();
+        let _target = by_target.map_err(TooManyRequests::Target)?;
+        Ok(Some(Counted { _target, _visitor }))
+    }
+
+    /// What visitors of the routes are held to, in the order of the settings.
+    #[must_use]
+    pub fn routes(&self) -> &[Bounds] {
+        &self.0.routes
+    }
+
+    /// What visitors of a new tunnel are held to that an agent wants visited from these networks only.
+    #[must_use]
+    pub fn tunnel(&self, networks: &NetworkSettings) -> Bounds {
+        // An agent names no files, and without files nothing can fail.
+        let list = NetworkList::open("the tunnel's allow", "the tunnel's deny", networks).ok().flatten();
+        Bounds {
+            networks: list.map(Arc::new),
+            requests: Requests::limited(self.0.limits.target),
+            visitors: None,
+        }
+    }
+
+    /// Starts to reread the files when they change, until draining begins.
+    pub fn watch(&self, tasks: &Tasks) {
+        let mut files: Vec<PathBuf> = self.lists().flat_map(|list| list.files().cloned()).collect();
+        files.sort();
+        files.dedup();
+        if files.is_empty() {
+            return;
+        }
+        let (admission, drain) = (self.clone(), tasks.drain_begun());
+        tasks.spawn("lists of networks", async move {
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = admission.follow(files) => {}
+            }
+        });
+    }
+
+    async fn follow(self, files: Vec<PathBuf>) {
+        let mut watch = FileWatch::new("lists of networks", move || look(&files)).await;
+        let mut complaint = Complaint::default();
+        loop {
+            // First: something may have changed between `open` and now.
+            watch.was_read(self.reread(&mut complaint).await);
+            while !watch.is_due_within(POLL).await {}
+        }
+    }
+
+    /// Whether all files were read. A list whose files were not stays as it was.
+    async fn reread(&self, complaint: &mut Complaint) -> bool {
+        let lists: Vec<_> = self.lists().cloned().collect();
+        let read = off_thread(move || {
+            let read = |list: &Arc<NetworkList>| list.reread().map(|changed| changed.then(|| list.len()));
+            lists.iter().map(read).collect::<Vec<_>>()
+        });
+        let Some(read) = read.await else {
+            tracing::error!("reading lists of networks was cut short; keeping them as they were");
+            return false;
+        };
+        let mut errors = Vec::new();
+        for result in read {
+            match result {
+                Ok(Some(networks)) => {
+                    tracing::info!(networks, "a list of networks has changed");
+                    self.0.changes.send_modify(|generation| *generation += 1);
+                }
+                Ok(None) => {}
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        if errors.is_empty() {
+            *complaint = Complaint::default();
+            return true;
+        }
+        let error = errors.join("; ");
+        if complaint.is_news(&error, POLL) {
+            tracing::error!(%error, "keeping a list of networks as it was");
+        }
+        false
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &Arc<NetworkList>> {
+        let Inner { port, ssh, routes, .. } = &*self.0;
+        port.iter().chain(ssh).chain(routes.iter().filter_map(|bounds| bounds.networks.as_ref()))
+    }
+
+    fn is_trusted(&self, peer: IpAddr) -> bool {
+        self.0.trusted.iter().any(|net| net.contains(&peer))
+    }
+}
+
+impl Bounds {
+    fn of_route(route: &RouteSettings, limits: RequestLimits) -> Result<Self, NetworksError> {
+        let written = &route.bounds;
+        let name = |list| format!("{list} of the route {}{}", route.host, route.path);
+        let own = (written.visitor != Default::default()).then(|| written.visitor.over(limits.visitor));
+        Ok(Self {
+            networks: NetworkList::open(&name("allow"), &name("deny"), &written.networks)?.map(Arc::new),
+            requests: Requests::limited(written.target.over(limits.target)),
+            visitors: own
+                .map(|own| Visitors::limited(own).map_or(OwnVisitors::Unlimited, OwnVisitors::Limited)),
+        })
+    }
+
+    /// May a visitor come from there?
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn check(&self, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
+        check(self.networks.as_ref(), visitor.0)
+    }
+}
+
+fn check(list: Option<&Arc<NetworkList>>, from: IpAddr) -> Result<(), NetworkDenial> {
+    let Some(list) = list else { return Ok(()) };
+    let by = list.check(from)?;
+    tracing::debug!(%from, rule = %by, "an address may come");
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! Whether a request may come at all: from where its visitor is, how often, and after how many failed
+//! logins; and what those are told who may not.
+
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
+
+use super::Http;
+use super::respond::Failure;
+use crate::access::{Bounds, Counted, LockedOut, Login, NetworkDenial, Way};
+use crate::net::VisitorAddr;
+use crate::observe::Reason;
+use crate::registry::Target;
+
+impl Http {
+    /// May there be a request from here, whatever for?
+    pub(super) fn admit(&self, visitor: VisitorAddr) -> Result<(), Failure> {
+        self.admission.visitor(visitor).map_err(|denial| from_there(&denial))
+    }
+
+    /// May there be a request from here for what has these bounds?
+    pub(super) fn admit_to(&self, bounds: &Bounds, visitor: VisitorAddr) -> Result<(), Failure> {
+        bounds.check(visitor).map_err(|denial| from_there(&denial))
+    }
+
+    /// Counts a request that was allowed for as long as the value lives.
+    pub(super) fn count(&self, target: &Target, visitor: VisitorAddr) -> Result<Option<Counted>, Failure> {
+        self.admission.request(target.bounds(), visitor).map_err(|many| {
+            let after = many.retry_after();
+            let next = format!("try again in {after} s, and more slowly");
+            Failure::new(Reason::TooManyRequests, StatusCode::TOO_MANY_REQUESTS, many.to_string(), next)
+                .with(header::RETRY_AFTER, HeaderValue::from(after))
+        })
+    }
+
+    /// May somebody be let in by what they have shown? Not by a token while the address is refused: it
+    /// could be one of many that are tried. A cookie comes from a login.
+    pub(super) fn admit_by(&self, way: Option<Way>, visitor: VisitorAddr) -> Result<(), Failure> {
+        match way {
+            Some(Way::Bearer | Way::Basic) => self.admit_login(visitor),
+            Some(Way::Cookie | Way::Session | Way::Guest) | None => Ok(()),
+        }
+    }
+
+    /// May somebody log in from here?
+    pub(super) fn admit_login(&self, visitor: VisitorAddr) -> Result<(), Failure> {
+        self.admission.login(visitor.0).map_err(|locked| locked_out(&locked))
+    }
+
+    /// The same where a token is for nobody but the gateway.
+    pub(super) fn admit_with(&self, headers: &HeaderMap, visitor: VisitorAddr) -> Result<(), Failure> {
+        let has_token = headers.contains_key(header::AUTHORIZATION);
+        self.admit_by(has_token.then_some(Way::Bearer), visitor)
+    }
+
+    /// Counts a failed login, and waits the longer the more of them there were. Cancel safe: it was
+    /// counted first.
+    ///
+    /// # Errors
+    /// When the address is refused from now on, or was already.
+    pub(super) async fn login_failed(&self, visitor: VisitorAddr) -> Result<(), Failure> {
+        let counted = self.admission.login_failed(visitor.0, Login::Http);
+        let pause = counted.map_err(|locked| locked_out(&locked))?;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// What a failed login is answered, once it was counted.
+    pub(super) async fn answer_later(&self, failure: Failure, visitor: VisitorAddr) -> Failure {
+        self.login_failed(visitor).await.err().unwrap_or(failure)
+    }
+}
+
+fn from_there(denial: &NetworkDenial) -> Failure {
+    let next = "go on from an address that may come here, or ask who offers this";
+    let mut failure =
+        Failure::new(Reason::NetworkDenied, StatusCode::FORBIDDEN, "your address may not come here", next);
+    failure.for_log = Some(denial.by.to_string());
+    failure
+}
+
+fn locked_out(locked: &LockedOut) -> Failure {
+    let after = locked.left.as_secs() + 1;
+    let what = "too many logins from your address have failed";
+    let next = format!("try again in {after} s, with a login that holds");
+    Failure::new(Reason::TooManyFailures, StatusCode::TOO_MANY_REQUESTS, what, next)
+        .with(header::RETRY_AFTER, HeaderValue::from(after))
+}

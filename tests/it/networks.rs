@@ -1,0 +1,531 @@
+//! Where people may come from, how often they may fail to log in, and how much they may ask for.
+//! Loopback has many addresses: 127.0.0.1 is one visitor, 127.0.0.2 another.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+use toml::Table;
+
+use crate::support::agent::{Agent, OpenSsh, Via, host, key_file, node, public_key};
+use crate::support::backend::{Backend, nobody};
+use crate::support::gateway::{Gateway, ONEPORT, Setup};
+use crate::support::process::Process;
+use crate::support::visitor::{self, Curl, Response};
+use crate::support::{SOON, poll};
+
+/// A visitor's address, and another one's.
+const ONE: &str = "127.0.0.1";
+const OTHER: &str = "127.0.0.2";
+/// Where agents come from who must not be counted with either.
+const AGENTS: &str = "127.0.0.9";
+
+/// A gateway that listens on IPv4 and IPv6, takes agents over plain TCP, and tells figures.
+fn setup() -> Setup {
+    let mut setup = Setup::new();
+    setup.set("listen", vec!["127.0.0.1:0", "[::1]:0"]).set("ssh.raw", true).with_figures();
+    setup
+}
+
+fn file(setup: &Setup, name: &str, text: &str) -> (PathBuf, String) {
+    let path = setup.path(name);
+    std::fs::write(&path, text).expect("temporary folder");
+    let item = format!("file:{}", path.display());
+    (path, item)
+}
+
+fn url(path: &str) -> String {
+    format!("https://{}{path}", host("web"))
+}
+
+fn get(gateway: &Gateway, from: &str, url: &str) -> Response {
+    Curl::new(gateway).from(from).call(url)
+}
+
+/// An agent that offers `/web` with these parameters.
+fn agent(gateway: &Gateway, parameters: &str, service: SocketAddr) -> Agent {
+    OpenSsh::new(gateway).from(AGENTS).forward(&format!("/web{parameters}"), service).start()
+}
+
+fn is_refused(gateway: &Gateway, from: &str) -> bool {
+    let response = get(gateway, from, "https://gw.test/");
+    assert!(response.exit == 0 || response.status == 0, "{response:?}");
+    response.exit != 0
+}
+
+fn figure(gateway: &Gateway, name: &str, reason: &str) -> u64 {
+    gateway.figure(&format!("{name}{{reason=\"{reason}\"}}"))
+}
+
+#[track_caller]
+fn is_denied(response: &Response) {
+    assert_eq!(response.status, 403, "{response:?}");
+    let text = response.text();
+    assert!(text.contains("Your address may not come here") && text.contains("network-denied"), "{text}");
+    assert!(!text.contains("127."), "a stranger is told of the lists: {text}");
+}
+
+#[test]
+fn a_denied_network_is_closed_before_the_handshake_and_logged_with_its_rule() {
+    let mut setup = setup();
+    setup.set("networks.deny", vec!["127.0.0.0/29", "::1"]).set("networks.allow", vec![ONE]);
+    setup.set("admin.listen", "127.0.0.1:0");
+    let gateway = setup.start();
+    assert!(!is_refused(&gateway, ONE), "the longer network does not win");
+    for (from, rule) in [
+        (OTHER, "127.0.0.0/29 in networks.deny"),
+        ("127.0.0.9", "no network of networks.allow has it"),
+        ("::1", "::1/128 in networks.deny"),
+    ] {
+        assert!(is_refused(&gateway, from), "{from} came in");
+        let record = gateway.wait_log(rule, |record| record["rule"] == rule);
+        assert_eq!(record["reason"], "network-denied");
+        assert!(record["peer"].as_str().expect("text").contains(from), "{record}");
+    }
+    let ssh = OpenSsh::new(&gateway).from(OTHER).command("hello").run();
+    assert!(!ssh.status.success() && !ssh.stdout.contains("clientId"), "{ssh:?}");
+    assert_eq!(figure(&gateway, "oneport_connections_refused_total", "network-denied"), 4);
+    // Nothing is read or said: not even an alert.
+    let listener = gateway.address();
+    let said = Process::run(
+        Command::new("curl").args(["-sS", "--interface", OTHER, &format!("telnet://{listener}")]),
+        SOON,
+    );
+    assert_eq!(said.stdout, "", "{said:?}");
+}
+
+#[test]
+fn strangers_cannot_fill_the_log() {
+    let mut setup = setup();
+    setup.set("networks.deny", vec![ONE]);
+    let gateway = setup.start();
+    let started = Instant::now();
+    for _ in 0..300 {
+        let mut stream = visitor::tcp(&gateway);
+        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+    }
+    poll("all counted", SOON, || {
+        (gateway.figure("oneport_connections_refused_total{reason=\"network-denied\"}") >= 300).then_some(())
+    });
+    let records = gateway.log().iter().filter(|record| record["reason"] == "network-denied").count() as u64;
+    let most = 10 * (started.elapsed().as_secs() + 2);
+    assert!((1..=most).contains(&records), "{records} records for 300 connections");
+}
+
+#[test]
+fn agents_are_told_before_they_log_in_and_visitors_may_come() {
+    let mut setup = setup();
+    setup.set("ssh.deny", vec![ONE]).set("plain.ssh", vec!["127.0.0.1:0"]);
+    let gateway = setup.start();
+    for via in [Via::Connect, Via::SClient { alpn: true }, Via::Raw, Via::PlainListener] {
+        let args: &[&str] = if matches!(via, Via::Connect) { &["-o", "BatchMode=yes"] } else { &["-4"] };
+        let output = OpenSsh::new(&gateway).via(via).args(args).command("hello").run();
+        assert!(!output.status.success(), "{via:?}: {output:?}");
+        let words =
+            "the address 127.0.0.1 may not come here; ask the operator of this gateway (network-denied)";
+        assert!(output.stderr.contains(words), "{via:?}: {output:?}");
+        assert!(!output.stderr.contains("ssh.deny"), "a stranger is told of the lists: {output:?}");
+    }
+    gateway.wait_log("rule", |record| {
+        record["message"] == "agent turned away" && record["rule"] == "127.0.0.1/32 in ssh.deny"
+    });
+    assert_eq!(figure(&gateway, "oneport_ssh_sessions_ended_total", "network-denied"), 4);
+    assert!(OpenSsh::new(&gateway).from(OTHER).command("hello").run().status.success());
+    assert!(!is_refused(&gateway, ONE));
+}
+
+#[test]
+fn the_library_of_existing_agents_hears_the_words_too() {
+    let mut setup = setup();
+    setup.set("ssh.allow", vec!["192.0.2.0/24"]);
+    let gateway = setup.start();
+    let options = json!({
+        "host": "127.0.0.1", "port": gateway.address().port(), "servername": "gw.test", "ca": gateway.ca(),
+        "username": "me", "key": key_file(&gateway.path(""), "ed25519a"), "forwards": {},
+    });
+    let output = node("agent.js", &options).finish(SOON);
+    assert!(output.stdout.contains("may not come here"), "{output:?}");
+}
+
+fn route(service: SocketAddr, more: &[(&str, toml::Value)]) -> toml::Value {
+    let mut table = Table::new();
+    table.insert("host".to_owned(), "app.gw.test".into());
+    table.insert("to".to_owned(), format!("http://{service}").into());
+    for (name, value) in more {
+        table.insert((*name).to_owned(), value.clone());
+    }
+    table.into()
+}
+
+#[test]
+fn a_route_has_lists_of_its_own_and_they_are_about_the_visitor() {
+    let (mut setup, backend) = (setup(), Backend::start());
+    let routes = [route(backend.address(), &[("allow", vec![OTHER, "203.0.113.0/24"].into())])];
+    setup.set("routes", routes.to_vec()).set("http.trusted_proxies", vec!["127.0.0.3"]);
+    let gateway = setup.start();
+    let app = "https://app.gw.test/small";
+    assert_eq!(get(&gateway, OTHER, app).text(), "small");
+    for version in ["--http1.1", "--http2"] {
+        is_denied(&Curl::new(&gateway).args(&[version]).get(app));
+    }
+    let record = gateway.wait_reason("network-denied");
+    assert_eq!(record["detail"], "no network of allow of the route app.gw.test/ has it");
+    let behind = |proxy: &str, visitor: &str| {
+        Curl::new(&gateway).from(proxy).header(&format!("X-Forwarded-For: {visitor}")).get(app)
+    };
+    assert_eq!(behind("127.0.0.3", "203.0.113.9").status, 200);
+    is_denied(&behind("127.0.0.3", "198.51.100.1"));
+    is_denied(&behind(ONE, "203.0.113.9"));
+    assert_eq!(get(&gateway, ONE, "https://gw.test/").status, 200, "other hosts are not meant");
+    assert_eq!(backend.requests(), 2, "a denied request reached the service");
+}
+
+#[test]
+fn behind_a_trusted_proxy_the_lists_of_the_port_are_about_the_visitor() {
+    let mut setup = setup();
+    setup.set("networks.deny", vec!["203.0.113.0/24", "127.0.0.4"]);
+    setup.set("http.trusted_proxies", vec!["127.0.0.3", "127.0.0.4"]);
+    let gateway = setup.start();
+    let behind = |proxy: &str, visitor: &str| {
+        let curl = Curl::new(&gateway).from(proxy);
+        let curl =
+            if visitor.is_empty() { curl } else { curl.header(&format!("X-Forwarded-For: {visitor}")) };
+        curl.get("https://gw.test/")
+    };
+    assert_eq!(behind("127.0.0.3", "198.51.100.1").status, 200);
+    is_denied(&behind("127.0.0.3", "203.0.113.1"));
+    is_denied(&behind("127.0.0.3", "::ffff:203.0.113.1"));
+    // The proxy itself, where it says of nobody else.
+    assert_eq!(behind("127.0.0.4", "198.51.100.1").status, 200);
+    is_denied(&behind("127.0.0.4", ""));
+    // Agents come through it as well, and for them nobody speaks.
+    let output = OpenSsh::new(&gateway).from("127.0.0.4").command("hello").run();
+    assert!(output.stderr.contains("network-denied"), "{output:?}");
+}
+
+#[test]
+fn an_agent_says_where_visitors_of_its_tunnel_may_come_from() {
+    let (gateway, backend) = (setup().start(), Backend::start());
+    let json = URL_SAFE_NO_PAD.encode(r#"["127.0.0.0/8","::1"]"#);
+    let deny = URL_SAFE_NO_PAD.encode(r#"["127.0.0.2"]"#);
+    for (parameters, may, may_not) in [
+        ("#allow=127.0.0.2,127.0.0.4/32", OTHER, ONE),
+        ("#deny=127.0.0.1/32", OTHER, ONE),
+        (&format!("#allow={json};deny={deny}"), ONE, OTHER),
+        (&format!("#deny={deny};access=private"), "::1", OTHER),
+        (r"#allow=\:\:1", "::1", ONE),
+    ] {
+        let mut agent = agent(&gateway, parameters, backend.address());
+        let seen = get(&gateway, may, &url("/small")).status;
+        let wanted = if parameters.contains("private") { 307 } else { 200 };
+        assert_eq!(seen, wanted, "{parameters}");
+        // Before anybody is asked to log in.
+        is_denied(&get(&gateway, may_not, &url("/small")));
+        agent.kill();
+        poll("the name to be free", SOON, || (gateway.figure("oneport_tunnels_open") == 0).then_some(()));
+    }
+    for (request, words) in [("/web#allow=10.0.0.0/33", "is not a network"), ("/web#deny=", "invalid deny")] {
+        let output = OpenSsh::new(&gateway).forward(request, nobody()).run();
+        assert!(output.stderr.contains(words) && output.stderr.contains("bad-forward"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_file_of_networks_is_reread_and_a_broken_one_changes_nothing() {
+    let mut setup = setup();
+    let (path, item) = file(&setup, "blocked.txt", "# nobody yet\n");
+    let (agents, agents_item) = file(&setup, "agents.txt", "127.0.0.0/8\n");
+    setup.set("networks.deny", vec![item]).set("ssh.allow", vec![agents_item]);
+    let gateway = setup.start();
+    let write = |text: &str| std::fs::write(&path, text).expect("temporary folder");
+    assert!(!is_refused(&gateway, OTHER));
+    write("127.0.0.2 # from now on\n");
+    poll("the list to count", SOON, || is_refused(&gateway, OTHER).then_some(()));
+    gateway.wait_log("the line", |record| {
+        record["rule"].as_str().is_some_and(|rule| rule.ends_with("blocked.txt:1)"))
+    });
+    write("127.0.0.1\n127.0.0.2\nexample.com\n");
+    let complaint = gateway.wait_log("complaint", |record| {
+        record["message"].as_str().is_some_and(|message| message.starts_with("keeping a list of networks"))
+    });
+    let error = complaint["error"].as_str().expect("text");
+    assert!(error.contains("`example.com`") && error.contains("line 3"), "{error}");
+    assert!(!is_refused(&gateway, ONE) && is_refused(&gateway, OTHER), "it did not stay as it was");
+    std::fs::remove_file(&path).expect("temporary folder");
+    gateway.wait_log("complaint", |record| {
+        record["error"].as_str().is_some_and(|error| error.contains("cannot read networks"))
+    });
+    assert!(is_refused(&gateway, OTHER));
+    write("127.0.0.3\n");
+    poll("the list to count", SOON, || (!is_refused(&gateway, OTHER)).then_some(()));
+
+    // A session that runs is ended when its agent may no longer come from where it is.
+    let mut ended = OpenSsh::new(&gateway).from(OTHER).forward("/web", nobody()).start();
+    let mut kept = OpenSsh::new(&gateway).from(AGENTS).key("ed25519b").forward("/web", nobody()).start();
+    std::fs::write(&agents, "127.0.0.9\n").expect("temporary folder");
+    let output = ended.process.finish(SOON);
+    assert!(output.stderr.contains("agents may no longer come from your address"), "{output:?}");
+    assert!(kept.process.has_ended().is_none());
+}
+
+#[test]
+fn a_broken_file_of_networks_is_found_before_the_start() {
+    let mut setup = setup();
+    let (_, item) = file(&setup, "blocked.txt", "10.0.0.0/8\n10.0.0.0/99\n");
+    setup.set("networks.deny", vec![item]);
+    let output = Process::run(setup.command().arg("--check"), SOON);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(output.stderr.contains("`10.0.0.0/99`") && output.stderr.contains("line 2"), "{output:?}");
+}
+
+/// A private tunnel behind a gateway on which three failed logins are too many.
+struct House {
+    gateway: Gateway,
+    _backend: Backend,
+    _agent: Agent,
+    token: String,
+}
+
+impl House {
+    fn new(adjust: impl FnOnce(&mut Setup)) -> Self {
+        let mut setup = setup();
+        setup.set("access.fail_max", 4).set("access.fail_slow_after", 2);
+        adjust(&mut setup);
+        let (gateway, backend) = (setup.start(), Backend::start());
+        let agent = agent(&gateway, "#access=private", backend.address());
+        let key = key_file(&gateway.path(""), "ed25519a");
+        let token = Process::run(Command::new(ONEPORT).arg("token").arg("--key").arg(key), SOON);
+        let token = token.stdout.trim().to_owned();
+        Self { gateway, _backend: backend, _agent: agent, token }
+    }
+
+    fn ask(&self, from: &str, token: &str) -> Response {
+        let curl = Curl::new(&self.gateway).from(from);
+        curl.header(&format!("Authorization: Bearer {token}")).get(&url("/small"))
+    }
+
+    /// The right token with another signature.
+    fn wrong(&self) -> String {
+        let (rest, signature) = self.token.rsplit_once('.').expect("a token");
+        format!("{rest}.{}", signature.chars().rev().collect::<String>())
+    }
+}
+
+#[test]
+fn wrong_tokens_are_answered_later_and_then_not_at_all() {
+    let house = House::new(|_| {});
+    let (gateway, wrong) = (&house.gateway, house.wrong());
+    // Nothing shown, and a cookie, which any page below the same domain can set, are no failures.
+    for _ in 0..6 {
+        assert_eq!(get(gateway, OTHER, &url("/small")).status, 307);
+        let curl = Curl::new(gateway).from(OTHER).header(&format!("Cookie: preevy-saas-jwt={wrong}"));
+        assert_eq!(curl.get(&url("/small")).status, 307);
+    }
+    for _ in 0..2 {
+        assert_eq!(house.ask(OTHER, &wrong).status, 401);
+    }
+    let started = Instant::now();
+    assert_eq!(house.ask(OTHER, &wrong).status, 401);
+    assert!(started.elapsed().as_millis() >= 100, "it was not slowed");
+    let locked = house.ask(OTHER, &wrong);
+    assert_eq!(locked.status, 429, "{locked:?}");
+    let after: u64 = locked.header("retry-after").and_then(|text| text.parse().ok()).expect("seconds");
+    assert!((1..=601).contains(&after), "{after}");
+    assert!(locked.text().contains("too-many-failures"), "{}", locked.text());
+    // The right one does not help now, or trying would go on; it does elsewhere.
+    assert_eq!(house.ask(OTHER, &house.token).status, 429);
+    assert_eq!(house.ask(ONE, &house.token).text(), "small");
+    // The gateway's own hosts ask for the same.
+    let api = |from: &str| {
+        let curl = Curl::new(gateway).from(from).header(&format!("Authorization: Bearer {}", house.token));
+        curl.get("https://api.gw.test/profiles/x/tunnels").status
+    };
+    assert_eq!((api(OTHER), api(ONE)), (429, 404));
+    // Agents from there are told, too.
+    let output = OpenSsh::new(gateway).from(OTHER).command("hello").run();
+    assert!(
+        output.stderr.contains("too many logins") && output.stderr.contains("too-many-failures"),
+        "{output:?}"
+    );
+    // Somebody known by a login, and who needs none, go on.
+    let cookie = Curl::new(gateway).from(OTHER).header(&format!("Cookie: preevy-saas-jwt={}", house.token));
+    assert_eq!(cookie.get(&url("/small")).text(), "small");
+    assert_eq!(get(gateway, OTHER, "https://gw.test/").status, 200);
+    assert_eq!(gateway.figure("oneport_logins_failed_total{by=\"http\"}"), 4);
+    assert_eq!(gateway.figure("oneport_addresses_locked_out_total"), 1);
+}
+
+#[test]
+fn tokens_in_the_form_of_the_login_page_count_as_well() {
+    let house = House::new(|_| {});
+    let send = |from: &str, token: &str| {
+        let curl = Curl::new(&house.gateway).from(from).header("Origin: https://auth.gw.test");
+        let field = format!("token={token}");
+        curl.header("Accept: text/html").args(&["--data-urlencode", &field]).get("https://auth.gw.test/login")
+    };
+    // What a service gives its own visitors is no guess, wherever it is shown.
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let foreign = format!("{}.{}.AAAA", part(r#"{"alg":"EdDSA"}"#), part(r#"{"iss":"app"}"#));
+    for _ in 0..5 {
+        for response in [send(OTHER, &foreign), house.ask(OTHER, &foreign)] {
+            assert_eq!(response.status, 401);
+            assert!(response.text().contains("is not known here"), "{}", response.text());
+        }
+    }
+    let wrong = house.wrong();
+    for _ in 0..3 {
+        assert_eq!(send(OTHER, &wrong).status, 401);
+    }
+    let locked = send(OTHER, &wrong);
+    assert!(locked.status == 429 && locked.header("retry-after").is_some(), "{locked:?}");
+    assert!(locked.text().contains("too-many-failures"), "{}", locked.text());
+    let right = send(OTHER, &house.token);
+    assert!(right.status == 429 && right.header("set-cookie").is_none(), "{right:?}");
+    assert_eq!(house.ask(OTHER, &house.token).status, 429);
+    assert_eq!(send(ONE, &house.token).status, 200);
+}
+
+#[test]
+fn an_address_is_let_in_again_in_the_end() {
+    let house = House::new(|setup| {
+        setup.set("access.fail_lockout", "2s").set("access.fail_max", 1);
+    });
+    assert_eq!(house.ask(OTHER, &house.wrong()).status, 429);
+    assert_eq!(house.ask(OTHER, &house.token).status, 429);
+    poll("the end of it", SOON, || (house.ask(OTHER, &house.token).status == 200).then_some(()));
+}
+
+#[test]
+fn an_address_with_a_live_session_is_not_locked_out() {
+    let house = House::new(|_| {});
+    for _ in 0..8 {
+        assert_eq!(house.ask(AGENTS, &house.wrong()).status, 401);
+    }
+    assert_eq!(house.ask(AGENTS, &house.token).text(), "small");
+    assert!(OpenSsh::new(&house.gateway).from(AGENTS).command("hello").run().status.success());
+}
+
+#[test]
+fn agents_whose_keys_are_not_listed_are_refused_in_the_end() {
+    let mut setup = setup();
+    let list = setup.path("authorized_keys");
+    std::fs::write(&list, public_key("ed25519a")).expect("temporary folder");
+    setup.unset("ssh", "allow_any_key").set("ssh.authorized_keys", list.to_str().expect("UTF-8"));
+    setup.set("access.fail_max", 3);
+    let gateway = setup.start();
+    let hello = |from: &str, key: &str| OpenSsh::new(&gateway).from(from).key(key).command("hello").run();
+    for number in 0..3 {
+        let output = hello(ONE, "ed25519b");
+        assert!(output.stderr.contains("is not allowed here"), "{number}: {output:?}");
+        poll("the failure to count", SOON, || {
+            (gateway.figure("oneport_logins_failed_total{by=\"ssh\"}") > number).then_some(())
+        });
+    }
+    let output = hello(ONE, "ed25519a");
+    assert!(output.stderr.contains("too many logins from the address 127.0.0.1 have failed"), "{output:?}");
+    gateway.wait_reason("too-many-failures");
+    // Two keys in one session are one login, and one that ends well is no failed one.
+    let second = key_file(&gateway.path(""), "ed25519a");
+    for _ in 0..4 {
+        let ssh = OpenSsh::new(&gateway).from(OTHER).key("ed25519b");
+        let output = ssh.args(&["-i", second.to_str().expect("UTF-8")]).command("hello").run();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
+fn too_many_requests_of_an_address_are_answered_429() {
+    let mut setup = setup();
+    setup.set("limits.visitor_requests_per_second", 1).set("limits.visitor_requests_burst", 3);
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let _agent = agent(&gateway, "", backend.address());
+    let statuses: Vec<u16> = (0..5).map(|_| get(&gateway, ONE, &url("/small")).status).collect();
+    assert!(statuses.starts_with(&[200; 3]) && statuses.contains(&429), "{statuses:?}");
+    let refused = poll("a refusal", SOON, || {
+        let response = get(&gateway, ONE, &url("/small"));
+        (response.status == 429).then_some(response)
+    });
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(refused.text().contains("too-many-requests"), "{}", refused.text());
+    assert_eq!(get(&gateway, OTHER, &url("/small")).status, 200);
+    assert_eq!(get(&gateway, "::1", &url("/small")).status, 200);
+    poll("the next second", SOON, || (get(&gateway, ONE, &url("/small")).status == 200).then_some(()));
+}
+
+#[test]
+fn so_many_requests_run_at_the_same_time() {
+    let (mut setup, backend) = (setup(), Backend::start());
+    setup.set("limits.tunnel_requests_running", 1);
+    let own: &[(&str, toml::Value)] =
+        &[("requests_running", 0.into()), ("visitor_requests_running", 1.into())];
+    setup.set("routes", vec![route(backend.address(), own)]);
+    let gateway = setup.start();
+    let _agent = agent(&gateway, "", backend.address());
+    let app = "https://app.gw.test";
+    let cases: [(&str, &[&str]); 2] = [(&url(""), &[ONE, OTHER]), (app, &[ONE])];
+    for (host, refused) in cases {
+        let before = backend.requests();
+        let mut held = Process::start(&mut Curl::new(&gateway).build(&format!("{host}/held")));
+        poll("the request to run", SOON, || (backend.requests() > before).then_some(()));
+        for from in refused {
+            let response = get(&gateway, from, &format!("{host}/small"));
+            assert_eq!(response.status, 429, "{host} from {from}: {response:?}");
+            assert!(response.text().contains("at the same time"), "{}", response.text());
+        }
+        if host == app {
+            assert_eq!(get(&gateway, OTHER, &format!("{host}/small")).status, 200);
+        }
+        backend.release();
+        held.finish(SOON);
+        poll("a free place", SOON, || {
+            (get(&gateway, ONE, &format!("{host}/small")).status == 200).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_key_has_so_many_sessions_and_tunnels() {
+    let mut setup = setup();
+    setup.set("ssh.max_sessions_per_key", 2).set("ssh.max_tunnels_per_key", 3);
+    let gateway = setup.start();
+    let first = OpenSsh::new(&gateway).forward("/a", nobody()).forward("/b", nobody()).start();
+    // One more tunnel is all that is left; the one after it is refused in words.
+    let over = OpenSsh::new(&gateway).forward("/c", nobody()).forward("/d", nobody()).run();
+    let words = "your key offers 3 tunnels over all of its sessions";
+    assert!(over.stderr.contains(words) && over.stderr.contains("too-many-tunnels"), "{over:?}");
+    let _second = poll("room again", SOON, || {
+        let output = OpenSsh::new(&gateway).forward("/c", nobody()).args(&["-f", "-N"]).spawn();
+        Some(output)
+    });
+    poll("all tunnels", SOON, || (gateway.figure("oneport_tunnels_open") == 3).then_some(()));
+    let third = OpenSsh::new(&gateway).command("hello").run();
+    assert!(!third.status.success(), "{third:?}");
+    assert!(
+        third.stderr.contains("as many sessions as one may") && third.stderr.contains("too-many-sessions"),
+        "{third:?}"
+    );
+    assert_eq!(figure(&gateway, "oneport_ssh_sessions_ended_total", "too-many-sessions"), 1);
+    assert!(OpenSsh::new(&gateway).key("ed25519b").command("hello").run().status.success());
+    drop(first);
+    poll("room for a session", SOON, || {
+        OpenSsh::new(&gateway).command("hello").run().status.success().then_some(())
+    });
+}
+
+#[test]
+fn a_dead_session_does_not_keep_its_key_out() {
+    let mut setup = setup();
+    setup.set("ssh.max_sessions_per_key", 1).set("ssh.keepalive_interval", "1h");
+    let gateway = setup.start();
+    let first = OpenSsh::new(&gateway).via(Via::Raw).forward("/web", nobody()).start();
+    first.process.signal(rustix::process::Signal::STOP);
+    let second = OpenSsh::new(&gateway).command("hello").run();
+    first.process.signal(rustix::process::Signal::CONT);
+    assert!(second.status.success(), "{second:?}");
+    gateway.wait_reason("taken-over");
+}
