@@ -78,10 +78,10 @@ async fn send(
         pool.make_room(target);
     }
     let cut = Cut::default();
+    cut.used_by(slot);
     let opened = target.opener().open_with(visitor, cut.clone());
     let stream = opened.await.map_err(|error| not_opened(error, target))?;
     let link = pool.connect(stream, cut).await.map_err(|error| no_answer(&error, false, target, None))?;
-    link.used_by(slot);
     match link.send(request).await {
         Ok((response, link)) => {
             Ok(response.map(|body| Exchange::new(body, link, target, upload, keep, pool)))

@@ -19,7 +19,6 @@ use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{AbortHandle, coop};
 
@@ -74,8 +73,7 @@ impl Link {
 
     /// Notes by whose right the connection is used from now on.
     pub(super) fn used_by(&self, slot: Option<Arc<Slot>>) {
-        let before = std::mem::replace(&mut *self.signs.slot.lock(), slot);
-        drop(before);
+        self.cut.used_by(slot);
     }
 
     /// Sends a request, and waits for the head of its answer; there is no limit, because long
@@ -223,9 +221,6 @@ struct Signs {
     heard: AtomicBool,
     /// Whether something waits for the service to take it.
     unsent: AtomicBool,
-    /// The right of whoever uses the connection now. It lives as long as the stream, if nobody takes
-    /// it away before.
-    slot: Mutex<Option<Arc<Slot>>>,
 }
 
 /// A service's stream that notes whether anything was heard on it, and whether something waits to be

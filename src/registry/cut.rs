@@ -1,9 +1,11 @@
-//! Word from whoever opened a stream that it was cut, for an owner who does not read just then.
+//! What whoever opened a stream and its owner tell each other beside the stream: that it was cut, for
+//! an owner who does not read just then; and by whose right it is used.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::net::Slot;
 use crate::observe::Reason;
 
 type Act = Box<dyn FnOnce(Reason) + Send>;
@@ -18,6 +20,7 @@ pub struct Cut(Arc<Mutex<State>>);
 struct State {
     why: Option<Reason>,
     act: Option<Act>,
+    slot: Option<Arc<Slot>>,
 }
 
 impl Cut {
@@ -48,6 +51,14 @@ impl Cut {
             return act(why);
         }
         state.act = Some(Box::new(act));
+    }
+
+    /// Notes by whose right the stream is used from now on; nobody's while it is kept for reuse. Whoever
+    /// opened it lets the right go when what the stream took is free again, which may be later than
+    /// its end.
+    pub fn used_by(&self, slot: Option<Arc<Slot>>) {
+        let before = std::mem::replace(&mut self.0.lock().slot, slot);
+        drop(before);
     }
 
     /// Has nothing run any more.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::transport::Link;
 use crate::observe::Metrics;
+use crate::registry::Cut;
 
 /// Channels that a session may close first before its peer is given more time.
 const FREELY: usize = 1024;
@@ -65,10 +66,31 @@ impl ClosedFirst {
     }
 }
 
+/// Counts a channel as open, and as its visitor's.
+pub struct Open {
+    permit: Option<OwnedSemaphorePermit>,
+    cut: Cut,
+}
+
+impl Open {
+    /// By this permit; `cut` knows whose channel it is.
+    pub fn new(permit: OwnedSemaphorePermit, cut: Cut) -> Self {
+        Self { permit: Some(permit), cut }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Who finds the visitor's right free finds a channel as well.
+        drop(self.permit.take());
+        self.cut.used_by(None);
+    }
+}
+
 /// What the end of a channel needs.
 pub struct Ending {
     /// Counts the channel as open, as long as somebody uses it.
-    pub open: OwnedSemaphorePermit,
+    pub open: Open,
     /// Has a place for each channel that may wait for its peer.
     pub waiting: Arc<Semaphore>,
     /// How long the peer may take to close.

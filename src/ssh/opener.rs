@@ -8,7 +8,7 @@ use russh::{Channel, Error};
 use tokio::sync::oneshot;
 
 use super::channel;
-use super::ending::Ending;
+use super::ending::{Ending, Open};
 use super::session::{ForwardKey, Session};
 use crate::net::{ByteStream, Slot, SlotsFull, VisitorAddr};
 use crate::registry::{BoxFuture, Cut, OpenError, Opener};
@@ -45,6 +45,7 @@ impl Opener for ChannelOpener {
             let Ok(Ok(open)) = open.await else { return Err(OpenError::Full) };
             let ssh = &session.shared.settings.ssh;
             let (patience, close_timeout) = (ssh.open_timeout, ssh.close_timeout);
+            let open = Open::new(open, cut.clone());
             let ending = Ending { open, waiting: session.closing.clone(), timeout: close_timeout };
             let (give, take) = oneshot::channel();
             let tasks = session.shared.tasks.clone();

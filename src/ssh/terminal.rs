@@ -175,7 +175,7 @@ impl Terminal {
                 },
             }
         }
-        drop(self.output);
+        drop((self.output, asked));
         let closed = async { while !matches!(read.wait().await, Some(ChannelMsg::Close) | None) {} };
         tokio::select! {
             () = closed => over.cancel(),

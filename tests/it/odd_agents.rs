@@ -319,8 +319,9 @@ fn ask_and_take_nothing(agent: &LibraryAgent, count: usize) -> Vec<Channel<Msg>>
             let Ok(channel) = agent.handle.channel_open_session().await else { continue };
             channel.exec(true, "tunnel-url /a").await.expect("open");
             asked.push(channel);
-            // By the answer to this, the command before it was taken.
-            let _ = agent.handle.streamlocal_forward(format!("/{}", asked.len())).await;
+            // By the answer to this, a refusal, the command before it was taken. No name is held: who holds
+            // one is not closed.
+            let _ = agent.handle.streamlocal_forward("/x#unknown=1").await;
         }
     });
     asked
