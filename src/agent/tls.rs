@@ -3,14 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::{ConnectError, ConnectOptions};
 use crate::certs::{parse_certificates, read_source};
 use crate::config::PemSource;
+use crate::net::AnyCertificate;
 
 /// The only protocol that is offered.
 pub(super) const ALPN_SSH: &[u8] = b"ssh";
@@ -23,7 +21,7 @@ pub(super) fn client_config(options: &ConnectOptions) -> Result<Arc<ClientConfig
             |error| ConnectError::Tls { server: "this program".to_owned(), detail: error.to_string() },
         )?;
     let mut config = if options.insecure {
-        let verifier = Arc::new(NotVerified(provider));
+        let verifier = Arc::new(AnyCertificate::new(provider));
         builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
     } else {
         builder.with_root_certificates(roots(options.ca.as_deref())?).with_no_client_auth()
@@ -94,44 +92,4 @@ pub(super) fn explain(error: &std::io::Error, server: &str, name: &str) -> Conne
 fn plain_name(shown: &str) -> String {
     let inner = shown.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(shown);
     inner.trim_matches('"').to_owned()
-}
-
-/// Takes any certificate: for `--insecure` only. Signatures are verified nevertheless, so that
-/// the server at least holds the key that it shows.
-#[derive(Debug)]
-struct NotVerified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for NotVerified {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

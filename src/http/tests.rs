@@ -4,6 +4,7 @@
 
 mod h2;
 mod injection;
+mod packed;
 mod quiet;
 mod requests;
 mod smuggling;
@@ -11,3 +12,4 @@ mod stalls;
 mod streams;
 mod support;
 mod upgrades;
+mod uploads;

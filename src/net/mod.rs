@@ -4,6 +4,7 @@
 //! Refuses to know what arrives: what a connection carries is [`crate::edge`]'s to find out.
 
 mod accept;
+mod any_certificate;
 mod bind;
 mod fetch;
 mod io;
@@ -15,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use accept::accept_loop;
+pub use any_certificate::AnyCertificate;
 pub use bind::{BindError, bind, bind_udp, prepare_socket};
 pub use fetch::{Fetch, FetchError, FetchOptions};
 pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Held, Replay, copy_both, copy_both_until};

@@ -101,17 +101,7 @@ async fn an_authority_that_differs_from_host_gets_400_over_h2() {
 #[tokio::test]
 async fn draining_lets_h2_requests_finish() {
     let mut gateway = Gateway::start(Port::H2).await;
-    let (go, wait) = tokio::sync::watch::channel(false);
-    let service = Service::start(move |mut peer, _| {
-        let mut wait = wait.clone();
-        async move {
-            peer.head().await;
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
-            wait.wait_for(|go| *go).await.unwrap();
-            peer.send("k").await;
-        }
-    })
-    .await;
+    let (service, go) = Service::in_two_parts().await;
     let _lease = gateway.offer(service.addr);
     let mut client = client(&gateway).await;
     let request = http::Request::builder()

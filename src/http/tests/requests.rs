@@ -292,17 +292,7 @@ async fn a_record_says_who_left() {
 #[tokio::test]
 async fn draining_ends_idle_connections_and_finishes_what_runs() {
     let mut gateway = Gateway::start(Port::Plain).await;
-    let (go, wait) = tokio::sync::watch::channel(false);
-    let service = Service::start(move |mut peer, _| {
-        let mut wait = wait.clone();
-        async move {
-            peer.head().await;
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
-            wait.wait_for(|go| *go).await.unwrap();
-            peer.send("k").await;
-        }
-    })
-    .await;
+    let (service, go) = Service::in_two_parts().await;
     let _lease = gateway.offer(service.addr);
     let mut idle = gateway.visitor().await;
     idle.send("GET /healthz HTTP/1.1\r\nHost: api.example.test\r\n\r\n").await;

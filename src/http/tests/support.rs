@@ -291,6 +291,36 @@ pub struct Service {
 }
 
 impl Service {
+    /// Answers `ok`, of which the `k` comes only when it is told to go on.
+    pub async fn in_two_parts() -> (Self, tokio::sync::watch::Sender<bool>) {
+        let (go, wait) = tokio::sync::watch::channel(false);
+        let service = Self::start(move |mut peer, _| {
+            let mut wait = wait.clone();
+            async move {
+                peer.head().await;
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
+                wait.wait_for(|go| *go).await.unwrap();
+                peer.send("k").await;
+            }
+        });
+        (service.await, go)
+    }
+
+    /// Never answers; tells of each connection when it is `asked`, and when the gateway has `left`.
+    pub async fn that_tells() -> (Self, tokio::sync::mpsc::UnboundedReceiver<&'static str>) {
+        let (left, has_left) = tokio::sync::mpsc::unbounded_channel();
+        let service = Self::start(move |mut peer, _| {
+            let left = left.clone();
+            async move {
+                peer.head().await;
+                left.send("asked").unwrap();
+                let _ = peer.try_until("never").await;
+                left.send("left").unwrap();
+            }
+        });
+        (service.await, has_left)
+    }
+
     pub async fn start<F, Fut>(handle: F) -> Self
     where
         F: Fn(Visitor, usize) -> Fut + Send + 'static,

@@ -162,17 +162,7 @@ async fn a_visitor_who_leaves_before_the_switch_is_noticed_whatever_it_sent() {
     let mut settings = settings();
     settings.limits.handshake_timeout = std::time::Duration::from_millis(200);
     let gateway = Gateway::with(Port::Plain, settings).await;
-    let (left, mut has_left) = tokio::sync::mpsc::unbounded_channel();
-    let service = Service::start(move |mut peer, _| {
-        let left = left.clone();
-        async move {
-            peer.head().await;
-            left.send("asked").unwrap();
-            let _ = peer.try_until("never").await;
-            left.send("left").unwrap();
-        }
-    })
-    .await;
+    let (service, mut has_left) = Service::that_tells().await;
     let _lease = gateway.offer(service.addr);
     for rest in [0, 1, 5000, 20_000] {
         let mut visitor = gateway.visitor().await;
