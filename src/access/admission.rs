@@ -131,6 +131,24 @@ impl Admission {
         }
     }
 
+    /// May somebody stay connected? To be asked again for a connection that is open, because lists
+    /// change.
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn still_connected(&self, peer: IpAddr) -> Result<(), NetworkDenial> {
+        if self.is_trusted(peer) { Ok(()) } else { still(self.0.port.as_ref(), peer) }
+    }
+
+    /// May a visit to what has these bounds go on? To be asked again, as well.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn visit(&self, bounds: &Bounds, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
+        still(self.0.port.as_ref(), visitor.0)?;
+        still(bounds.networks.as_ref(), visitor.0)
+    }
+
     /// May somebody be here with a request?
     ///
     /// # Errors
@@ -316,6 +334,11 @@ impl Bounds {
     pub fn check(&self, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
         check(self.networks.as_ref(), visitor.0)
     }
+}
+
+/// The same for somebody who is here already: not for the log.
+fn still(list: Option<&Arc<NetworkList>>, from: IpAddr) -> Result<(), NetworkDenial> {
+    list.map_or(Ok(()), |list| list.check(from).map(drop))
 }
 
 fn check(list: Option<&Arc<NetworkList>>, from: IpAddr) -> Result<(), NetworkDenial> {

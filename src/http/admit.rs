@@ -72,7 +72,8 @@ impl Http {
     }
 }
 
-fn from_there(denial: &NetworkDenial) -> Failure {
+/// What somebody is told who may not come from where they are.
+pub(super) fn from_there(denial: &NetworkDenial) -> Failure {
     let next = "go on from an address that may come here, or ask who offers this";
     let mut failure =
         Failure::new(Reason::NetworkDenied, StatusCode::FORBIDDEN, "your address may not come here", next);

@@ -235,6 +235,7 @@ impl Answer {
         over: &Arc<SetOnce<Reason>>,
     ) -> Self {
         let tasks = self.hold.as_ref().map(|_| record.tasks().clone());
+        let stay = record.stay.clone();
         *self.record.lock() = Some(record);
         self.outcome = outcome;
         self.stall = Stall::current();
@@ -248,6 +249,11 @@ impl Answer {
         };
         if let Some(cut) = cut {
             cut.on_cut(self.ender(over));
+        }
+        if let Some(stay) = stay
+            && !self.is_end_stream()
+        {
+            stay.on_over(self.ender(over));
         }
         if let (Some(hold), Some(tasks)) = (self.hold.take(), tasks)
             && !self.is_end_stream()

@@ -17,6 +17,7 @@ use super::guard::{Gate, Guard};
 use super::patience::Patience;
 use super::record::Activity;
 use super::service::Session;
+use super::stay::until_denied;
 use super::streams::{Streams, Together};
 use super::{Connection, Http};
 use crate::net::Duplex;
@@ -95,8 +96,10 @@ async fn serve_h1<S: Duplex + 'static>(session: Arc<Session>, mut guard: Guard<S
         let end = drive(&session, &mut *connection, |connection| connection.graceful_shutdown(), quiet).await;
         let rest = session.switched.lock().take();
         if let Some(rest) = rest {
-            rest.await;
-            return Reason::Finished;
+            return tokio::select! {
+                () = rest => Reason::Finished,
+                why = until_denied(&session) => why,
+            };
         }
         let parts = connection.into_parts();
         match (end, parts) {
@@ -135,6 +138,7 @@ async fn doze<S: Duplex>(session: &Session, guard: &mut Guard<S>) -> Option<Reas
         },
         () = drain.cancelled() => Reason::Draining,
         () = until_idle(session) => Reason::Idle,
+        why = until_denied(session) => why,
     };
     // The visitor may be gone; then there is nobody to say goodbye to.
     let _ = tokio::time::timeout(LINGER, guard.shutdown()).await;
@@ -225,6 +229,7 @@ async fn next_turn(session: &Session, asked: Option<Reason>, pause: impl Future<
         () = drain.cancelled(), if asked.is_none() => Turn::AskToEnd(Reason::Draining),
         // The parser would wait for the visitor to take what is there, which is just what they do not.
         why = session.cut.wait() => Turn::End(*why),
+        why = until_denied(session) => Turn::End(why),
         () = until_idle(session), if asked.is_none() => Turn::AskToEnd(Reason::Idle),
         // A peer that has not even begun, or takes nothing, hears no request to end.
         () = until_unused(session), if asked == Some(Reason::Idle) => Turn::End(Reason::Idle),

@@ -1,11 +1,14 @@
 //! A request to a target's service, and the head of its answer back.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
+use super::admit::from_there;
 use super::body::Outgoing;
 use super::denial::no_longer;
 use super::exchange::Exchange;
@@ -13,6 +16,7 @@ use super::link::SendFailed;
 use super::pool::Pool;
 use super::record::Upload;
 use super::respond::Failure;
+use super::stay::Stay;
 use crate::access::Permit;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
@@ -29,7 +33,7 @@ use crate::registry::{Cut, OpenError, Target};
 /// When no connection could be had, no answer came on it, or the visit is no longer allowed.
 pub(super) async fn forward(
     pool: &Pool,
-    permit: &Permit,
+    (permit, stay): (&Permit, &Stay),
     target: &Target,
     visitor: VisitorAddr,
     request: Request<Outgoing>,
@@ -37,10 +41,15 @@ pub(super) async fn forward(
 ) -> Result<Response<Exchange>, Failure> {
     // In one place: a future is copied as large as it may become.
     let mut sent = std::pin::pin!(send(pool, target, visitor, request, upload));
-    let Some(hold) = permit.hold() else { return sent.await };
+    // Not by `select!`, because all visits pay for it.
+    let mut answer = poll_fn(|cx| match sent.as_mut().poll(cx) {
+        Poll::Pending => stay.poll_over(cx).map(|denial| Err(from_there(denial))),
+        answer => answer,
+    });
+    let Some(hold) = permit.hold() else { return answer.await };
     let mut over = Box::pin(hold.over());
     tokio::select! {
-        answer = &mut sent => answer,
+        answer = &mut answer => answer,
         why = &mut over => Err(no_longer(why)),
     }
 }

@@ -31,6 +31,7 @@ mod route;
 mod service;
 mod session;
 mod stall;
+mod stay;
 mod streams;
 mod upgrade;
 

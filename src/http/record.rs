@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 
 use super::patience::Unsent;
+use super::stay::{Stay, Stays};
 use crate::access::Counted;
 use crate::name::HostName;
 use crate::net::{ConnId, Tasks, VisitorAddr};
@@ -58,6 +59,8 @@ pub(super) struct Activity {
     last: AtomicU64,
     /// Whether something waits for the visitor to take it.
     pub(super) unsent: Arc<Unsent>,
+    /// The visits that run.
+    pub(super) stays: Stays,
     tasks: Tasks,
     metrics: Arc<Metrics>,
 }
@@ -70,6 +73,7 @@ impl Activity {
             started: Instant::now(),
             last: AtomicU64::new(0),
             unsent: Arc::default(),
+            stays: Stays::default(),
             tasks,
             metrics,
         }
@@ -115,6 +119,8 @@ pub(super) struct Record {
     pub(super) upload: Option<Arc<Upload>>,
     /// That it is counted among those that run.
     pub(super) counted: Option<Counted>,
+    /// That it is a visit, which ends when its visitor may no longer come from where they are.
+    pub(super) stay: Option<Arc<Stay>>,
     /// Octets that came in otherwise (after an upgrade).
     octets_in: u64,
     /// Octets of the answer's body.
@@ -143,6 +149,7 @@ impl Record {
             detail: None,
             upload: None,
             counted: None,
+            stay: None,
             octets_in: 0,
             octets_out: 0,
             switched: false,
@@ -207,6 +214,13 @@ impl Drop for Record {
         if self.reason == Reason::VisitorLeft && self.activity.tasks.is_cut() {
             self.reason = Reason::Draining;
         }
+        let denied = self.stay.as_ref().and_then(|stay| stay.denied());
+        // What was cut with the connection knows no more than that it ended.
+        if denied.is_some() && self.reason == Reason::VisitorLeft {
+            self.reason = Reason::NetworkDenied;
+        }
+        let rule =
+            denied.filter(|_| self.reason == Reason::NetworkDenied).map(|denial| denial.by.to_string());
         let of_kind =
             |is: fn(&Target) -> bool| self.target.as_ref().filter(|target| is(target)).map(Target::name);
         let metrics = &self.activity.metrics.http;
@@ -224,7 +238,7 @@ impl Drop for Record {
             status = self.status.as_u16(),
             reason = self.reason.word(),
             at_fault = self.reason.side().word(),
-            detail = self.detail.as_deref(),
+            detail = self.detail.as_deref().or(rule.as_deref()),
             bytes_in = uploaded + self.octets_in,
             bytes_out = self.octets_out,
             millis = self.millis(),
@@ -233,5 +247,8 @@ impl Drop for Record {
             route = of_kind(|target| matches!(target, Target::Route(_))),
             "request"
         );
+        if let Some(stay) = self.stay.take() {
+            self.activity.stays.end(&stay);
+        }
     }
 }

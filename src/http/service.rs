@@ -26,6 +26,7 @@ use super::record::{Activity, Record, RequestId};
 use super::respond::{self, Failure, Form};
 use super::rewrite::Injected;
 use super::route::{Route, route};
+use super::stay::Stay;
 use super::upgrade::{End, Wish, asks_to_switch, may_connect, no_connect};
 use super::{Connection, Http, callback, isolate, own, session};
 use crate::access::{self, AccessLevel, Credentials, Hold, Host, Permit};
@@ -157,6 +158,8 @@ impl Session {
         let target = &*record.target.insert(target);
         let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
         self.http.admit_to(target.bounds(), record.visitor)?;
+        let stay = self.activity.stays.begin(record.visitor, target, self.http.admission());
+        let stay = record.stay.insert(stay).clone();
         let host = addressee.host.as_ref();
         self.prepare_access(&request, target).await;
         let permit = self.permit(&request, host, target, is_bare)?;
@@ -183,14 +186,15 @@ impl Session {
             injection.prepare(&mut parts.headers);
         }
         let request = Request::from_parts(parts, body);
-        let forwarded = forward(&self.http.pool, &permit, target, record.visitor, request, upload.clone());
+        let forwarded =
+            forward(&self.http.pool, (&permit, &stay), target, record.visitor, request, upload.clone());
         let mut response = forwarded.await?;
         if let Some(changed) = isolate::isolate(response.headers_mut(), target, &self.http.settings) {
             record.failed(changed);
         }
         session::put(response.headers_mut(), cookie);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return switch(response, wish, permit.hold().cloned());
+            return switch(response, wish, permit.hold().cloned(), stay);
         }
         if wish.is_some_and(|wish| wish.is_extended()) && response.status().is_success() {
             // To the visitor, 2xx would mean that the switch was made (RFC 8441, section 4).
@@ -375,6 +379,7 @@ fn switch(
     mut response: Response<Exchange>,
     wish: Option<Wish>,
     hold: Option<Hold>,
+    stay: Arc<Stay>,
 ) -> Result<Outcome, Failure> {
     let Some(wish) = wish else {
         return Err(not_http("the service switched protocols without being asked to"));
@@ -382,7 +387,7 @@ fn switch(
     let service = hyper::upgrade::on(&mut response);
     let status = wish.grant(response.headers_mut())?;
     let (parts, exchange) = response.into_parts();
-    let end = End { cut: exchange.switched(), hold };
+    let end = End { cut: exchange.switched(), hold, stay };
     let mut answer = Response::from_parts(parts, Answer::own(bytes::Bytes::new()));
     *answer.status_mut() = status;
     *answer.version_mut() = Version::HTTP_11;

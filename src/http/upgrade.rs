@@ -1,6 +1,8 @@
 //! Protocol switches: any token over HTTP/1.1, and RFC 8441 over HTTP/2, towards an HTTP/1.1
 //! service. After the switch the bytes are only copied.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -14,6 +16,7 @@ use super::body::{Outgoing, reason_of};
 use super::headers::{remove_hop_by_hop, upgrade_to};
 use super::record::Record;
 use super::respond::Failure;
+use super::stay::Stay;
 use crate::access::Hold;
 use crate::net::{CopyEnd, copy_both_until};
 use crate::observe::Reason;
@@ -40,6 +43,8 @@ pub(super) struct End {
     pub(super) cut: Cut,
     /// The visit is no longer allowed; `None`: it always is.
     pub(super) hold: Option<Hold>,
+    /// The visitor may no longer come from where they are.
+    pub(super) stay: Arc<Stay>,
 }
 
 impl End {
@@ -58,6 +63,7 @@ impl End {
         tokio::select! {
             () = is_cut.cancelled() => self.cut.why().unwrap_or(Reason::VisitorTooSlow),
             why = no_longer_allowed => why,
+            _ = self.stay.over() => Reason::NetworkDenied,
         }
     }
 }

@@ -12,11 +12,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use toml::Table;
 
+use crate::permits::{Events, go_on, still_talks, switched_with, wait_records};
 use crate::support::agent::{Agent, OpenSsh, Via, host, key_file, node, public_key};
 use crate::support::backend::{Backend, nobody};
 use crate::support::gateway::{Gateway, ONEPORT, Setup};
 use crate::support::process::Process;
-use crate::support::visitor::{self, Curl, Response};
+use crate::support::visitor::{self, Curl, Response, read_to_end};
 use crate::support::{SOON, poll};
 
 /// A visitor's address, and another one's.
@@ -271,6 +272,81 @@ fn a_file_of_networks_is_reread_and_a_broken_one_changes_nothing() {
     let output = ended.process.finish(SOON);
     assert!(output.stderr.contains("agents may no longer come from your address"), "{output:?}");
     assert!(kept.process.has_ended().is_none());
+}
+
+#[test]
+fn what_runs_of_an_address_that_may_no_longer_connect_ends() {
+    let mut setup = setup();
+    let (path, item) = file(&setup, "blocked.txt", "# nobody yet\n");
+    setup.set("networks.deny", vec![item]);
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let mut agent = agent(&gateway, "", backend.address());
+    let events = |from: &str| {
+        let of = |version| Curl::new(&gateway).from(from).args(&[version]);
+        ["--http1.1", "--http2"].map(|version| Events::of(of(version), &url("/sse")))
+    };
+    let (mut ending, mut living) = (events(ONE), events(OTHER));
+    let mut shell = switched_with(&gateway, "X-Nobody: 1");
+    still_talks(&mut shell);
+    let mut idle = visitor::tls(&gateway, Some("gw.test"), &["http/1.1"]).expect("a handshake");
+    let before = backend.requests();
+    let mut held = Process::start(&mut Curl::new(&gateway).from(ONE).build(&url("/held")));
+    poll("the request to run", SOON, || (backend.requests() > before).then_some(()));
+
+    std::fs::write(&path, "127.0.0.1\n").expect("temporary folder");
+    ending.iter_mut().for_each(Events::is_cut);
+    assert_eq!(String::from_utf8_lossy(&read_to_end(&mut shell)), "");
+    assert_eq!(String::from_utf8_lossy(&read_to_end(&mut idle)), "");
+    assert!(!held.finish(SOON).status.success());
+    wait_records(&gateway, "/sse", "network-denied", 2);
+    wait_records(&gateway, "/tcp", "network-denied", 1);
+    wait_records(&gateway, "/held", "network-denied", 1);
+    let record = gateway.wait_log("the rule", |record| record["path"] == "/tcp");
+    assert!(record["detail"].as_str().is_some_and(|rule| rule.ends_with("blocked.txt:1)")), "{record}");
+    gateway.wait_log("the connection", |record| {
+        record["message"] == "connection ended" && record["reason"] == "network-denied"
+    });
+    assert!(agent.process.has_ended().is_none());
+    go_on(&mut living, &backend);
+}
+
+#[test]
+fn what_runs_of_a_visitor_who_may_no_longer_come_ends_and_nothing_else_on_the_connection() {
+    let (mut setup, backend) = (setup(), Backend::start());
+    let (blocked, item) = file(&setup, "blocked.txt", "");
+    let (own, own_item) = file(&setup, "own.txt", "203.0.113.0/24\n");
+    setup.set("networks.deny", vec![item]).set("http.trusted_proxies", vec![ONE]);
+    setup.set("routes", vec![route(backend.address(), &[("allow", vec![own_item].into())])]);
+    let gateway = setup.start();
+    let _agent = agent(&gateway, "", backend.address());
+    let app = "https://app.gw.test/sse";
+    let behind = |visitor: &str| format!("X-Forwarded-For: {visitor}");
+    let both = |visitor: &str, url: &str| {
+        ["--http1.1", "--http2"].map(|version| Events::with(&gateway, &behind(visitor), version, url))
+    };
+    let mut ending = both("203.0.113.9", app);
+    let [mut living, mut elsewhere] = [both("203.0.113.8", app), both("203.0.113.9", &url("/sse"))];
+    let before = backend.requests();
+    let held = Curl::new(&gateway).header(&behind("203.0.113.9")).args(&["-i"]);
+    let mut held = Process::start(&mut held.build("https://app.gw.test/held"));
+    poll("the request to run", SOON, || (backend.requests() > before).then_some(()));
+
+    std::fs::write(&own, "203.0.113.8\n").expect("temporary folder");
+    ending.iter_mut().for_each(Events::is_cut);
+    let held = held.finish(SOON).stdout;
+    assert!(held.contains(" 403") && held.contains("network-denied"), "{held}");
+    wait_records(&gateway, "/sse", "network-denied", 2);
+
+    // By the list of the port, though the proxy may connect.
+    let mut shell = switched_with(&gateway, &behind("203.0.113.9"));
+    let mut other = switched_with(&gateway, &behind("203.0.113.8"));
+    std::fs::write(&blocked, "203.0.113.9\n").expect("temporary folder");
+    elsewhere.iter_mut().for_each(Events::is_cut);
+    assert_eq!(String::from_utf8_lossy(&read_to_end(&mut shell)), "");
+    wait_records(&gateway, "/sse", "network-denied", 4);
+    wait_records(&gateway, "/tcp", "network-denied", 1);
+    still_talks(&mut other);
+    go_on(&mut living, &backend);
 }
 
 #[test]

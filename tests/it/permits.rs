@@ -30,8 +30,12 @@ impl Events {
 
     #[track_caller]
     pub(crate) fn with(gateway: &Gateway, header: &str, version: &str, url: &str) -> Self {
-        let curl = Curl::new(gateway).args(&["-N", version]).header(header);
-        let process = Process::start(&mut curl.build(url));
+        Self::of(Curl::new(gateway).args(&[version]).header(header), url)
+    }
+
+    #[track_caller]
+    pub(crate) fn of(curl: Curl<'_>, url: &str) -> Self {
+        let process = Process::start(&mut curl.args(&["-N"]).build(url));
         process.out.wait_for("data: one", SOON);
         Self(process)
     }
