@@ -104,32 +104,33 @@ impl<K: Eq + Hash> Bases<K> {
 pub struct Hold {
     until: Option<OffsetDateTime>,
     basis: Option<Basis>,
+    other: Option<Basis>,
 }
 
 impl Hold {
     /// Until this time (`None`: for ever), and for as long as `basis` has not ended.
     #[must_use]
     pub const fn new(until: Option<OffsetDateTime>, basis: Option<Basis>) -> Self {
-        Self { until, basis }
+        Self { until, basis, other: None }
+    }
+
+    /// The same, and for as long as `other` has not ended either.
+    #[must_use]
+    pub fn and(self, other: Option<Basis>) -> Self {
+        Self { other, ..self }
     }
 
     /// Whether nothing can end it.
     #[must_use]
-    pub const fn is_endless(&self) -> bool {
-        self.until.is_none() && self.basis.is_none()
-    }
-
-    /// What it rests on, for what is to rest on the same.
-    #[must_use]
-    pub const fn basis(&self) -> Option<&Basis> {
-        self.basis.as_ref()
+    pub fn is_endless(&self) -> bool {
+        self.until.is_none() && self.bases().next().is_none()
     }
 
     /// Why it is over at this time, if it is.
     #[must_use]
     pub fn over_at(&self, now: OffsetDateTime) -> Option<Reason> {
         let expired = self.until.is_some_and(|until| until <= now).then_some(Reason::PermitExpired);
-        expired.or_else(|| self.basis.as_ref()?.ended())
+        expired.or_else(|| self.bases().find_map(Basis::ended))
     }
 
     /// Waits until it is over; the value is why. Cancel safe.
@@ -141,7 +142,8 @@ impl Hold {
             }
             tokio::select! {
                 () = self.time_over(now) => {}
-                () = self.basis_over() => {}
+                () = basis_over(self.basis.as_ref()) => {}
+                () = basis_over(self.other.as_ref()) => {}
             }
         }
     }
@@ -156,11 +158,15 @@ impl Hold {
         }
     }
 
-    async fn basis_over(&self) {
-        match &self.basis {
-            Some(basis) => basis.0.over.cancelled().await,
-            None => pending().await,
-        }
+    fn bases(&self) -> impl Iterator<Item = &Basis> {
+        self.basis.iter().chain(&self.other)
+    }
+}
+
+async fn basis_over(basis: Option<&Basis>) {
+    match basis {
+        Some(basis) => basis.0.over.cancelled().await,
+        None => pending().await,
     }
 }
 
@@ -187,6 +193,8 @@ mod tests {
         assert_eq!(why, Reason::IssuerKeyRemoved);
         assert_eq!(hold.over_at(soon(0)), Some(Reason::IssuerKeyRemoved));
         assert_eq!(login.ended(), None);
+        let both = Hold::new(None, Some(login.clone())).and(Some(key));
+        assert_eq!((both.is_endless(), both.over().await), (false, Reason::IssuerKeyRemoved));
         assert_eq!(Hold::new(Some(soon(-1)), None).over().await, Reason::PermitExpired);
         let short = Hold::new(Some(OffsetDateTime::now_utc() + Duration::from_millis(50)), Some(login));
         assert_eq!(short.over().await, Reason::PermitExpired);

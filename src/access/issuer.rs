@@ -11,8 +11,9 @@ use time::OffsetDateTime;
 use super::hold::Basis;
 use super::key_set::key_set;
 use super::remote::Remote;
+use super::session::Origin;
 use super::token::{Claims, Terms, TokenFault, brief};
-use super::verifying_key::VerifyingKey;
+use super::verifying_key::{KeyName, VerifyingKey};
 use crate::config::{IssuerKeys, IssuerSettings, PemSource};
 use crate::observe::Reason;
 
@@ -25,6 +26,8 @@ const TRIED_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Issuer {
     pub(super) settings: IssuerSettings,
+    /// What logins by its tokens come from.
+    pub(super) origin: Origin,
     /// `None`: they were never had.
     keys: ArcSwapOption<Vec<IssuerKey>>,
     /// Where they are fetched.
@@ -35,6 +38,7 @@ pub struct Issuer {
 #[derive(Clone, Debug)]
 struct IssuerKey {
     key: VerifyingKey,
+    name: KeyName,
     basis: Basis,
 }
 
@@ -72,7 +76,8 @@ impl Issuer {
                 (None, Some(keys))
             }
         };
-        let made = Self { settings: settings.clone(), keys: ArcSwapOption::empty(), remote };
+        let (keys_now, origin) = (ArcSwapOption::empty(), Origin::issuer(settings));
+        let made = Self { settings: settings.clone(), origin, keys: keys_now, remote };
         if let Some(keys) = keys {
             made.replace(keys);
         }
@@ -85,6 +90,17 @@ impl Issuer {
             IssuerKeys::Pem(PemSource::File(path)) | IssuerKeys::Jwks(PemSource::File(path)) => Some(path),
             _ => None,
         }
+    }
+
+    /// What rests on the key of this name; `None` where it is none of the issuer's.
+    pub fn basis(&self, name: &KeyName) -> Option<Basis> {
+        let keys = self.keys.load();
+        keys.as_ref()?.iter().find(|key| key.name == *name).map(|key| key.basis.clone())
+    }
+
+    /// Whether it has had no keys yet.
+    pub fn has_no_keys_yet(&self) -> bool {
+        self.keys.load().is_none()
     }
 
     /// Whether a key may be needed that is not here: none was ever had, or none has this name.
@@ -103,6 +119,7 @@ impl Issuer {
             .into_iter()
             .map(|key| IssuerKey {
                 basis: known(&key).map_or_else(Basis::default, |known| known.basis.clone()),
+                name: key.name(),
                 key,
             })
             .collect();
@@ -119,7 +136,7 @@ impl Issuer {
         !is_same
     }
 
-    /// What a token says, and what the key rests on that it is signed with.
+    /// What a token says, and the key that it is signed with: what rests on it, and its name.
     ///
     /// # Errors
     /// When it does not hold.
@@ -128,7 +145,7 @@ impl Issuer {
         token: &str,
         key_id: Option<&str>,
         now: OffsetDateTime,
-    ) -> Result<(Claims, Basis), TokenFault> {
+    ) -> Result<(Claims, Basis, KeyName), TokenFault> {
         let terms = Terms {
             audience: self.settings.audience.as_deref(),
             profiles_claim: &self.settings.profiles_claim,
@@ -137,11 +154,13 @@ impl Issuer {
         let keys = self.keys.load();
         let keys = keys.as_ref().ok_or_else(|| TokenFault::NoKeysYet(self.settings.name.clone()))?;
         let mut last = TokenFault::UnknownKey(brief(key_id.unwrap_or_default()));
-        for IssuerKey { key, basis } in keys.iter().filter(|key| key.key.is_called(key_id)).take(TRIED_MAX) {
+        for IssuerKey { key, name, basis } in
+            keys.iter().filter(|key| key.key.is_called(key_id)).take(TRIED_MAX)
+        {
             match key.verify(token, terms, now) {
                 // Without a name in the token, it may be another of the keys.
                 Err(fault @ (TokenFault::BadSignature | TokenFault::WrongAlgorithm(_))) => last = fault,
-                decided => return Ok((decided?, basis.clone())),
+                decided => return Ok((decided?, basis.clone(), *name)),
             }
         }
         Err(last)

@@ -3,17 +3,19 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 use super::Identity;
 use super::follow::follow;
-use super::hold::Hold;
+use super::hold::{Basis, Hold};
 use super::issuer::{Issuer, IssuerError};
 use super::session::{Known, Origin};
 use super::token::{Claims, LEEWAY, TOKEN_MAX, Terms, TokenFault, Unverified, brief};
 use super::verdicts::{Maker, TokenHash, Verdict, Verdicts};
+use super::verifying_key::KeyName;
 use crate::config::AccessSettings;
 use crate::name::Thumbprint;
 use crate::net::Tasks;
@@ -22,6 +24,8 @@ use crate::net::Tasks;
 const KEY_ISSUER: &str = "preevy://";
 /// The claim of a key's own token that would name profiles: it needs none.
 const NO_CLAIM: &str = "";
+/// How long a request waits for keys in all.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Most keys that a warning of a token without end is remembered for.
 const WARNED_MAX: usize = 10_000;
 
@@ -113,12 +117,33 @@ impl Issuers {
             let name =
                 claims.subject.unwrap_or_else(|| format!("the holder of the key {}", owner.fingerprint));
             let profiles = Some(vec![thumbprint.to_owned()]);
-            return Ok(Known { name, origin: Origin::key(), profiles });
+            return Ok(Known { name, origin: Origin::key(), key: None, profiles });
         }
         let issuer = self.known(&unverified.issuer)?;
-        let (claims, _) = issuer.verify(token, unverified.key_id.as_deref(), now)?;
+        let (claims, _, key) = issuer.verify(token, unverified.key_id.as_deref(), now)?;
         let name = claims.subject.unwrap_or_else(|| brief(&unverified.issuer));
-        Ok(Known { name, origin: Origin::issuer(&issuer.settings), profiles: Some(claims.profiles) })
+        Ok(Known { name, origin: issuer.origin, key: Some(key), profiles: Some(claims.profiles) })
+    }
+
+    /// What a login rests on that was made by a token of an issuer, signed with a key of this name.
+    /// `None` where it is no longer believed.
+    #[must_use]
+    pub fn basis(&self, origin: Origin, key: &KeyName) -> Option<Basis> {
+        let mut issuers = self.0.configured.iter().filter(|issuer| issuer.origin == origin);
+        issuers.find_map(|issuer| issuer.basis(key))
+    }
+
+    /// Waits for the first keys of issuers that have them at a URL, for at most 5 s: without them, no
+    /// login by their tokens can be believed. Does not wait where they are here. Cancel safe.
+    pub async fn first_keys(&self) {
+        let all = async {
+            for issuer in self.0.configured.iter().filter(|issuer| issuer.has_no_keys_yet()) {
+                if let Some(remote) = &issuer.remote {
+                    remote.fetched_anew().await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, all).await;
     }
 
     /// Whether a token says that it was made for gateways: its issuer is an agent's key, which means
@@ -172,7 +197,7 @@ impl Issuers {
             }
             None => {
                 let issuer = self.known(&unverified.issuer)?;
-                let (claims, basis) = issuer.verify(token, unverified.key_id.as_deref(), now)?;
+                let (claims, basis, _) = issuer.verify(token, unverified.key_id.as_deref(), now)?;
                 (claims, Some(basis), Maker::Issuer)
             }
         };

@@ -217,7 +217,7 @@ impl Oidc {
         }
         let name = name_of(&claims);
         match granted(&self.0.settings.allow, &claims) {
-            Granted::Some(profiles) => Ok(Known { name, origin: self.0.origin, profiles }),
+            Granted::Some(profiles) => Ok(Known { name, origin: self.0.origin, key: None, profiles }),
             Granted::Unverified(address) => Err(OidcFault::Unverified(brief(&address))),
             Granted::Nothing => Err(OidcFault::Nobody(brief(&name))),
         }

@@ -17,11 +17,13 @@ use time::OffsetDateTime;
 
 use super::Identity;
 use super::codes::{CodeFault, Codes};
-use super::hold::{Bases, Hold};
+use super::hold::{Bases, Basis, Hold};
+use super::issuers::Issuers;
 use super::logouts::{Logouts, SessionId};
 use super::oidc::{Oidc, OidcError};
 use super::seal::{Opened, Purpose, SealError, Seals, SecretName, random};
 use super::shares::Shares;
+use super::verifying_key::KeyName;
 use crate::config::{AccessSettings, IssuerSettings, OidcSettings};
 use crate::net::Tasks;
 use crate::observe::Reason;
@@ -40,6 +42,8 @@ pub struct Session {
     /// What they are called, for people.
     pub name: String,
     origin: Origin,
+    /// The issuer's key that vouches for it, where an issuer does.
+    key: Option<KeyName>,
     sees: Sees,
     until: OffsetDateTime,
     hold: Hold,
@@ -65,6 +69,8 @@ pub struct Known {
     pub name: String,
     /// Who says so.
     pub origin: Origin,
+    /// The key that a configured issuer's token was signed with, where it was such a token.
+    pub key: Option<KeyName>,
     /// The profiles whose tunnels they may see; `None`: all.
     pub profiles: Option<Vec<String>>,
 }
@@ -79,7 +85,9 @@ struct Inner {
     codes: Codes,
     logouts: Logouts,
     lifetime: Duration,
+    /// Who says so for as long as they are in the configuration, beside issuers.
     origins: HashSet<Origin>,
+    issuers: Issuers,
     /// What visits rest on, by the session and the secret that its cookie is sealed with.
     bases: Bases<(SessionId, SecretName)>,
     provider: Option<Oidc>,
@@ -115,6 +123,9 @@ struct Sealed {
     o: String,
     /// Hashes of profiles, one behind the other; `None`: all.
     p: Option<String>,
+    /// The name of the issuer's key; `None`: no issuer vouches, or an older version sealed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    k: Option<String>,
     u: i64,
 }
 
@@ -194,6 +205,7 @@ impl Session {
                 Sees::All => None,
                 Sees::Profiles(hashes) => Some(text(hashes.as_flattened())),
             },
+            k: self.key.as_ref().map(|key| text(key)),
             u: self.until.unix_timestamp(),
         };
         serde_json::to_vec(&sealed).expect("texts and a number can be written as JSON")
@@ -206,11 +218,16 @@ impl Session {
             None => Sees::All,
             Some(hashes) => Sees::Profiles(octets(hashes)?.as_chunks().0.to_vec()),
         };
+        let key = match &sealed.k {
+            None => None,
+            Some(key) => Some(octets(key)?.try_into().ok()?),
+        };
         let until = OffsetDateTime::from_unix_timestamp(sealed.u).ok()?;
         Some(Self {
             id: octets(&sealed.i)?.try_into().ok()?,
             name: sealed.n,
             origin: Origin(octets(&sealed.o)?.try_into().ok()?),
+            key,
             sees,
             until,
             hold: Hold::new(Some(until), None),
@@ -224,7 +241,12 @@ impl Sessions {
     ///
     /// # Errors
     /// When one of them cannot be read, or the secret not be made.
-    pub fn open(settings: &AccessSettings, login: &str, state_dir: &Path) -> Result<Self, SessionsError> {
+    pub fn open(
+        settings: &AccessSettings,
+        issuers: &Issuers,
+        login: &str,
+        state_dir: &Path,
+    ) -> Result<Self, SessionsError> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let fail = |path: PathBuf| move |error| SessionsError::List { path, error };
         let path = state_dir.join("logouts");
@@ -232,8 +254,7 @@ impl Sessions {
         let seals = Seals::open(settings)?;
         let path = state_dir.join("shares");
         let shares = Shares::open(path.clone(), seals.clone(), settings.share_max).map_err(fail(path))?;
-        let mut origins: HashSet<_> = settings.issuers.iter().map(Origin::issuer).collect();
-        origins.insert(Origin::key());
+        let mut origins = HashSet::from([Origin::key()]);
         origins.extend(settings.oidc.iter().map(Origin::oidc));
         let provider = settings.oidc.as_ref().map(|oidc| Oidc::open(oidc, format!("{login}/callback")));
         Ok(Self(Arc::new(Inner {
@@ -242,6 +263,7 @@ impl Sessions {
             logouts,
             lifetime: settings.session_ttl,
             origins,
+            issuers: issuers.clone(),
             bases: Bases::default(),
             provider: provider.transpose()?,
             shares,
@@ -293,15 +315,26 @@ impl Sessions {
         let name = known.name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
         let until = OffsetDateTime::now_utc() + self.0.lifetime;
         let hold = Hold::new(Some(until), None);
-        Ok(Session { id: random()?, name, origin: known.origin, sees, until, hold })
+        Ok(Session { id: random()?, name, origin: known.origin, key: known.key, sees, until, hold })
     }
 
     /// Whether a session is good now: not over, not ended, and by somebody who is still believed.
     #[must_use]
     pub fn holds(&self, session: &Session) -> bool {
-        session.until > OffsetDateTime::now_utc()
-            && self.0.origins.contains(&session.origin)
-            && !self.0.logouts.contains(&session.id)
+        self.is_running(session) && self.vouched(session).is_some()
+    }
+
+    fn is_running(&self, session: &Session) -> bool {
+        session.until > OffsetDateTime::now_utc() && !self.0.logouts.contains(&session.id)
+    }
+
+    /// Whether somebody who is still believed vouches for a session, and what ends when that ends: the
+    /// issuer's key. `None`: nobody does.
+    fn vouched(&self, session: &Session) -> Option<Option<Basis>> {
+        match &session.key {
+            Some(key) => self.0.issuers.basis(session.origin, key).map(Some),
+            None => self.0.origins.contains(&session.origin).then_some(None),
+        }
     }
 
     /// A session as a cookie of the login host.
@@ -365,8 +398,8 @@ impl Sessions {
         let mut session = Session::decode(&octets)?;
         // Before it is asked whether the session holds: one that is ended in between ends this.
         let basis = self.0.bases.of((session.id, secret), Some(&basis));
-        session.hold = Hold::new(Some(session.until), Some(basis));
-        self.holds(&session).then_some(session)
+        session.hold = Hold::new(Some(session.until), Some(basis)).and(self.vouched(&session)?);
+        self.is_running(&session).then_some(session)
     }
 }
 
@@ -393,7 +426,7 @@ pub(super) mod tests {
         let until = OffsetDateTime::now_utc() + Duration::from_secs(60);
         let until = OffsetDateTime::from_unix_timestamp(until.unix_timestamp()).expect("a time");
         let (name, origin, hold) = ("ann".into(), Origin::key(), Hold::default());
-        Session { id: [7; 16], name, origin, sees: Sees::All, until, hold }
+        Session { id: [7; 16], name, origin, key: None, sees: Sees::All, until, hold }
     }
 
     fn owner() -> Identity {
@@ -405,11 +438,12 @@ pub(super) mod tests {
         let secrets = vec![Secret::new("0123456789abcdef")];
         let settings =
             AccessSettings { secrets, session_ttl: Duration::from_secs(60), ..AccessSettings::default() };
-        Sessions::open(&settings, "https://auth.test/login", dir).expect("opened")
+        let issuers = Issuers::open(&settings).expect("none");
+        Sessions::open(&settings, &issuers, "https://auth.test/login", dir).expect("opened")
     }
 
     fn known(profiles: Vec<String>) -> Known {
-        Known { name: "a\nb".into(), origin: Origin::key(), profiles: Some(profiles) }
+        Known { name: "a\nb".into(), origin: Origin::key(), key: None, profiles: Some(profiles) }
     }
 
     #[test]
@@ -448,6 +482,8 @@ pub(super) mod tests {
             (good.encode(), Some(Reason::PermitExpired))
         );
         assert!(of(Session { origin: Origin::of(&["issuer", "gone"]), ..session() }).is_none());
+        // Its key is none of an issuer's here.
+        assert!(of(Session { key: Some([7; 16]), ..session() }).is_none());
         assert!(of(Session { until: OffsetDateTime::UNIX_EPOCH, ..session() }).is_none());
     }
 

@@ -3,6 +3,7 @@
 //! The key fixes the algorithms, never the token: what a token says of how it was signed is only
 //! compared with them (RFC 8725, section 3.1). Signatures are a library's business.
 
+use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -36,6 +37,9 @@ pub struct VerifyingKey {
     /// A hash of the key itself.
     print: Vec<u8>,
 }
+
+/// See [`VerifyingKey::name`].
+pub type KeyName = [u8; 16];
 
 /// How signatures are checked.
 #[derive(Clone)]
@@ -103,6 +107,21 @@ impl VerifyingKey {
     pub fn of_pem(pem: &str) -> Result<Self, String> {
         let der = pem_der(pem).ok_or(WHAT)?;
         Ok(Self { check: der_key(&der)?, id: None, print: print_of(&der) })
+    }
+
+    /// What the key is known by where it cannot be kept itself: another one has another.
+    #[must_use]
+    pub fn name(&self) -> KeyName {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in
+            [&self.print, self.check.names().concat().as_bytes(), self.id.as_deref().unwrap_or("").as_bytes()]
+        {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
+        }
+        let mut name = [0; 16];
+        name.copy_from_slice(&context.finish().as_ref()[..16]);
+        name
     }
 
     /// Whether the key may be the one that a token names.

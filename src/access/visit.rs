@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::time::Duration;
 
-use super::issuers::{Issuers, Refused};
+use super::issuers::{Issuers, PATIENCE, Refused};
 use super::{Guest, Hold, Identity, Session, TokenFault};
 
 /// Who may visit a tunnel.
@@ -28,9 +27,6 @@ impl fmt::Display for AccessLevel {
 
 /// Most cookies of one request that are looked at.
 const COOKIES_MAX: usize = 4;
-
-/// How long a request waits for keys in all.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a visitor showed a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -101,7 +101,7 @@ pub fn provision(
     let host_key = host_key::load(&settings.ssh.host_key)?;
     let registry = Registry::new();
     let issuers = Issuers::open(&settings.access)?;
-    let sessions = Sessions::open(&settings.access, &settings.base.login_url(), path)?;
+    let sessions = Sessions::open(&settings.access, &issuers, &settings.base.login_url(), path)?;
     sessions.watch(visitors);
     let shares = sessions.shares().clone();
     let admission = Admission::open(settings, metrics)?;

@@ -118,7 +118,9 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
 /// What is said to somebody whose permit ended before there was an answer.
 pub(super) fn no_longer(why: Reason) -> Failure {
     let what = match why {
-        Reason::IssuerKeyRemoved => "the key that the token is signed with was withdrawn by its issuer",
+        Reason::IssuerKeyRemoved => {
+            "the issuer withdrew the key of the token, or of the one that was shown to log in"
+        }
         Reason::LoginEnded => "the login that allowed this request was ended",
         Reason::LinkEnded => "the guest link that allowed this request was taken back",
         Reason::SecretRemoved => "the secret was removed that the login or the guest link is sealed with",

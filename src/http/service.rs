@@ -122,6 +122,7 @@ impl Session {
                 self.http.admit_with(request.headers(), record.visitor)?;
                 let form = Form::accepted(request.headers());
                 if own::asks_who(request.uri().path()) {
+                    Box::pin(session::prepare(&self.http, session::Kind::Login, request.headers())).await;
                     Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
                 }
                 let (answer, reason) = own::answer(&self.http, place, request, form, record.visitor).await?;
@@ -214,6 +215,7 @@ impl Session {
             && tunnel.access == AccessLevel::Private
         {
             // Boxed, because most requests need it not.
+            Box::pin(session::prepare(&self.http, session::Kind::Visit, request.headers())).await;
             Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
         }
     }

@@ -78,6 +78,14 @@ impl Kind {
     }
 }
 
+/// Has here what it takes to believe a cookie of a login, where that is to be fetched first. Cancel
+/// safe.
+pub(super) async fn prepare(http: &Http, kind: Kind, headers: &HeaderMap) {
+    if kind.find(&http.settings.base, headers).is_some() {
+        http.issuers.first_keys().await;
+    }
+}
+
 /// Who somebody is on the login host.
 pub(super) fn of_login(http: &Http, headers: &HeaderMap) -> Option<Session> {
     http.sessions.of_login(&Kind::Login.find(&http.settings.base, headers)?)

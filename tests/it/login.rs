@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::issuers::{order, set_of};
 use crate::permits::{Events, go_on, still_talks, switched_with, wait_records};
+use crate::private::jose;
 use crate::support::agent::{Agent, OpenSsh, host, key_file, node};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
@@ -246,6 +248,51 @@ fn what_a_login_opened_ends_with_it_and_nothing_else_does() {
     assert_eq!(String::from_utf8_lossy(&read_to_end(&mut other)), "");
     wait_records(gateway, "/tcp", "secret-removed", 1);
     still_talks(&mut by_new);
+}
+
+#[test]
+fn logins_end_when_the_key_is_withdrawn_that_vouched_for_them() {
+    let mut setup = Setup::new();
+    let file = setup.path("keys.json");
+    let write = |names: &[&str]| {
+        let next = file.with_extension("next");
+        std::fs::write(&next, set_of(names)).and_then(|()| std::fs::rename(&next, &file)).expect("writable");
+    };
+    write(&["ecdsa256", "rsa2048"]);
+    let issuer = [("name", "id.test"), ("jwks", "keys.json")];
+    let issuer: toml::Table =
+        issuer.map(|(name, value)| (name.to_owned(), value.into())).into_iter().collect();
+    setup.set("access.issuer", vec![toml::Value::from(issuer)]);
+    let house = House::of(setup);
+    let gateway = &house.gateway;
+    let tokens = jose(&json!([order("id.test", "ecdsa256", "ES256"), order("id.test", "rsa2048", "RS256")]));
+    let (first, second) = (house.jar("first"), house.jar("second"));
+    let cookie = |jar: &Jar<'_>, token: &str| {
+        assert_eq!(jar.login(&url("web", "/echo"), token).status, 200);
+        format!("Cookie: __Host-oneport-visit={}", jar.cookie(&host("web"), "visit"))
+    };
+    let (short, long) = (cookie(&first, &tokens[0]), cookie(&second, &tokens[1]));
+    let events = |header: &str| {
+        ["--http1.1", "--http2"].map(|version| Events::with(gateway, header, version, &url("web", "/sse")))
+    };
+    let (mut ending, mut living) = (events(&short), events(&long));
+    let mut shell = switched_with(gateway, &short);
+    still_talks(&mut shell);
+
+    write(&["rsa2048"]);
+    ending.iter_mut().for_each(Events::is_cut);
+    assert_eq!(String::from_utf8_lossy(&read_to_end(&mut shell)), "");
+    wait_records(gateway, "/sse", "issuer-key-removed", 2);
+    wait_records(gateway, "/tcp", "issuer-key-removed", 1);
+    // On both hosts they have to log in again, and the others have not.
+    let again = first.go(&url("web", "/echo"));
+    assert!(again.status == 200 && again.text().contains("<form method=post"), "{again:?}");
+    reached(&second.go(&url("api", "/echo")));
+    go_on(&mut living, &house.backend);
+    // The key is back: so are they.
+    write(&["ecdsa256", "rsa2048"]);
+    let echo = |jar: &Jar<'_>| jar.go(&url("web", "/echo"));
+    poll("the login to count", SOON, || (!echo(&first).text().contains("<form")).then_some(()));
 }
 
 #[test]

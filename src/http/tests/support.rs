@@ -112,7 +112,7 @@ impl Gateway {
         let (registry, tasks) = (Registry::new(), Tasks::new());
         let metrics = Arc::<Metrics>::default();
         let issuers = Issuers::open(&settings.access).unwrap();
-        let sessions = Sessions::open(&settings.access, "unused", "unused".as_ref()).unwrap();
+        let sessions = Sessions::open(&settings.access, &issuers, "unused", "unused".as_ref()).unwrap();
         let admission = Admission::open(&settings, &metrics).unwrap();
         let http = Http::new(
             Arc::new(settings),

@@ -56,7 +56,7 @@ impl Crowd {
         settings.access.secrets = vec![Secret::new("sixteen or more.")];
         let issuers = Issuers::open(&settings.access).expect("no file to read");
         let sessions =
-            Sessions::open(&settings.access, "unused", "unused".as_ref()).expect("no file to read");
+            Sessions::open(&settings.access, &issuers, "unused", "unused".as_ref()).expect("no file to read");
         let metrics = Arc::<Metrics>::default();
         let admission = Admission::open(&settings, &metrics).expect("no file to read");
         let http = Http::new(
