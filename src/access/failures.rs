@@ -28,19 +28,28 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Whether a token that does not hold may be a guess. It is none if whom it names has signed it, which
 /// is looked at before most of these; if there were no keys yet to look with; or if nobody here has
-/// anything to do with it, as with those that a service gives its own visitors.
+/// anything to do with it, as with those that a service gives its own visitors. What names no issuer
+/// can only be one of these, unless it `is_for_us`: shown where only the gateway looks.
 #[must_use]
-pub const fn is_guess(fault: &TokenFault) -> bool {
-    !matches!(
-        fault,
+pub const fn is_guess(fault: &TokenFault, is_for_us: bool) -> bool {
+    match fault {
         TokenFault::Expired(_)
-            | TokenFault::NotYet(_)
-            | TokenFault::NoTime(_)
-            | TokenFault::NoExpiry
-            | TokenFault::WrongAudience
-            | TokenFault::NoKeysYet(_)
-            | TokenFault::UnknownIssuer(_)
-    )
+        | TokenFault::NotYet(_)
+        | TokenFault::NoTime(_)
+        | TokenFault::NoExpiry
+        | TokenFault::WrongAudience
+        | TokenFault::NoKeysYet(_)
+        | TokenFault::UnknownIssuer(_) => false,
+        TokenFault::TooLong | TokenFault::Malformed | TokenFault::Critical | TokenFault::NoIssuer => {
+            is_for_us
+        }
+        TokenFault::WrongAlgorithm(_)
+        | TokenFault::OtherKey
+        | TokenFault::NoAgent
+        | TokenFault::UnusableKey
+        | TokenFault::UnknownKey(_)
+        | TokenFault::BadSignature => true,
+    }
 }
 
 /// How somebody tried to log in.

@@ -168,7 +168,7 @@ fn by_library(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<se
 
 fn by_p521(token: &str, point: &[u8]) -> Result<serde_json::Value, TokenFault> {
     let (signed, signature) = token.rsplit_once('.').ok_or(TokenFault::Malformed)?;
-    let signature = BASE64.decode(signature).map_err(|_| TokenFault::Malformed)?;
+    let signature = BASE64.decode(signature).map_err(|_| TokenFault::BadSignature)?;
     UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, point)
         .verify(signed.as_bytes(), &signature)
         .map_err(|_| TokenFault::BadSignature)?;
@@ -193,7 +193,8 @@ fn p521_point(x: &str, y: &str) -> Result<Vec<u8>, String> {
 
 fn fault_of(kind: &ErrorKind) -> TokenFault {
     match kind {
-        ErrorKind::InvalidSignature => TokenFault::BadSignature,
+        // Of what is base64, the rest was read to find the key.
+        ErrorKind::InvalidSignature | ErrorKind::Base64(_) => TokenFault::BadSignature,
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => {
             TokenFault::WrongAlgorithm("another algorithm".to_owned())
         }

@@ -100,7 +100,8 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
             let next = "make another with `oneport token`, or get one from whoever issues them";
             let mut failure = Failure::new(Reason::BadToken, StatusCode::UNAUTHORIZED, what, next)
                 .with(header::WWW_AUTHENTICATE, challenge);
-            failure.is_failed_login = is_guess(fault);
+            // Any other may be what a service asks its own visitors for.
+            failure.is_failed_login = is_guess(fault, *way == Way::Basic);
             match way {
                 Way::Basic => failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC)),
                 Way::Bearer | Way::Cookie | Way::Session | Way::Guest => failure,

@@ -166,7 +166,7 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form, visitor
     let identified = http.issuers.identify(token.trim(), owner_of);
     match &identified {
         Ok(_) => http.admit_login(visitor)?,
-        Err(fault) if is_guess(fault) => http.login_failed(visitor).await?,
+        Err(fault) if is_guess(fault, true) => http.login_failed(visitor).await?,
         Err(_) => {}
     }
     match identified {

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 use toml::Table;
 
@@ -464,6 +464,36 @@ fn tokens_in_the_form_of_the_login_page_count_as_well() {
     assert!(right.status == 429 && right.header("set-cookie").is_none(), "{right:?}");
     assert_eq!(house.ask(OTHER, &house.token).status, 429);
     assert_eq!(send(ONE, &house.token).status, 200);
+}
+
+#[test]
+fn what_a_service_asks_its_own_visitors_for_is_no_failed_login() {
+    let house = House::new(|_| {});
+    let gateway = &house.gateway;
+    let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let no_issuer = format!("Bearer {}.{}.AAAA", part(r#"{"alg":"EdDSA"}"#), part(r#"{"sub":"ann"}"#));
+    let ask = |from: &str, authorization: &str, more: &str| {
+        let curl = Curl::new(gateway).from(from).header(&format!("Authorization: {authorization}"));
+        curl.header(more).get(&url("/echo"))
+    };
+    let long = format!("Bearer {}", "x".repeat(9000));
+    for own in ["Bearer ghp_opaque", "Bearer a.b.c", &no_issuer, &long, &basic("admin:secret")] {
+        for _ in 0..5 {
+            let response = ask(OTHER, own, "X-Nobody: 1");
+            assert_eq!(response.status, 401, "{own}: {response:?}");
+        }
+        // It is the service's where a cookie lets the visitor in.
+        let known = ask(OTHER, own, &format!("Cookie: preevy-saas-jwt={}", house.token));
+        assert!(known.status == 200 && known.text().contains(own), "{own}: {known:?}");
+    }
+    assert_eq!(gateway.figure("oneport_logins_failed_total{by=\"http\"}"), 0);
+    assert_eq!(house.ask(OTHER, &house.token).status, 200);
+    // Under the user name that stands for tokens it can be for nobody else.
+    for _ in 0..3 {
+        assert_eq!(ask(OTHER, &basic("x-preevy-profile-key:guess"), "X-Nobody: 1").status, 401);
+    }
+    assert_eq!(ask(OTHER, &basic("x-preevy-profile-key:guess"), "X-Nobody: 1").status, 429);
 }
 
 #[test]
