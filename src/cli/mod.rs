@@ -7,17 +7,21 @@ mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use oneport::agent::{self, ConnectOptions, Stdio};
 use oneport::app::Bound;
 use oneport::config::Settings;
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use certs::{list as certs, renew as renew_certificate};
 pub use check::run as check;
 pub use dev::run as dev;
 pub use token::run as token;
 
+/// How long a proxy may go on whose client has hung up: for what it has written before.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Exit code for a configuration that is not valid.
 const EXIT_INVALID: u8 = 2;
 
@@ -78,7 +82,12 @@ pub fn connect(target: &str, options: ConnectOptions) -> anyhow::Result<ExitCode
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(async { agent::connect(target, &options, Stdio::of_process()).await });
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = agent::connect(target, &options, Stdio::of_process()) => outcome,
+            () = hung_up() => Ok(()),
+        }
+    });
     let code = match outcome {
         Ok(()) => 0,
         Err(error) => {
@@ -88,6 +97,15 @@ pub fn connect(target: &str, options: ConnectOptions) -> anyhow::Result<ExitCode
     };
     // Not by returning: a read from a terminal may hold a thread that the runtime would wait for.
     std::process::exit(code)
+}
+
+/// Some time after SIGHUP. OpenSSH sends it as soon as it has written its farewell, which would be lost
+/// if the process ended there: the gateway would take the session for broken. What is still to come ends
+/// with the end of the input.
+async fn hung_up() {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return std::future::pending().await };
+    hangups.recv().await;
+    tokio::time::sleep(FAREWELL).await;
 }
 
 /// Writes to standard error. One that is closed is nobody to tell.

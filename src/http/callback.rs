@@ -93,7 +93,10 @@ fn welcome(
     let link = field(query, "link").unwrap_or_default();
     let guest = http.sessions.shares().guest(&link, host.as_str(), &tunnel.owner);
     let guest = guest.map_err(|fault| {
-        let next = "open it exactly as it was sent to you, or ask for another";
+        let next = match fault.reason() {
+            Reason::LinkEnded => "ask whoever sent it for another",
+            _ => "open it exactly as it was sent to you, or ask for another",
+        };
         Failure::new(fault.reason(), StatusCode::FORBIDDEN, fault.to_string(), next)
             .with(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
     })?;

@@ -256,13 +256,7 @@ impl Handler for Callbacks {
     }
 
     async fn exec_request(&mut self, channel: ChannelId, line: &[u8], library: &mut Library) -> Done {
-        match Ask::exec(line) {
-            Some(ask) => self.ask(channel, ask, library),
-            None => {
-                tracing::debug!(conn = %self.session.conn, "a command that is not known");
-                library.channel_failure(channel)
-            }
-        }
+        self.ask(channel, Ask::exec(line), library)
     }
 
     async fn subsystem_request(&mut self, channel: ChannelId, _: &str, library: &mut Library) -> Done {

@@ -72,8 +72,12 @@ impl ShareCommand {
     fn share(name: &str, time: Option<&str>) -> Self {
         // As it stands in the forward request.
         let bare = name.split('#').next().unwrap_or_default();
-        if bare.trim_start_matches('/').is_empty() {
-            return Self::Faulty(format!("`{}` is not the name of a preview", shown(name)));
+        // What begins with a hyphen may be a name, but who writes it asks for something else.
+        if bare.trim_start_matches('/').is_empty() || bare.starts_with('-') {
+            return Self::Faulty(format!(
+                "`{}` is not the name of a preview; write `share NAME TIME`, such as `share web 2h`",
+                shown(name)
+            ));
         }
         match time.map_or(Ok(DEFAULT), parse_duration) {
             Ok(time) => Self::Share(bare.to_owned(), time),
@@ -117,7 +121,7 @@ impl ShareCommand {
                 Ok(Answer::of(&ended, Vec::new()))
             }
             Self::Share(name, time) => {
-                let name = meant(session, name, identity);
+                let name = meant(session, name, identity)?;
                 let host = HostName::child_of(name.as_str(), &base.host);
                 let note = note(session, &name, identity);
                 let shared = shares.share(identity, name, host.as_str(), *time).await;
@@ -138,14 +142,34 @@ impl Answer {
     }
 }
 
-/// The preview that a name is for: as agents ask for it, or as it stands in its URL.
-fn meant(session: &Session, name: &str, identity: &Identity) -> TunnelName {
+/// The preview that a name is for: as agents ask for it, or as it stands in its URL, or all of that.
+fn meant(session: &Session, name: &str, identity: &Identity) -> Result<TunnelName, String> {
     let derived = TunnelName::derive(name, &identity.client_id);
     let is_theirs = |name: &TunnelName| access_of(session, name, identity).is_some();
-    match TunnelName::from_label(name) {
-        Some(public) if !is_theirs(&derived) && is_theirs(&public) => public,
-        _ => derived,
+    if is_theirs(&derived) {
+        return Ok(derived);
     }
+    let base = &session.shared.settings.base.host;
+    if let Some(label) = label_in(name, base) {
+        let public = TunnelName::from_label(&label);
+        return public.ok_or_else(|| format!("`{}` is not the host of a preview here", shown(name)));
+    }
+    if name.contains("://") {
+        return Err(format!(
+            "`{}` is not the URL of a preview here, which are below `{base}`; a preview's name will do",
+            shown(name)
+        ));
+    }
+    Ok(TunnelName::from_label(name).filter(is_theirs).unwrap_or(derived))
+}
+
+/// `LABEL` of `https://LABEL.BASE:PORT/PATH`, or of a part of that which holds `LABEL.BASE`.
+fn label_in(text: &str, base: &HostName) -> Option<String> {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (host, _) = HostName::parse_authority(authority).ok()?;
+    let label = host.as_str().strip_suffix(base.as_str())?.strip_suffix('.')?;
+    (!label.is_empty() && !label.contains('.')).then(|| label.to_owned())
 }
 
 /// Who may visit it, if this key offers it now.
@@ -172,7 +196,7 @@ fn listed(share: &Share, base: &BaseUrl) -> Shown {
 }
 
 /// A word of the agent's, without anything in it that a terminal would obey.
-fn shown(word: &str) -> String {
+pub fn shown(word: &str) -> String {
     word.chars().take(SHOWN_MAX).flat_map(char::escape_debug).collect()
 }
 
@@ -195,12 +219,37 @@ mod tests {
         assert_eq!(parse("shares"), Some(ShareCommand::List));
         assert_eq!(parse("unshare all"), Some(ShareCommand::TakeBack(None)));
         assert!(matches!(parse("unshare 00112233aabbccdd"), Some(ShareCommand::TakeBack(Some(_)))));
-        for bad in
-            ["share", "share / 1h", "share web x", "share a b c", "shares x", "unshare", "unshare \u{1b}[2J"]
-        {
+        for bad in [
+            "share",
+            "share --help",
+            "share / 1h",
+            "share web x",
+            "share a b c",
+            "shares x",
+            "unshare",
+            "unshare \u{1b}[2J",
+        ] {
             let Some(ShareCommand::Faulty(what)) = parse(bad) else { panic!("{bad} was taken") };
             assert!(!what.contains('\u{1b}'), "{what}");
         }
         assert_eq!(parse("hello"), None);
+    }
+
+    #[test]
+    fn a_preview_may_be_named_by_its_url() {
+        let base = HostName::parse("gw.test").expect("a host");
+        for text in [
+            "web-abc.gw.test",
+            "https://web-abc.gw.test",
+            "https://WEB-abc.gw.test:8443/a?b",
+            "web-abc.gw.test:1",
+        ] {
+            assert_eq!(label_in(text, &base).as_deref(), Some("web-abc"), "{text}");
+        }
+        for text in
+            ["web", "/web", "a.b.gw.test", "gw.test", ".gw.test", "web.other.test", "xgw.test", "https://"]
+        {
+            assert_eq!(label_in(text, &base), None, "{text}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::commands::Command;
 use super::screen::Screen;
 use super::session::Session;
-use super::share::ShareCommand;
+use super::share::{ShareCommand, shown};
 use crate::net::Tasks;
 use crate::observe::Reason;
 use crate::registry::Holder as _;
@@ -27,6 +27,9 @@ const QUEUED: usize = 256;
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// How long a client may take to go after its person asked to end.
 const LEAVE: Duration = Duration::from_secs(3);
+
+/// How shells end for a command that is not there.
+const NO_SUCH_COMMAND: u32 = 127;
 
 /// What was asked for on the channel.
 #[derive(Debug)]
@@ -39,15 +42,29 @@ pub enum Ask {
     Exec(Command),
     /// A command about guest links.
     Share(ShareCommand),
+    /// No command of ours; what is said to it.
+    Unknown(String),
     /// A signal such as SIGINT: end.
     Interrupt,
 }
 
 impl Ask {
-    /// Understands an `exec` request; `None` when it is no command of ours.
-    pub fn exec(line: &[u8]) -> Option<Self> {
-        Command::parse(line).map(Self::Exec).or_else(|| ShareCommand::parse(line).map(Self::Share))
+    /// Understands an `exec` request.
+    pub fn exec(line: &[u8]) -> Self {
+        let known =
+            Command::parse(line).map(Self::Exec).or_else(|| ShareCommand::parse(line).map(Self::Share));
+        known.unwrap_or_else(|| Self::Unknown(unknown(line)))
     }
+}
+
+/// What is said to a command that is not there.
+fn unknown(line: &[u8]) -> String {
+    let line = String::from_utf8_lossy(line);
+    let word = line.split_whitespace().next().unwrap_or_default();
+    format!(
+        "there is no command `{}` here; there are `hello`, `tunnel-url NAME`, `share NAME TIME`, `shares` and `unshare ID`; without one, what is exposed and who comes is shown",
+        shown(word)
+    )
 }
 
 enum Output {
@@ -155,6 +172,11 @@ impl Terminal {
                     Ask::Shell => self.show(pty),
                     Ask::Share(command) => {
                         self.share(command);
+                        break;
+                    }
+                    Ask::Unknown(what) => {
+                        self.say(&what);
+                        self.send(Output::Exit { close: true, status: NO_SUCH_COMMAND });
                         break;
                     }
                     Ask::Exec(command) => if self.answer(&command) == Next::Close {

@@ -198,9 +198,11 @@ fn what_is_shared_is_listed_and_taken_back_by_its_owner_alone() {
     let (first, second) = (house.share("web 1h"), house.share("/web#access=private 2h"));
     let third = house.share("web-dzk582uo 3h");
     assert!(third.url.starts_with(&url("web", "/")), "{}", third.url);
+    let fourth = house.share(&format!("{} 4h", url("web", "/page?a=b")));
+    assert!(fourth.url.starts_with(&url("web", "/.oneport/")), "{}", fourth.url);
     let list = said(&ask(gateway, "ed25519a", "shares"));
     let ids: Vec<_> = list.as_array().expect("a list").iter().map(|share| share["id"].clone()).collect();
-    assert_eq!(ids, [&*first.id, &second.id, &third.id]);
+    assert_eq!(ids, [&*first.id, &second.id, &third.id, &fourth.id]);
     assert_eq!(
         (&list[0]["url"], &list[0]["until"]),
         (&Value::from(url("web", "/")), &Value::from(&*first.until))
@@ -224,6 +226,8 @@ fn what_is_shared_is_listed_and_taken_back_by_its_owner_alone() {
         ("share web 0s", "at least `1s`"),
         ("share web soon", "is not a time"),
         ("share", "share NAME TIME"),
+        ("share --help", "is not the name of a preview"),
+        ("share https://web.other.test/", "is not the URL of a preview here"),
         ("unshare x", "is not the id"),
     ] {
         let output = ask(gateway, "ed25519a", bad);
@@ -236,7 +240,7 @@ fn what_is_shared_is_listed_and_taken_back_by_its_owner_alone() {
     );
     refused(&house.step("a", &first.url), "link-ended", "was taken back");
     assert_eq!(house.step("b", &second.url).status, 303);
-    assert_eq!(said(&ask(gateway, "ed25519a", "unshare all")).as_array().map(Vec::len), Some(3));
+    assert_eq!(said(&ask(gateway, "ed25519a", "unshare all")).as_array().map(Vec::len), Some(4));
     assert_eq!(said(&ask(gateway, "ed25519a", "shares")), Value::Array(Vec::new()));
     refused(&house.step("b", &second.url), "link-ended", "was taken back");
     // The cookie of a link that was taken back is as good as none.

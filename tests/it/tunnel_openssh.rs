@@ -56,6 +56,21 @@ fn through_the_single_port_raw_if_allowed() {
 }
 
 #[test]
+fn a_session_that_ends_by_itself_is_no_broken_one() {
+    let gateway = Gateway::start();
+    for _ in 0..5 {
+        assert!(OpenSsh::new(&gateway).command("hello").run().status.success());
+    }
+    let ends = |log: &str| {
+        let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.filter(|record| record["message"] == "session ended").collect::<Vec<_>>()
+    };
+    let ends = poll("five ends", SOON, || Some(ends(&gateway.stderr())).filter(|ends| ends.len() == 5));
+    let reasons: Vec<_> = ends.iter().map(|end| &end["reason"]).collect();
+    assert!(reasons.iter().all(|reason| *reason == "finished"), "{reasons:?}");
+}
+
+#[test]
 fn hello_without_forwards_says_who_we_are_and_ends() {
     let gateway = Gateway::start();
     let output = OpenSsh::new(&gateway).command("hello").run();
@@ -137,11 +152,13 @@ fn aes_gcm_is_agreed_on_unless_the_agent_has_nothing_but_another() {
 }
 
 #[test]
-fn an_unknown_command_fails() {
+fn an_unknown_command_fails_and_says_which_there_are() {
     let gateway = Gateway::start();
-    let output = OpenSsh::new(&gateway).command("rm -rf /").run();
-    assert_ne!(output.status.code(), Some(0), "{output:?}");
+    let output = OpenSsh::new(&gateway).command("r\u{1b}m -rf /").run();
+    assert_eq!(output.status.code(), Some(127), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
+    let said = &output.stderr;
+    assert!(said.contains(r"there is no command `r\u{1b}m` here; there are `hello`, "), "{said:?}");
 }
 
 #[test]
