@@ -10,11 +10,12 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::failures::{Failures, LockedOut, Login};
-use super::network_files::{NetworkList, NetworksError, look};
+use super::network_files::{NetworkList, NetworksError, PlannedList, look};
 use super::networks::NetworkDenial;
 use super::requests::{Requests, Running, TooMany, Visitors};
 use crate::config::watch::{Complaint, FileWatch, POLL, off_thread};
 use crate::config::{NetworkSettings, RequestLimits, RouteSettings, Settings};
+use crate::name::HostName;
 use crate::net::{Tasks, VisitorAddr};
 use crate::observe::Metrics;
 
@@ -25,11 +26,13 @@ pub struct Admission(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     /// To any listener.
-    port: Option<Arc<NetworkList>>,
+    port: Arc<NetworkList>,
     /// As agents.
-    ssh: Option<Arc<NetworkList>>,
+    ssh: Arc<NetworkList>,
     /// To each route, in the order of the settings.
     routes: Vec<Bounds>,
+    /// Which these are: host and path.
+    route_names: Vec<(HostName, String)>,
     trusted: Vec<IpNet>,
     failures: Failures,
     limits: RequestLimits,
@@ -56,6 +59,10 @@ pub enum OwnVisitors {
     /// These.
     Limited(Arc<Visitors>),
 }
+
+/// What the lists are to become, by other settings.
+#[derive(Debug)]
+pub struct PlannedLists(Vec<(Arc<NetworkList>, PlannedList)>);
 
 /// A request that is counted while it runs.
 #[derive(Debug)]
@@ -103,15 +110,14 @@ impl Admission {
     /// # Errors
     /// When a file cannot be used.
     pub fn open(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Self, NetworksError> {
-        let open = |allow: &str, deny: &str, written| {
-            Ok::<_, NetworksError>(NetworkList::open(allow, deny, written)?.map(Arc::new))
-        };
+        let open = |allow: &str, deny: &str, written| NetworkList::open(allow, deny, written).map(Arc::new);
         let limits = settings.limits.requests;
         let routes = settings.routes.iter().map(|route| Bounds::of_route(route, limits));
         Ok(Self(Arc::new(Inner {
             port: open("networks.allow", "networks.deny", &settings.networks)?,
             ssh: open("ssh.allow", "ssh.deny", &settings.ssh.networks)?,
             routes: routes.collect::<Result<_, _>>()?,
+            route_names: settings.routes.iter().map(name_of).collect(),
             trusted: settings.http.trusted_proxies.clone(),
             failures: Failures::new(settings.access.failures, metrics.clone()),
             limits,
@@ -125,10 +131,8 @@ impl Admission {
     /// # Errors
     /// When they may not.
     pub fn connection(&self, peer: IpAddr) -> Result<(), NetworkDenial> {
-        match &self.0.port {
-            Some(_) if self.is_trusted(peer) => Ok(()),
-            port => check(port.as_ref(), peer),
-        }
+        let port = &self.0.port;
+        if port.is_open() || self.is_trusted(peer) { Ok(()) } else { check(port, peer) }
     }
 
     /// May somebody stay connected? To be asked again for a connection that is open, because lists
@@ -137,7 +141,8 @@ impl Admission {
     /// # Errors
     /// When they may not.
     pub fn still_connected(&self, peer: IpAddr) -> Result<(), NetworkDenial> {
-        if self.is_trusted(peer) { Ok(()) } else { still(self.0.port.as_ref(), peer) }
+        let port = &self.0.port;
+        if port.is_open() || self.is_trusted(peer) { Ok(()) } else { still(port, peer) }
     }
 
     /// May a visit to what has these bounds go on? To be asked again, as well.
@@ -145,8 +150,8 @@ impl Admission {
     /// # Errors
     /// When it may not.
     pub fn visit(&self, bounds: &Bounds, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
-        still(self.0.port.as_ref(), visitor.0)?;
-        still(bounds.networks.as_ref(), visitor.0)
+        still(&self.0.port, visitor.0)?;
+        bounds.networks.as_ref().map_or(Ok(()), |list| still(list, visitor.0))
     }
 
     /// May somebody be here with a request?
@@ -154,7 +159,7 @@ impl Admission {
     /// # Errors
     /// When they may not.
     pub fn visitor(&self, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
-        check(self.0.port.as_ref(), visitor.0)
+        check(&self.0.port, visitor.0)
     }
 
     /// May somebody begin a session as an agent?
@@ -172,8 +177,8 @@ impl Admission {
     /// # Errors
     /// When they may not.
     pub fn agent(&self, peer: IpAddr) -> Result<(), NetworkDenial> {
-        check(self.0.port.as_ref(), peer)?;
-        check(self.0.ssh.as_ref(), peer)
+        check(&self.0.port, peer)?;
+        check(&self.0.ssh, peer)
     }
 
     /// May somebody try to log in?
@@ -236,7 +241,8 @@ impl Admission {
     #[must_use]
     pub fn tunnel(&self, networks: &NetworkSettings) -> Bounds {
         // An agent names no files, and without files nothing can fail.
-        let list = NetworkList::open("the tunnel's allow", "the tunnel's deny", networks).ok().flatten();
+        let open = || NetworkList::open("the tunnel's allow", "the tunnel's deny", networks).ok();
+        let list = if networks.is_empty() { None } else { open() };
         Bounds {
             networks: list.map(Arc::new),
             requests: Requests::limited(self.0.limits.target),
@@ -246,23 +252,18 @@ impl Admission {
 
     /// Starts to reread the files when they change, until draining begins.
     pub fn watch(&self, tasks: &Tasks) {
-        let mut files: Vec<PathBuf> = self.lists().flat_map(|list| list.files().cloned()).collect();
-        files.sort();
-        files.dedup();
-        if files.is_empty() {
-            return;
-        }
         let (admission, drain) = (self.clone(), tasks.drain_begun());
         tasks.spawn("lists of networks", async move {
             tokio::select! {
                 () = drain.cancelled() => {}
-                () = admission.follow(files) => {}
+                () = admission.follow() => {}
             }
         });
     }
 
-    async fn follow(self, files: Vec<PathBuf>) {
-        let mut watch = FileWatch::new("lists of networks", move || look(&files)).await;
+    async fn follow(self) {
+        let admission = self.clone();
+        let mut watch = FileWatch::new("lists of networks", move || look(&admission.files())).await;
         let mut complaint = Complaint::default();
         loop {
             // First: something may have changed between `open` and now.
@@ -285,10 +286,7 @@ impl Admission {
         let mut errors = Vec::new();
         for result in read {
             match result {
-                Ok(Some(networks)) => {
-                    tracing::info!(networks, "a list of networks has changed");
-                    self.0.changes.send_modify(|generation| *generation += 1);
-                }
+                Ok(Some(networks)) => self.has_changed(networks),
                 Ok(None) => {}
                 Err(error) => errors.push(error.to_string()),
             }
@@ -304,9 +302,50 @@ impl Admission {
         false
     }
 
+    /// Reads what the lists would be by other settings. Routes that are new have none yet, and those
+    /// that are no more keep theirs. Reads files: not for a busy task.
+    ///
+    /// # Errors
+    /// When a file cannot be used.
+    pub fn plan(&self, settings: &Settings) -> Result<PlannedLists, NetworksError> {
+        let Inner { port, ssh, routes, route_names, .. } = &*self.0;
+        let mut planned = vec![
+            (port.clone(), port.plan(&settings.networks)?),
+            (ssh.clone(), ssh.plan(&settings.ssh.networks)?),
+        ];
+        for (bounds, name) in routes.iter().zip(route_names) {
+            let written = settings.routes.iter().find(|route| name_of(route) == *name);
+            if let (Some(list), Some(written)) = (&bounds.networks, written) {
+                planned.push((list.clone(), list.plan(&written.bounds.networks)?));
+            }
+        }
+        Ok(PlannedLists(planned))
+    }
+
+    /// Has the lists be what was planned.
+    pub fn put(&self, planned: PlannedLists) {
+        for (list, planned) in planned.0 {
+            if list.put(planned) {
+                self.has_changed(list.len());
+            }
+        }
+    }
+
+    fn has_changed(&self, networks: usize) {
+        tracing::info!(networks, "a list of networks has changed");
+        self.0.changes.send_modify(|generation| *generation += 1);
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.lists().flat_map(|list| list.files()).collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+
     fn lists(&self) -> impl Iterator<Item = &Arc<NetworkList>> {
         let Inner { port, ssh, routes, .. } = &*self.0;
-        port.iter().chain(ssh).chain(routes.iter().filter_map(|bounds| bounds.networks.as_ref()))
+        [port, ssh].into_iter().chain(routes.iter().filter_map(|bounds| bounds.networks.as_ref()))
     }
 
     fn is_trusted(&self, peer: IpAddr) -> bool {
@@ -320,7 +359,7 @@ impl Bounds {
         let name = |list| format!("{list} of the route {}{}", route.host, route.path);
         let own = (written.visitor != Default::default()).then(|| written.visitor.over(limits.visitor));
         Ok(Self {
-            networks: NetworkList::open(&name("allow"), &name("deny"), &written.networks)?.map(Arc::new),
+            networks: Some(Arc::new(NetworkList::open(&name("allow"), &name("deny"), &written.networks)?)),
             requests: Requests::limited(written.target.over(limits.target)),
             visitors: own
                 .map(|own| Visitors::limited(own).map_or(OwnVisitors::Unlimited, OwnVisitors::Limited)),
@@ -332,18 +371,23 @@ impl Bounds {
     /// # Errors
     /// When they may not.
     pub fn check(&self, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
-        check(self.networks.as_ref(), visitor.0)
+        self.networks.as_ref().map_or(Ok(()), |list| check(list, visitor.0))
     }
 }
 
 /// The same for somebody who is here already: not for the log.
-fn still(list: Option<&Arc<NetworkList>>, from: IpAddr) -> Result<(), NetworkDenial> {
-    list.map_or(Ok(()), |list| list.check(from).map(drop))
+fn still(list: &NetworkList, from: IpAddr) -> Result<(), NetworkDenial> {
+    list.check(from).map(drop)
 }
 
-fn check(list: Option<&Arc<NetworkList>>, from: IpAddr) -> Result<(), NetworkDenial> {
-    let Some(list) = list else { return Ok(()) };
-    let by = list.check(from)?;
-    tracing::debug!(%from, rule = %by, "an address may come");
+fn check(list: &NetworkList, from: IpAddr) -> Result<(), NetworkDenial> {
+    if let Some(by) = list.check(from)? {
+        tracing::debug!(%from, rule = %by, "an address may come");
+    }
     Ok(())
+}
+
+/// What a route is known by.
+fn name_of(route: &RouteSettings) -> (HostName, String) {
+    (route.host.clone(), route.path.clone())
 }

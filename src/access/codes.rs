@@ -109,7 +109,7 @@ impl Codes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::session::tests::session;
+    use crate::access::sessions::tests::session;
 
     #[test]
     fn a_code_is_good_once_in_time_for_one_host_and_browser() {

@@ -14,14 +14,15 @@ use crate::net::Tasks;
 const REPEAT: Duration = Duration::from_secs(5 * 60);
 
 /// Starts to follow an issuer's keys, until draining begins. Those that stand in the configuration
-/// need it not.
+/// need it not, and one that is no longer configured needs it no more.
 pub fn follow(issuer: &Arc<Issuer>, tasks: &Tasks) {
-    let drain = tasks.drain_begun();
+    let (drain, gone) = (tasks.drain_begun(), issuer.gone.clone());
     if let Some(path) = issuer.file().map(ToOwned::to_owned) {
         let issuer = issuer.clone();
         tasks.spawn("issuer's file", async move {
             tokio::select! {
                 () = drain.cancelled() => {}
+                () = gone.cancelled() => {}
                 () = follow_file(&issuer, path) => {}
             }
         });
@@ -31,6 +32,7 @@ pub fn follow(issuer: &Arc<Issuer>, tasks: &Tasks) {
             let Some(remote) = &issuer.remote else { return };
             tokio::select! {
                 () = drain.cancelled() => {}
+                () = gone.cancelled() => {}
                 () = follow_url(&issuer, remote) => {}
             }
         });

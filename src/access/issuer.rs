@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use super::hold::Basis;
 use super::key_set::key_set;
@@ -32,6 +33,8 @@ pub struct Issuer {
     keys: ArcSwapOption<Vec<IssuerKey>>,
     /// Where they are fetched.
     pub(super) remote: Option<Remote>,
+    /// Cancelled when it is no longer configured.
+    pub(super) gone: CancellationToken,
 }
 
 /// A key, and what the permits rest on that are given for its tokens.
@@ -77,7 +80,8 @@ impl Issuer {
             }
         };
         let (keys_now, origin) = (ArcSwapOption::empty(), Origin::issuer(settings));
-        let made = Self { settings: settings.clone(), origin, keys: keys_now, remote };
+        let (settings, gone) = (settings.clone(), CancellationToken::new());
+        let made = Self { settings, origin, keys: keys_now, remote, gone };
         if let Some(keys) = keys {
             made.replace(keys);
         }
@@ -134,6 +138,14 @@ impl Issuer {
         // Only now: whoever comes in between must find the new keys.
         gone.iter().for_each(|basis| basis.end(Reason::IssuerKeyRemoved));
         !is_same
+    }
+
+    /// Has nothing rest on it any more: it is no longer configured.
+    pub fn retire(&self) {
+        self.gone.cancel();
+        let keys = self.keys.swap(None);
+        let keys = keys.as_ref().map(|keys| keys.as_slice()).unwrap_or_default();
+        keys.iter().for_each(|key| key.basis.end(Reason::IssuerKeyRemoved));
     }
 
     /// What a token says, and the key that it is signed with: what rests on it, and its name.

@@ -2,9 +2,10 @@
 //! operator configured, for the profiles that a token names.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 
@@ -16,7 +17,7 @@ use super::session::{Known, Origin};
 use super::token::{Claims, LEEWAY, TOKEN_MAX, Terms, TokenFault, Unverified, brief};
 use super::verdicts::{Maker, TokenHash, Verdict, Verdicts};
 use super::verifying_key::KeyName;
-use crate::config::AccessSettings;
+use crate::config::{AccessSettings, IssuerSettings};
 use crate::name::Thumbprint;
 use crate::net::Tasks;
 
@@ -35,13 +36,19 @@ pub struct Issuers(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    configured: Vec<Arc<Issuer>>,
+    configured: ArcSwap<Vec<Arc<Issuer>>>,
+    /// Who owns what keeps their keys up to date, once that has begun.
+    tasks: OnceLock<Tasks>,
     allow_unexpiring: bool,
     /// Tokens that were checked already.
     verdicts: Verdicts,
     /// Whose tokens without an end were warned of.
     warned: Mutex<HashSet<Thumbprint>>,
 }
+
+/// Who is to be believed, by other settings.
+#[derive(Debug)]
+pub struct PlannedIssuers(Vec<Arc<Issuer>>);
 
 /// Why a token does not open a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,21 +73,54 @@ impl Issuers {
     pub fn open(settings: &AccessSettings) -> Result<Self, IssuerError> {
         let open = |settings| Issuer::open(settings).map(Arc::new);
         let configured = settings.issuers.iter().map(open).collect::<Result<_, _>>()?;
+        let (configured, tasks) = (ArcSwap::from_pointee(configured), OnceLock::new());
         let (allow_unexpiring, verdicts, warned) =
             (settings.allow_unexpiring_tokens, Verdicts::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { configured, allow_unexpiring, verdicts, warned })))
+        Ok(Self(Arc::new(Inner { configured, tasks, allow_unexpiring, verdicts, warned })))
     }
 
     /// Starts to keep the keys those in files and at URLs, until draining begins.
     pub fn watch(&self, tasks: &Tasks) {
-        self.0.configured.iter().for_each(|issuer| follow(issuer, tasks));
+        let _ = self.0.tasks.set(tasks.clone());
+        self.0.configured.load().iter().for_each(|issuer| follow(issuer, tasks));
+    }
+
+    /// Reads the keys of those that would be believed by other settings. One that is configured as before
+    /// is the same one. Reads files: not for a busy task.
+    ///
+    /// # Errors
+    /// When one cannot be used.
+    pub fn plan(&self, settings: &AccessSettings) -> Result<PlannedIssuers, IssuerError> {
+        let now = self.0.configured.load();
+        let known = |wanted: &IssuerSettings| now.iter().find(|issuer| issuer.settings == *wanted).cloned();
+        let open = |wanted| known(wanted).map_or_else(|| Issuer::open(wanted).map(Arc::new), Ok);
+        settings.issuers.iter().map(open).collect::<Result<_, _>>().map(PlannedIssuers)
+    }
+
+    /// Has these be believed from now on. What rests on one that is no longer among them ends. For one
+    /// at a time.
+    pub fn put(&self, planned: PlannedIssuers) {
+        let next = Arc::new(planned.0);
+        let old = self.0.configured.swap(next.clone());
+        let among = |all: &[Arc<Issuer>], one: &Arc<Issuer>| all.iter().any(|other| Arc::ptr_eq(other, one));
+        let gone = old.iter().filter(|issuer| !among(&next, issuer));
+        gone.for_each(|issuer| {
+            issuer.retire();
+            tracing::info!(issuer = issuer.settings.name, "an issuer is no longer believed as it was");
+        });
+        for issuer in next.iter().filter(|issuer| !among(&old, issuer)) {
+            tracing::info!(issuer = issuer.settings.name, "an issuer is believed from now on");
+            if let Some(tasks) = self.0.tasks.get() {
+                follow(issuer, tasks);
+            }
+        }
     }
 
     /// Waits for the keys that a token needs to be checked, if they are fetched from a URL and are
     /// not here: for at most 5 s, and not at all where that was done too often of late. To be called
     /// before [`Issuers::judge`]. Cancel safe.
     pub async fn prepare(&self, token: &str) {
-        if self.0.configured.iter().all(|issuer| issuer.remote.is_none()) {
+        if self.0.configured.load().iter().all(|issuer| issuer.remote.is_none()) {
             return;
         }
         let Ok(unverified) = Unverified::read(token) else { return };
@@ -129,7 +169,8 @@ impl Issuers {
     /// `None` where it is no longer believed.
     #[must_use]
     pub fn basis(&self, origin: Origin, key: &KeyName) -> Option<Basis> {
-        let mut issuers = self.0.configured.iter().filter(|issuer| issuer.origin == origin);
+        let configured = self.0.configured.load();
+        let mut issuers = configured.iter().filter(|issuer| issuer.origin == origin);
         issuers.find_map(|issuer| issuer.basis(key))
     }
 
@@ -137,7 +178,8 @@ impl Issuers {
     /// login by their tokens can be believed. Does not wait where they are here. Cancel safe.
     pub async fn first_keys(&self) {
         let all = async {
-            for issuer in self.0.configured.iter().filter(|issuer| issuer.has_no_keys_yet()) {
+            let configured = self.0.configured.load_full();
+            for issuer in configured.iter().filter(|issuer| issuer.has_no_keys_yet()) {
                 if let Some(remote) = &issuer.remote {
                     remote.fetched_anew().await;
                 }
@@ -152,9 +194,9 @@ impl Issuers {
     #[must_use]
     pub fn are_meant(&self, token: &str) -> bool {
         let Ok(unverified) = Unverified::read(token) else { return false };
-        let mut configured = self.0.configured.iter();
+        let configured = self.0.configured.load();
         unverified.issuer.starts_with(KEY_ISSUER)
-            || configured.any(|issuer| {
+            || configured.iter().any(|issuer| {
                 let audience = issuer.settings.audience.as_ref();
                 issuer.settings.name == unverified.issuer
                     && audience.is_none_or(|audience| unverified.audiences.contains(audience))
@@ -206,11 +248,11 @@ impl Issuers {
         Ok(Verdict { hold: Hold::new(until, basis), claims, maker })
     }
 
-    fn configured(&self, name: &str) -> Option<&Issuer> {
-        self.0.configured.iter().find(|issuer| issuer.settings.name == name).map(|issuer| &**issuer)
+    fn configured(&self, name: &str) -> Option<Arc<Issuer>> {
+        self.0.configured.load().iter().find(|issuer| issuer.settings.name == name).cloned()
     }
 
-    fn known(&self, name: &str) -> Result<&Issuer, TokenFault> {
+    fn known(&self, name: &str) -> Result<Arc<Issuer>, TokenFault> {
         self.configured(name).ok_or_else(|| TokenFault::UnknownIssuer(brief(name)))
     }
 

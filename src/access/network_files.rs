@@ -7,9 +7,11 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 use super::networks::{DecidedBy, NetworkDenial, NetworkTable, Place};
 use crate::config::watch::{Places, Stamp, stamp};
@@ -23,8 +25,19 @@ const FILE_MAX: u64 = 16 * 1024 * 1024;
 pub struct NetworkList {
     allow: Arc<str>,
     deny: Arc<str>,
-    settings: NetworkSettings,
+    settings: ArcSwap<NetworkSettings>,
     table: ArcSwap<NetworkTable>,
+    /// Whether anything is listed.
+    is_any: AtomicBool,
+    /// Held while one of them is replaced.
+    writing: Mutex<()>,
+}
+
+/// What a list is to become.
+#[derive(Debug)]
+pub struct PlannedList {
+    settings: Arc<NetworkSettings>,
+    table: NetworkTable,
 }
 
 /// Why a file of networks cannot be used.
@@ -56,39 +69,41 @@ pub enum NetworksError {
 }
 
 impl NetworkList {
-    /// Reads the two lists, which are called `allow` and `deny` in the log. `None` where nothing is
-    /// listed. Reads files: not for a busy task.
+    /// Reads the two lists, which are called `allow` and `deny` in the log. Reads files: not for a busy
+    /// task.
     ///
     /// # Errors
     /// When a file cannot be used.
-    pub fn open(allow: &str, deny: &str, settings: &NetworkSettings) -> Result<Option<Self>, NetworksError> {
-        if settings.is_empty() {
-            return Ok(None);
-        }
-        let list = Self {
-            allow: allow.into(),
-            deny: deny.into(),
-            settings: settings.clone(),
-            table: ArcSwap::default(),
-        };
-        list.reread()?;
-        Ok(Some(list))
+    pub fn open(allow: &str, deny: &str, settings: &NetworkSettings) -> Result<Self, NetworksError> {
+        let (table, is_any, writing) = Default::default();
+        let (allow, deny) = (allow.into(), deny.into());
+        let list = Self { allow, deny, settings: ArcSwap::default(), table, is_any, writing };
+        list.put(list.plan(settings)?);
+        Ok(list)
     }
 
-    /// Decides; the value says what did.
+    /// Decides; the value says what did. `None` where nothing is listed.
     ///
     /// # Errors
     /// When nobody may come from there.
-    pub fn check(&self, from: IpAddr) -> Result<DecidedBy, NetworkDenial> {
-        self.table.load().check(from)
+    pub fn check(&self, from: IpAddr) -> Result<Option<DecidedBy>, NetworkDenial> {
+        if self.is_open() { Ok(None) } else { self.table.load().check(from).map(Some) }
+    }
+
+    /// Whether nothing is listed, so that everybody may come.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.is_any.load(Ordering::Acquire)
     }
 
     /// The files that it is read from.
-    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.settings.allow.iter().chain(&self.settings.deny).filter_map(|source| match source {
-            NetworkSource::File(path) => Some(path),
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let settings = self.settings.load();
+        let files = settings.allow.iter().chain(&settings.deny).filter_map(|source| match source {
+            NetworkSource::File(path) => Some(path.clone()),
             NetworkSource::Network(_) => None,
-        })
+        });
+        files.collect()
     }
 
     /// Reads it anew; whether it has changed. When that fails, it stays as it was.
@@ -96,12 +111,47 @@ impl NetworkList {
     /// # Errors
     /// When a file cannot be used.
     pub(super) fn reread(&self) -> Result<bool, NetworksError> {
+        let settings = self.settings.load_full();
+        let planned = self.plan_of(settings.clone())?;
+        let _turn = self.writing.lock();
+        // Something else is listed by now.
+        let is_late = !Arc::ptr_eq(&settings, &self.settings.load());
+        Ok(!is_late && self.store(planned))
+    }
+
+    /// Reads what it would be by other settings. Reads files: not for a busy task.
+    ///
+    /// # Errors
+    /// When a file cannot be used.
+    pub(super) fn plan(&self, settings: &NetworkSettings) -> Result<PlannedList, NetworksError> {
+        self.plan_of(Arc::new(settings.clone()))
+    }
+
+    /// Has it be what was planned; whether it has changed.
+    pub(super) fn put(&self, planned: PlannedList) -> bool {
+        let _turn = self.writing.lock();
+        self.store(planned)
+    }
+
+    fn store(&self, planned: PlannedList) -> bool {
+        let PlannedList { settings, table } = planned;
+        let (is_any, has_changed) = (!settings.is_empty(), **self.table.load() != table);
+        self.settings.store(settings);
+        if has_changed {
+            self.table.store(Arc::new(table));
+        }
+        // Only now, so that nobody is looked for in an old table.
+        self.is_any.store(is_any, Ordering::Release);
+        has_changed
+    }
+
+    fn plan_of(&self, settings: Arc<NetworkSettings>) -> Result<PlannedList, NetworksError> {
         let mut table = NetworkTable::default();
-        if !self.settings.allow.is_empty() {
+        if !settings.allow.is_empty() {
             table.allow_only(&self.allow);
         }
         for (list, sources, denies) in
-            [(&self.allow, &self.settings.allow, false), (&self.deny, &self.settings.deny, true)]
+            [(&self.allow, &settings.allow, false), (&self.deny, &settings.deny, true)]
         {
             for source in sources {
                 match source {
@@ -114,11 +164,7 @@ impl NetworkList {
                 }
             }
         }
-        let has_changed = **self.table.load() != table;
-        if has_changed {
-            self.table.store(Arc::new(table));
-        }
-        Ok(has_changed)
+        Ok(PlannedList { settings, table })
     }
 
     /// How many networks it has now.
@@ -169,8 +215,10 @@ mod tests {
         let write = |text: &str| fs::write(&path, text).expect("writable");
         write("# ours\r\n10.0.0.0/8  # the office\n\n2001:db8::1\n");
         let settings = NetworkSettings { allow: vec![NetworkSource::File(path.clone())], deny: vec![] };
-        let list = NetworkList::open("allow", "deny", &settings).expect("readable").expect("listed");
-        let says = |from: &str| list.check(from.parse().expect("an address")).map(|by| by.to_string());
+        let list = NetworkList::open("allow", "deny", &settings).expect("readable");
+        let says = |from: &str| {
+            list.check(from.parse().expect("an address")).map(|by| by.expect("listed").to_string())
+        };
         assert_eq!(says("10.1.1.1"), Ok(format!("10.0.0.0/8 in allow ({}:2)", path.display())));
         assert_eq!(says("2001:db8::1"), Ok(format!("2001:db8::1/128 in allow ({}:4)", path.display())));
         assert!(says("192.0.2.1").is_err());
@@ -189,6 +237,10 @@ mod tests {
         assert!(list.reread().is_err());
         assert!(NetworkList::open("allow", "deny", &settings).is_err());
         let nothing = NetworkSettings::default();
-        assert!(NetworkList::open("allow", "deny", &nothing).expect("nothing to read").is_none());
+        assert!(NetworkList::open("allow", "deny", &nothing).expect("nothing to read").is_open());
+        // By other settings, it is another list; what was read by the old ones comes too late.
+        list.put(list.plan(&nothing).expect("nothing to read"));
+        assert!(list.is_open() && list.check("192.0.2.1".parse().expect("an address")) == Ok(None));
+        assert!(!list.reread().expect("nothing to read"));
     }
 }

@@ -113,6 +113,9 @@ struct Key {
     basis: Basis,
 }
 
+/// What the secrets are to become, by other settings.
+pub struct PlannedSecrets(Vec<Key>);
+
 /// What was sealed.
 #[derive(Debug)]
 pub struct Opened {
@@ -205,6 +208,26 @@ impl Seals {
         })
     }
 
+    /// What the secrets would be by other settings. `None`: where they come from differs, for which they
+    /// are to be opened anew; or they lie in a file, which is followed anyway.
+    ///
+    /// # Errors
+    /// When no key can be made of one.
+    pub(super) fn plan(&self, settings: &AccessSettings) -> Result<Option<PlannedSecrets>, SealError> {
+        if self.0.file.is_some() || settings.secrets.is_empty() {
+            return Ok(None);
+        }
+        keys_of(&settings.secrets).map(PlannedSecrets).map(Some)
+    }
+
+    /// Has these be the secrets. What rests on one that is no longer among them ends.
+    pub(super) fn put(&self, planned: PlannedSecrets) {
+        let secrets = planned.0.len();
+        if self.0.replace(planned.0) {
+            tracing::info!(secrets, "cookie secrets were reread");
+        }
+    }
+
     /// Starts to reread the file when it changes, until draining begins. What cannot be used keeps
     /// the secrets as they were.
     pub fn watch(&self, tasks: &Tasks) {
@@ -256,8 +279,9 @@ impl Seals {
 }
 
 impl Inner {
-    /// Has these be the secrets. What rests on one that is no longer among them ends.
-    fn replace(&self, mut keys: Vec<Key>) {
+    /// Has these be the secrets; whether they are others. What rests on one that is no longer among them
+    /// ends.
+    fn replace(&self, mut keys: Vec<Key>) -> bool {
         let old = self.keys.load_full();
         for key in &mut keys {
             if let Some(known) = old.iter().find(|known| known.name == key.name) {
@@ -268,6 +292,7 @@ impl Inner {
         self.keys.store(keys.clone());
         let is_gone = |known: &&Key| keys.iter().all(|key| key.name != known.name);
         old.iter().filter(is_gone).for_each(|gone| gone.basis.end(Reason::SecretRemoved));
+        !keys.iter().map(|key| key.name).eq(old.iter().map(|key| key.name))
     }
 }
 

@@ -33,7 +33,7 @@ impl Signals {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 () = self.hangups.next() => {
-                    tracing::info!("SIGHUP: reading anew what the settings name: keys, certificates, issuers");
+                    tracing::info!("SIGHUP: reading anew the configuration and what it names: keys, certificates, issuers, lists of networks");
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod descriptors;
 mod drain;
 mod provision;
+mod reload;
 mod validate;
 
 use std::net::SocketAddr;
@@ -14,11 +15,12 @@ pub use provision::AppError;
 pub use validate::validate;
 
 use crate::admin::{Admin, Listener, Sources};
-use crate::config::Settings;
+use crate::config::{Reading, Settings, Source};
 use crate::edge::Edge;
 use crate::net::{BindError, Slots, Tasks, accept_loop, bind};
 use crate::observe::Metrics;
 use provision::Provisioned;
+use reload::Reload;
 
 /// The addresses that were bound; ports are the real ones where 0 was asked for.
 #[derive(Clone, Debug, Default)]
@@ -31,12 +33,16 @@ pub struct Bound {
     pub plain_ssh: Vec<SocketAddr>,
 }
 
-/// Runs the gateway until a signal ends it (SIGTERM or SIGINT), draining first. `ready` is
-/// called once everything is bound.
+/// Runs the gateway until a signal ends it (SIGTERM or SIGINT), draining first. `source` is where the
+/// settings come from, with how they were read, where they are to be read again. `ready` is called once everything is bound.
 ///
 /// # Errors
 /// When something that the configuration names cannot be used, or an address not be bound.
-pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), AppError> {
+pub async fn run(
+    settings: Settings,
+    source: Option<(Source, Reading)>,
+    ready: impl FnOnce(&Bound),
+) -> Result<(), AppError> {
     let signals = drain::Signals::install()?;
     let to_services = settings.routes.len().saturating_mul(settings.http.upstream_max);
     let connections = descriptors::slots(settings.limits.connections, to_services);
@@ -46,7 +52,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     // Cut when draining begins: an order goes on where it was after the next start.
     let orders = Tasks::new();
     let made = provision::provision(&settings, &visitors, &agents, &orders, &metrics)?;
-    let Provisioned { edge, keys, issuers, admission, registry, certs, acme, ssh } = made;
+    let Provisioned { edge, keys, issuers, sessions, admission, registry, certs, acme, ssh } = made;
     // Goes on while the gateway drains; the socket's file goes when this function returns.
     let admin_tasks = Tasks::new();
     let draining = visitors.drain_begun();
@@ -71,6 +77,9 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Bound)) -> Result<(), A
     keys.watch(&agents);
     issuers.watch(&agents);
     admission.watch(&agents);
+    if let Some((source, reading)) = source {
+        Reload::new(source, &admission, &issuers, &sessions).watch(reading, &agents);
+    }
     if let Some(acme) = acme {
         acme.start();
     }

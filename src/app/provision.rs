@@ -74,6 +74,8 @@ pub struct Provisioned {
     pub keys: AgentKeys,
     /// Whose tokens are believed, to be watched.
     pub issuers: Issuers,
+    /// Logins.
+    pub sessions: Sessions,
     /// Who may come at all, whose lists are to be watched.
     pub admission: Admission,
     /// The names that agents offer.
@@ -111,7 +113,7 @@ pub fn provision(
     let http = Http::new(
         settings.clone(),
         registry.clone(),
-        http::Doors { issuers: issuers.clone(), sessions, admission: admission.clone() },
+        http::Doors { issuers: issuers.clone(), sessions: sessions.clone(), admission: admission.clone() },
         challenges.clone(),
         visitors.clone(),
         metrics.clone(),
@@ -135,5 +137,5 @@ pub fn provision(
         agents.clone(),
         metrics.clone(),
     )?;
-    Ok(Provisioned { edge, keys, issuers, admission, registry, certs, acme, ssh })
+    Ok(Provisioned { edge, keys, issuers, sessions, admission, registry, certs, acme, ssh })
 }

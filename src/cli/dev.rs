@@ -44,7 +44,7 @@ pub fn run(port: u16, state_dir: &Path) -> anyhow::Result<()> {
         key: find_key(),
         is_mac: cfg!(target_os = "macos"),
     };
-    super::run_gateway(settings, |_| super::print(&guide.text()))
+    super::run_gateway(settings, None, |_| super::print(&guide.text()))
 }
 
 fn has_ipv6_loopback() -> bool {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use oneport::agent::{self, ConnectOptions, Stdio};
 use oneport::app::Bound;
-use oneport::config::Settings;
+use oneport::config::{Reading, Settings, Source};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use certs::{list as certs, renew as renew_certificate};
@@ -27,28 +27,34 @@ const EXIT_INVALID: u8 = 2;
 
 /// Runs the gateway, or only looks at its configuration.
 pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
-    let Some(settings) = settings(config) else { return Ok(ExitCode::from(EXIT_INVALID)) };
+    let Some((source, reading)) = read(config) else { return Ok(ExitCode::from(EXIT_INVALID)) };
     if check {
         print("the configuration is valid\n");
         return Ok(ExitCode::SUCCESS);
     }
-    run_gateway(settings, |_| {})?;
+    run_gateway(reading.settings.clone(), Some((source, reading)), |_| {})?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The settings, with the log set up by them; otherwise everything that is wrong has been said.
 fn settings(config: Option<PathBuf>) -> Option<Settings> {
+    read(config).map(|(_, reading)| reading.settings)
+}
+
+/// The same, with where they come from.
+fn read(config: Option<PathBuf>) -> Option<(Source, Reading)> {
     // Not `env::vars`, which panics on a variable that is not UTF-8, be it ours or not.
     let env = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-    let (settings, mut faults) = oneport::config::examine(config.as_deref(), env);
-    if let Some(settings) = &settings {
+    let source = Source::new(config, env);
+    let (reading, mut faults) = source.examine();
+    if let Some(Reading { settings, .. }) = &reading {
         for more in [start_log(settings), oneport::app::validate(settings)] {
             faults.0.extend(more.err().into_iter().flat_map(|more| more.0));
         }
     }
-    match settings {
-        Some(settings) if faults.0.is_empty() => Some(settings),
+    match reading {
+        Some(reading) if faults.0.is_empty() => Some((source, reading)),
         _ => {
             say(&faults.to_string());
             None
@@ -57,10 +63,14 @@ fn settings(config: Option<PathBuf>) -> Option<Settings> {
 }
 
 /// Runs until a signal ends it.
-fn run_gateway(settings: Settings, ready: impl FnOnce(&Bound)) -> anyhow::Result<()> {
+fn run_gateway(
+    settings: Settings,
+    source: Option<(Source, Reading)>,
+    ready: impl FnOnce(&Bound),
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     // Boxed, because the whole gateway is a large future for this thread's stack.
-    let result = runtime.block_on(Box::pin(oneport::app::run(settings, ready)));
+    let result = runtime.block_on(Box::pin(oneport::app::run(settings, source, ready)));
     // Dropping the runtime would wait for a disk that does not answer, for as long as that takes.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     Ok(result?)

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{SETTINGS, load};
+use super::{Faults, SETTINGS, Settings, Source};
 
 /// Leads from the golden files' folder, which is where the tests' paths point.
 fn root() -> PathBuf {
@@ -21,6 +21,10 @@ fn agree(path: &Path, found: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{} differs; found:\n{found}\nlook at it, then BLESS=1", path.display()))
+}
+
+fn load(file: &Path, env: Vec<(String, String)>) -> Result<Settings, Faults> {
+    Source::new(Some(file.to_owned()), env).read().map(|reading| reading.settings)
 }
 
 fn env_of(path: &Path) -> Vec<(String, String)> {
@@ -40,8 +44,7 @@ fn golden_files() {
             continue;
         }
         count += 1;
-        let (wanted, other, found) = match load(Some(&path), env_of(&path.with_extension("env")).into_iter())
-        {
+        let (wanted, other, found) = match load(&path, env_of(&path.with_extension("env"))) {
             Ok(settings) => ("resolved", "faults", format!("{settings:#?}\n")),
             Err(faults) => ("faults", "resolved", format!("{faults}\n")),
         };
@@ -57,7 +60,7 @@ fn golden_files() {
 
 #[test]
 fn the_example_loads() {
-    let settings = load(Some(&root().join("deploy/oneport.toml")), std::iter::empty()).expect("valid");
+    let settings = load(&root().join("deploy/oneport.toml"), Vec::new()).expect("valid");
     assert_eq!(settings.base.host.as_str(), "preview.example.com");
 }
 

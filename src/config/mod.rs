@@ -19,6 +19,7 @@ mod resolve;
 mod routes;
 mod setting;
 mod settings;
+mod source;
 mod value;
 pub mod watch;
 mod written;
@@ -42,6 +43,7 @@ pub use settings::{
     IssuerSettings, JwksUrl, Limits, LogSettings, PemPair, PemSource, RouteSettings, Secret, Settings,
     SshSettings, TlsSettings,
 };
+pub use source::{Reading, Source};
 
 /// Reads a duration as settings have it, such as `30s` or `1h30m`.
 ///
@@ -59,27 +61,12 @@ pub fn parse_network(text: &str) -> Result<ipnet::IpNet, String> {
     value::parse_network(text)
 }
 
-/// Reads the file, if one is given, and the environment, which wins.
-///
-/// A relative path in the file is relative to the file's folder; one in a variable, to the
-/// working directory.
-///
-/// # Errors
-/// Everything that is wrong.
-pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Settings, Faults> {
-    match examine(file, env) {
-        (Some(settings), faults) if faults.0.is_empty() => Ok(settings),
-        (_, faults) => Err(faults),
-    }
-}
-
-/// As [`load`], but goes on after faults, so that the files which the settings name can be looked
-/// at as well. Settings that come with faults are for that only: what was wrong is left out or
-/// stood in for. `None` when nothing could be understood.
-pub fn examine(
+/// Reads the file, if one is given, and the environment, which wins; also what was written. Goes on
+/// after faults. `None` when nothing could be understood.
+fn read(
     file: Option<&Path>,
     env: impl Iterator<Item = (String, String)>,
-) -> (Option<Settings>, Faults) {
+) -> (Option<(Settings, source::Given)>, Faults) {
     let (from_env, env_faults) = env::read(env);
     let (mut written, mut faults) = match file.map(file::read) {
         None => Default::default(),
@@ -91,8 +78,9 @@ pub fn examine(
     };
     written.override_with(from_env);
     faults.extend(env_faults);
+    let given = source::Given::of(&written);
     let (settings, faults) = resolve::resolve(written, faults);
-    (Some(settings), faults)
+    (Some((settings, given)), faults)
 }
 
 impl Settings {

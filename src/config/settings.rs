@@ -167,7 +167,7 @@ impl From<PemPair> for CertificateSource {
 }
 
 /// A certificate chain and its private key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PemPair {
     /// The chain, leaf first.
     pub cert: PemSource,
@@ -176,7 +176,7 @@ pub struct PemPair {
 }
 
 /// Where a PEM text is.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum PemSource {
     /// In this file.
     File(PathBuf),
@@ -331,7 +331,7 @@ pub struct AccessSettings {
 }
 
 /// Somebody whose tokens are believed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerSettings {
     /// The `iss` of their tokens.
     pub name: String,
@@ -344,7 +344,7 @@ pub struct IssuerSettings {
 }
 
 /// Where an issuer's keys are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IssuerKeys {
     /// One public key in PEM form.
     Pem(PemSource),
@@ -355,7 +355,7 @@ pub enum IssuerKeys {
 }
 
 /// Where a set of keys is fetched.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwksUrl {
     /// The `https` URL.
     pub url: String,

@@ -37,7 +37,7 @@ pub(super) struct Given {
 }
 
 /// A value as it was written.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     /// In the file.
     Toml(toml::Value),

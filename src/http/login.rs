@@ -110,7 +110,7 @@ async fn begin(http: &Http, request: &Request<Outgoing>, form: Form) -> Outcome 
     }
     if let (Some(provider), false) = (http.sessions.provider(), session.is_some() && wanted.tunnel.is_none())
     {
-        return provider::begin(http, provider, request.headers(), &wanted).await;
+        return provider::begin(http, &provider, request.headers(), &wanted).await;
     }
     if let Some(url) = http.settings.access.login_url.as_deref() {
         let query = request.uri().query().map_or(String::new(), |query| format!("?{query}"));

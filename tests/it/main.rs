@@ -30,6 +30,7 @@ mod odd_agents;
 mod oidc;
 mod permits;
 mod private;
+mod reload;
 mod routes;
 mod share;
 mod shares;

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::support::SOON;
+use crate::permits::{Events, wait_records};
+use crate::reload::{rewrite, section};
 use crate::support::agent::{Agent, OpenSsh, host, node, vector_key};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::process::Process;
 use crate::support::visitor::{Curl, Response};
+use crate::support::{SOON, poll};
 
 /// A gateway whose people log in at a provider.
 struct House {
@@ -209,6 +211,33 @@ fn an_answer_of_the_provider_is_good_only_where_the_login_began() {
     assert_eq!(house.gateway.figure("oneport_logins_failed_total{by=\"http\"}"), 1);
     // That used the code up; the provider knows the browser, and gives another.
     assert_eq!(jar.go(&url("/small")).status, 200);
+}
+
+#[test]
+fn rules_that_are_changed_count_for_who_is_logged_in() {
+    let house = House::new(true);
+    let (ann, cat) = (house.jar("ann"), house.jar("cat"));
+    assert_eq!(ann.log_in(&url("/small"), "ann").status, 200);
+    let mut events =
+        ["--http1.1", "--http2"].map(|version| Events::of(ann.curl().args(&[version]), &url("/sse")));
+    // What is the same for another reason stays: a comment, another setting.
+    rewrite(&house.gateway, |table| drop(table.insert("drain_timeout".to_owned(), "9s".into())));
+    house.gateway.wait_log("the reread", |record| {
+        record["message"].as_str().is_some_and(|message| message.starts_with("`drain_timeout` changed"))
+    });
+    assert!(events.iter_mut().all(|events| !events.has_ended()));
+    rewrite(&house.gateway, |table| {
+        let oidc = section(section(table, "access"), "oidc");
+        oidc.insert("allow".to_owned(), vec![rule(&[("claim", "groups"), ("value", "dev")], &["*"])].into());
+    });
+    events.iter_mut().for_each(Events::is_cut);
+    wait_records(&house.gateway, "/sse", "login-ended", 2);
+    let refused = ann.go(&url("/small"));
+    assert!(refused.status == 403 && refused.text().contains("access.oidc.allow"), "{}", refused.text());
+    assert_eq!(cat.log_in(&url("/small"), "cat").status, 200);
+    // Without a provider, people show tokens.
+    rewrite(&house.gateway, |table| drop(section(table, "access").remove("oidc")));
+    poll("the form", SOON, || cat.go(&url("/small")).text().contains("<form method=post").then_some(()));
 }
 
 #[test]

@@ -40,6 +40,10 @@ impl Events {
         Self(process)
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.has_ended().is_some()
+    }
+
     #[track_caller]
     pub(crate) fn is_cut(&mut self) {
         let output = self.0.finish(SOON);
