@@ -107,10 +107,17 @@ impl Issuer {
         self.keys.load().is_none()
     }
 
-    /// Whether a key may be needed that is not here: none was ever had, or none has this name.
-    pub fn lacks(&self, key_id: Option<&str>) -> bool {
+    /// Whether a key may be needed for this token that is not here: none was ever had, none has the name
+    /// that it says, or it says none and is signed with none of these.
+    pub fn lacks(&self, token: &str, key_id: Option<&str>) -> bool {
         let keys = self.keys.load();
-        keys.as_ref().is_none_or(|keys| !keys.iter().any(|key| key.key.is_called(key_id)))
+        let is_called = |keys: &Arc<Vec<IssuerKey>>| keys.iter().any(|key| key.key.is_called(key_id));
+        !keys.as_ref().is_some_and(is_called) || (key_id.is_none() && self.has_not_signed(token))
+    }
+
+    fn has_not_signed(&self, token: &str) -> bool {
+        let verified = self.verify(token, None, OffsetDateTime::now_utc());
+        matches!(verified, Err(TokenFault::BadSignature | TokenFault::WrongAlgorithm(_)))
     }
 
     /// Has these be its keys from now on; whether they are others than before. What rests on one

@@ -126,7 +126,8 @@ impl Issuers {
         let Ok(unverified) = Unverified::read(token) else { return };
         let Some(issuer) = self.configured(&unverified.issuer) else { return };
         if let Some(remote) = &issuer.remote
-            && issuer.lacks(unverified.key_id.as_deref())
+            && self.0.verdicts.find(&TokenHash::of(token), OffsetDateTime::now_utc()).is_none()
+            && issuer.lacks(token, unverified.key_id.as_deref())
         {
             remote.fetched_anew().await;
         }

@@ -3,6 +3,7 @@
 
 mod admission;
 mod authorized_keys;
+mod check;
 mod codes;
 mod failures;
 mod follow;
@@ -32,6 +33,7 @@ mod verifying_key;
 mod visit;
 
 pub use admission::{Admission, Bounds, Counted, OwnVisitors, PlannedLists, Refusal, TooManyRequests};
+pub use check::check_issuers;
 pub use codes::CodeFault;
 pub use failures::{AgentThere, Failures, LockedOut, Login, is_guess};
 pub use hold::{Basis, Hold};

@@ -112,14 +112,18 @@ impl Remote {
         self.done.send_modify(|count| *count += 1);
     }
 
-    async fn ask(&self) -> Result<(Vec<VerifyingKey>, Duration), String> {
+    /// Fetches them for whoever wants to know once.
+    ///
+    /// # Errors
+    /// When there are none, in a sentence.
+    pub(super) async fn ask(&self) -> Result<(Vec<VerifyingKey>, Duration), String> {
         let root = self.root.clone();
         // Made each time, so that roots that were changed count.
         let client = off_thread(move || client(root.as_deref())).await.ok_or("the gateway is ending")??;
         let mut request = Request::new(Bytes::new());
         *request.uri_mut() = self.url.clone();
         request.headers_mut().insert(ACCEPT, KINDS);
-        let answer = client.send(request).await.map_err(|error| error.to_string())?;
+        let answer = client.send(request).await.map_err(|error| in_words(&error))?;
         let (host, status) = (self.url.host().unwrap_or_default(), answer.status());
         if status != StatusCode::OK {
             return Err(format!(
@@ -155,6 +159,16 @@ impl Demand {
 /// The pause before a failed fetch is tried again, after so many failures in a row.
 pub fn retry_after(failures: u32) -> Duration {
     RETRY.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(RETRY_MAX)
+}
+
+/// What a server sends that speaks no TLS is taken for a broken record.
+fn in_words(error: &FetchError) -> String {
+    match error {
+        FetchError::Untrusted { host, cause } if cause.contains("InvalidContentType") => {
+            format!("`{host}` speaks no TLS there; check the port in `jwks_url`")
+        }
+        error => error.to_string(),
+    }
 }
 
 fn client(root: Option<&Path>) -> Result<Fetch, String> {

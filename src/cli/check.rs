@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use oneport::access::check_issuers;
+use oneport::certs::dns::Finding;
 use oneport::certs::{acme, dns};
 
 use super::{EXIT_INVALID, print, settings};
@@ -23,6 +25,10 @@ pub fn run(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let found = runtime.block_on(async {
         let mut found = Box::pin(dns::check(&settings)).await;
         found.extend(Box::pin(acme::check(&settings)).await);
+        found.extend(Box::pin(check_issuers(&settings.access)).await.into_iter().map(|found| {
+            let is_good = found.is_ok();
+            Finding { is_good, what: found.unwrap_or_else(|what| what) }
+        }));
         found
     });
     runtime.shutdown_background();

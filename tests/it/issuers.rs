@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::private::{House, jose, now, private_key, profile, url};
 use crate::support::agent::{node, vector_key};
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::backend::Backend;
+use crate::support::gateway::{Gateway, Setup, oneport};
 use crate::support::process::Process;
 use crate::support::visitor::{Curl, Response};
 use crate::support::{SOON, poll};
@@ -112,6 +113,84 @@ fn keys_at_a_url_are_fetched_again_for_a_new_one_and_at_sighup() {
     house.gateway.wait_log("word of SIGHUP", |record| {
         record["message"].as_str().is_some_and(|message| message.starts_with("SIGHUP"))
     });
+}
+
+#[test]
+fn a_token_that_names_no_key_has_them_fetched_when_none_has_signed_it() {
+    let mut setup = Setup::new();
+    let keys = Keys::start(&setup, false);
+    keys.has(&["ecdsa256"]);
+    setup.set("access.issuer", vec![keys.issuer()]);
+    let house = House::of(setup);
+    is_fetched(&house.gateway);
+    let unnamed = |key: &str, alg: &str| {
+        let mut token = order(ISSUER, key, alg);
+        token["header"] = json!({});
+        token
+    };
+    let orders: Vec<Value> = [("ecdsa256", "ES256"), ("ed25519b", "EdDSA"), ("rsa2048", "RS256")]
+        .into_iter()
+        .map(|(key, alg)| unnamed(key, alg))
+        .collect();
+    let tokens = jose(&orders.into());
+    for _ in 0..3 {
+        assert_eq!(house.bearer(&tokens[0]).status, 200);
+    }
+    assert_eq!(keys.requests(), 1, "a key that is here was fetched");
+    keys.has(&["ecdsa256", "ed25519b"]);
+    assert_eq!(house.bearer(&tokens[1]).status, 200, "{}", house.gateway.stderr());
+    assert_eq!(keys.requests(), 2);
+    // Anybody can send one that nobody has signed.
+    for _ in 0..10 {
+        assert_eq!(house.bearer(&tokens[2]).status, 401);
+    }
+    assert!((3..=5).contains(&keys.requests()), "{} fetches", keys.requests());
+}
+
+#[test]
+fn oneport_check_fetches_the_keys_once_and_says_what_is_wrong() {
+    let mut setup = Setup::new();
+    let keys = Keys::start(&setup, false);
+    keys.has(&["ecdsa256", "rsa2048"]);
+    let plain = Backend::start();
+    let at = |name: &str, url: &str| {
+        let mut issuer = keys.issuer();
+        let table = issuer.as_table_mut().expect("a table");
+        table.insert("name".to_owned(), name.into());
+        table.insert("jwks_url".to_owned(), url.into());
+        issuer
+    };
+    let mut untrusted = at("untrusted.test", &format!("https://localhost:{}/", keys.port));
+    untrusted.as_table_mut().expect("a table").remove("root");
+    let nowhere = at("nowhere.test", "https://127.0.0.1:1/");
+    let no_tls = at("plain.test", &format!("https://{}/", plain.address()));
+    setup.set("access.issuer", vec![keys.issuer(), untrusted, nowhere, no_tls]);
+    let path = setup.write();
+    let check = || oneport(&["check", "--config", path.to_str().expect("UTF-8")]);
+    let output = check();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    for line in [
+        format!("ok    the issuer `{ISSUER}` has 2 keys for tokens at `https://localhost:{}/jwks.json`", keys.port),
+        "FAIL  the issuer `untrusted.test` gives no keys".to_owned(),
+        "cannot be trusted".to_owned(),
+        "FAIL  the issuer `nowhere.test` gives no keys at `https://127.0.0.1:1/`: `127.0.0.1:1` cannot be reached".to_owned(),
+        "FAIL  the issuer `plain.test` gives no keys".to_owned(),
+        format!("`{}` speaks no TLS there; check the port in `jwks_url`", plain.address()),
+    ] {
+        assert!(output.stdout.contains(&line), "{line}: {}", output.stdout);
+    }
+    assert_eq!(keys.requests(), 1);
+    setup.set("access.issuer", vec![keys.issuer()]);
+    setup.write();
+    for (text, words) in [
+        ("[]", "is no set of keys"),
+        ("{\"keys\": []}", "the set holds no key"),
+        ("{\"keys\": [{\"kty\": \"oct\", \"k\": \"AAAA\"}]}", "no key in it can be used"),
+    ] {
+        std::fs::write(&keys.file, text).expect("writable");
+        let output = check();
+        assert!(output.status.code() == Some(1) && output.stdout.contains(words), "{words}: {output:?}");
+    }
 }
 
 #[test]
