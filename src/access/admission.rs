@@ -65,10 +65,12 @@ pub enum OwnVisitors {
 pub struct PlannedLists(Vec<(Arc<NetworkList>, PlannedList)>);
 
 /// A request that is counted while it runs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Counted {
-    _target: Option<Running>,
-    _visitor: Option<Running>,
+    /// Among those of its visitor.
+    pub of_visitor: Option<Running>,
+    /// Among those to its target.
+    pub of_target: Option<Running>,
 }
 
 /// Why somebody may not come.
@@ -162,6 +164,12 @@ impl Admission {
         check(&self.0.port, visitor.0)
     }
 
+    /// Whether where somebody comes from decides anything, whatever they ask for.
+    #[must_use]
+    pub fn has_list(&self) -> bool {
+        !self.0.port.is_open()
+    }
+
     /// May somebody begin a session as an agent?
     ///
     /// # Errors
@@ -210,25 +218,32 @@ impl Admission {
         &self.0.failures
     }
 
-    /// May there be one more request of this visitor to a target?
+    /// May there be one more request of this visitor? With `bounds`, to what has these. To be asked
+    /// before it is known whether the request is allowed: one that is not is work as well.
     ///
     /// # Errors
     /// When there are too many.
-    pub fn request(&self, bounds: &Bounds, visitor: VisitorAddr) -> Result<Option<Counted>, TooManyRequests> {
-        let visitors = match &bounds.visitors {
+    pub fn visitor_request(
+        &self,
+        bounds: Option<&Bounds>,
+        visitor: VisitorAddr,
+    ) -> Result<Option<Running>, TooManyRequests> {
+        let visitors = match bounds.and_then(|bounds| bounds.visitors.as_ref()) {
             None => self.0.visitors.as_ref(),
             Some(OwnVisitors::Unlimited) => None,
             Some(OwnVisitors::Limited(own)) => Some(own),
         };
-        if visitors.is_none() && bounds.requests.is_none() {
-            return Ok(None);
-        }
-        // First those of the address: what is refused to one visitor takes nothing from others.
-        let by_visitor = visitors.map(|visitors| visitors.begin(visitor.0)).transpose();
-        let _visitor = by_visitor.map_err(TooManyRequests::Visitor)?.flatten();
-        let by_target = bounds.requests.as_ref().map(Requests::begin).transpose();
-        let _target = by_target.map_err(TooManyRequests::Target)?;
-        Ok(Some(Counted { _target, _visitor }))
+        let counted = visitors.map(|visitors| visitors.begin(visitor.0)).transpose();
+        Ok(counted.map_err(TooManyRequests::Visitor)?.flatten())
+    }
+
+    /// May there be one more request to what has these bounds? To be asked last: what is refused to one
+    /// visitor takes nothing from others.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn target_request(&self, bounds: &Bounds) -> Result<Option<Running>, TooManyRequests> {
+        bounds.requests.as_ref().map(Requests::begin).transpose().map_err(TooManyRequests::Target)
     }
 
     /// What visitors of the routes are held to, in the order of the settings.

@@ -62,21 +62,33 @@ pub struct Credentials<'a> {
 pub struct Permit {
     by: Option<Way>,
     hold: Option<Hold>,
+    is_for_preflight: bool,
 }
 
 impl Permit {
     const fn free() -> Self {
-        Self { by: None, hold: None }
+        Self { by: None, hold: None, is_for_preflight: false }
+    }
+
+    const fn for_preflight() -> Self {
+        Self { by: None, hold: None, is_for_preflight: true }
     }
 
     fn held(by: Way, hold: &Hold) -> Self {
-        Self { by: Some(by), hold: (!hold.is_endless()).then(|| hold.clone()) }
+        Self { by: Some(by), hold: (!hold.is_endless()).then(|| hold.clone()), is_for_preflight: false }
     }
 
     /// How the token came that the visit was allowed for; `None` where none was needed.
     #[must_use]
     pub const fn by(&self) -> Option<Way> {
         self.by
+    }
+
+    /// Whether it is for a preflight alone: nothing else of the request may go on, and nothing else of
+    /// the answer may come back.
+    #[must_use]
+    pub const fn is_for_preflight(&self) -> bool {
+        self.is_for_preflight
     }
 
     /// How long the visit is allowed, which whoever serves it has to see to; `None`: without end.
@@ -108,12 +120,8 @@ pub enum Denial {
 /// What is asked of a tunnel, as far as it matters here.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
-    /// The method.
-    pub method: &'a http::Method,
-    /// Whether there is a head and nothing else: no body, no protocol switch.
-    pub is_bare: bool,
-    /// Whether there is an `Authorization` of any kind.
-    pub has_authorization: bool,
+    /// Whether it is a CORS preflight, and nothing more.
+    pub is_preflight: bool,
     /// What the visitor shows of who they are.
     pub credentials: Credentials<'a>,
 }
@@ -142,20 +150,19 @@ pub async fn prepare(issuers: &Issuers, credentials: &Credentials<'_>) {
 
 /// Decides whether a request may go on.
 ///
-/// A bare `OPTIONS` passes without a token, because browsers send a CORS preflight without one;
-/// anything more than bare would be a way in. One with a token is no preflight.
+/// A CORS preflight passes without a token, because browsers send it without one: as a preflight only.
 ///
 /// # Errors
 /// When it may not.
 pub fn visit(issuers: &Issuers, host: Host<'_>, request: &Request<'_>) -> Result<Permit, Denial> {
     match host {
         Host::Route | Host::Tunnel(AccessLevel::Public, _) => Ok(Permit::free()),
-        Host::Tunnel(AccessLevel::Private, _)
-            if request.is_bare && request.method == http::Method::OPTIONS && !request.has_authorization =>
-        {
-            Ok(Permit::free())
+        Host::Tunnel(AccessLevel::Private, owner) => {
+            match authenticate(issuers, owner, &request.credentials) {
+                Err(_) if request.is_preflight => Ok(Permit::for_preflight()),
+                decided => decided,
+            }
         }
-        Host::Tunnel(AccessLevel::Private, owner) => authenticate(issuers, owner, &request.credentials),
     }
 }
 

@@ -5,31 +5,65 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 
 use super::Http;
+use super::headers::Illegible;
 use super::respond::Failure;
-use crate::access::{Bounds, Counted, LockedOut, Login, NetworkDenial, Way};
+use crate::access::{Bounds, LockedOut, Login, NetworkDenial, Running, TooManyRequests, Way};
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
 use crate::registry::Target;
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whence<'a> {
+    /// The last address that is known.
+    pub(super) visitor: VisitorAddr,
+    /// What was said of it, if it could not be read.
+    pub(super) illegible: Option<&'a Illegible>,
+}
+
+impl Whence<'_> {
+    /// Where lists decide, a proxy's own address must not stand for somebody it failed to name.
+    fn is_known(&self) -> Result<(), Failure> {
+        let Some(Illegible(word)) = self.illegible else { return Ok(()) };
+        let what = "it cannot be told where you come from, and so not whether you may come here";
+        let next = "tell the operator of the proxy in front to send addresses in `X-Forwarded-For`";
+        let mut failure = Failure::new(Reason::NetworkDenied, StatusCode::FORBIDDEN, what, next);
+        failure.for_log =
+            Some(format!("`{word}` in `X-Forwarded-For`, as a trusted proxy sent it, is not an address"));
+        Err(failure)
+    }
+}
+
 impl Http {
     /// May there be a request from here, whatever for?
-    pub(super) fn admit(&self, visitor: VisitorAddr) -> Result<(), Failure> {
-        self.admission.visitor(visitor).map_err(|denial| from_there(&denial))
+    pub(super) fn admit(&self, whence: Whence<'_>) -> Result<(), Failure> {
+        if self.admission.has_list() {
+            whence.is_known()?;
+        }
+        self.admission.visitor(whence.visitor).map_err(|denial| from_there(&denial))
     }
 
     /// May there be a request from here for what has these bounds?
-    pub(super) fn admit_to(&self, bounds: &Bounds, visitor: VisitorAddr) -> Result<(), Failure> {
-        bounds.check(visitor).map_err(|denial| from_there(&denial))
+    pub(super) fn admit_to(&self, bounds: &Bounds, whence: Whence<'_>) -> Result<(), Failure> {
+        if bounds.networks.as_ref().is_some_and(|list| !list.is_open()) {
+            whence.is_known()?;
+        }
+        bounds.check(whence.visitor).map_err(|denial| from_there(&denial))
     }
 
-    /// Counts a request that was allowed for as long as the value lives.
-    pub(super) fn count(&self, target: &Target, visitor: VisitorAddr) -> Result<Option<Counted>, Failure> {
-        self.admission.request(target.bounds(), visitor).map_err(|many| {
-            let after = many.retry_after();
-            let next = format!("try again in {after} s, and more slowly");
-            Failure::new(Reason::TooManyRequests, StatusCode::TOO_MANY_REQUESTS, many.to_string(), next)
-                .with(header::RETRY_AFTER, HeaderValue::from(after))
-        })
+    /// Counts a request of this visitor, allowed or not, for as long as the value lives; with `bounds`,
+    /// as those say.
+    pub(super) fn count_visitor(
+        &self,
+        bounds: Option<&Bounds>,
+        visitor: VisitorAddr,
+    ) -> Result<Option<Running>, Failure> {
+        self.admission.visitor_request(bounds, visitor).map_err(|many| too_many(&many))
+    }
+
+    /// Counts a request that was allowed, to this target.
+    pub(super) fn count_target(&self, target: &Target) -> Result<Option<Running>, Failure> {
+        self.admission.target_request(target.bounds()).map_err(|many| too_many(&many))
     }
 
     /// May somebody be let in by what they have shown? Not by a token while the address is refused: it
@@ -79,6 +113,13 @@ pub(super) fn from_there(denial: &NetworkDenial) -> Failure {
         Failure::new(Reason::NetworkDenied, StatusCode::FORBIDDEN, "your address may not come here", next);
     failure.for_log = Some(denial.by.to_string());
     failure
+}
+
+fn too_many(many: &TooManyRequests) -> Failure {
+    let after = many.retry_after();
+    let next = format!("try again in {after} s, and more slowly");
+    Failure::new(Reason::TooManyRequests, StatusCode::TOO_MANY_REQUESTS, many.to_string(), next)
+        .with(header::RETRY_AFTER, HeaderValue::from(after))
 }
 
 fn locked_out(locked: &LockedOut) -> Failure {

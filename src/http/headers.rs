@@ -1,19 +1,23 @@
 //! The trust boundary of headers: what is between two neighbours stays there, and what a visitor
 //! says of where it comes from is believed only from a trusted proxy.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use http::StatusCode;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode, Uri, Version, request};
 use ipnet::IpNet;
 
 use super::record::Upload;
+use crate::access::brief;
+use crate::name::HostName;
 use crate::net::{PeerAddr, VisitorAddr};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
 /// Whether a field is between two neighbours (RFC 9110, section 7.6.1), or of a proxy's own login.
 fn is_between_neighbours(name: &HeaderName) -> bool {
     matches!(
@@ -29,26 +33,55 @@ fn is_between_neighbours(name: &HeaderName) -> bool {
     )
 }
 
-/// Who a request came from: the last address in the chain that is not a trusted proxy's.
-pub(super) fn visitor(headers: &HeaderMap, peer: PeerAddr, trusted: &[IpNet]) -> VisitorAddr {
+/// What a trusted proxy says of where a request comes from, and what is no address: nobody knows then
+/// who is behind it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Illegible(pub(super) String);
+
+/// Who a request came from: the last address in the chain that is not a trusted proxy's. Where a
+/// trusted proxy's own word is no address, that is said as well, and the visitor is the last who is
+/// known.
+pub(super) fn visitor(
+    headers: &HeaderMap,
+    peer: PeerAddr,
+    trusted: &[IpNet],
+) -> (VisitorAddr, Option<Illegible>) {
     let trusts = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let mut visitor = peer.ip();
     if !trusts(visitor) {
-        return VisitorAddr(visitor);
+        return (VisitorAddr(visitor), None);
     }
     for value in headers.get_all(FOR).iter().rev() {
-        for word in value.to_str().unwrap_or_default().rsplit(',') {
-            // What is not an address ends the chain: nothing before it can be believed.
-            let Ok(address) = word.trim().trim_matches(['[', ']']).parse::<IpAddr>() else {
-                return VisitorAddr(visitor);
+        // Octets, because what the visitor sent need not be text.
+        for word in value.as_bytes().rsplit(|&octet| octet == b',') {
+            // It ends the chain: nothing before it can be believed.
+            let Some(address) = address_in(word) else {
+                return (VisitorAddr(visitor), Some(Illegible(brief(&String::from_utf8_lossy(word)))));
             };
             visitor = address.to_canonical();
             if !trusts(visitor) {
-                return VisitorAddr(visitor);
+                return (VisitorAddr(visitor), None);
             }
         }
     }
-    VisitorAddr(visitor)
+    (VisitorAddr(visitor), None)
+}
+
+/// The address in a word of the chain, which some proxies write with a port, in brackets or in quotes
+/// (RFC 7239, section 6).
+fn address_in(word: &[u8]) -> Option<IpAddr> {
+    let word = std::str::from_utf8(word.trim_ascii()).ok()?;
+    let word = word.strip_prefix('"').and_then(|word| word.strip_suffix('"')).unwrap_or(word);
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    if let Some(rest) = word.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let is_whole = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return address.parse().ok().filter(|_| is_whole);
+    }
+    word.parse().ok().or_else(|| {
+        let (address, port) = word.split_once(':')?;
+        address.parse::<Ipv4Addr>().ok().filter(|_| is_port(port)).map(IpAddr::V4)
+    })
 }
 
 /// What the gateway itself knows of where a request came from.
@@ -63,6 +96,41 @@ pub(super) struct Origin<'a> {
     pub(super) port: Option<u16>,
     /// The host as the visitor wrote it.
     pub(super) host: Option<&'a HeaderValue>,
+}
+
+/// Makes a visitor's request head one for the service. `base` is the host where none was named.
+pub(super) fn prepare(parts: &mut request::Parts, origin: &Origin<'_>, base: &HostName, has_body: bool) {
+    let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    parts.uri = Uri::from(path);
+    if parts.version >= Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    let trailers = takes_trailers(&parts.headers);
+    let head = &mut parts.headers;
+    remove_hop_by_hop(head);
+    // The parser answers it itself, as soon as the service is sent the body.
+    head.remove(header::EXPECT);
+    if trailers {
+        head.insert(header::TE, HeaderValue::from_static("trailers"));
+        head.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    // Over HTTP/2 it may stand there twice, with the same value.
+    if let Some(length) = head.get(header::CONTENT_LENGTH).cloned() {
+        head.insert(header::CONTENT_LENGTH, length);
+    }
+    if has_body && !head.contains_key(header::CONTENT_LENGTH) {
+        head.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else if !has_body && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+        head.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    }
+    if let Some(text) = origin.host {
+        head.insert(header::HOST, text.clone());
+    } else if let Ok(base) = HeaderValue::from_str(base.as_str()) {
+        head.insert(header::HOST, base);
+    }
+    rebuild_forwarded(head, origin);
 }
 
 /// Rebuilds the forwarding headers: what a visitor sent is dropped; what a trusted proxy sent is
@@ -96,6 +164,11 @@ pub(super) fn rebuild_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     if !(origin.trusted && headers.contains_key(PORT)) {
         headers.insert(PORT, origin.port.map_or_else(own, HeaderValue::from));
     }
+}
+
+/// Whether a field is one of those that are rebuilt.
+pub(super) fn is_forwarded(name: &HeaderName) -> bool {
+    [FOR, PROTO, PORT, HOST].contains(name)
 }
 
 /// Whether a header says where a request comes from. Services that know headers as variables take
@@ -200,7 +273,7 @@ mod tests {
     fn the_visitor_is_the_last_address_not_trusted() {
         let trusted = ["10.0.0.0/8".parse().expect("literal")];
         let of = |from: &str, chain: &'static str| {
-            visitor(&map(&[("x-forwarded-for", chain)]), peer(from), &trusted).to_string()
+            visitor(&map(&[("x-forwarded-for", chain)]), peer(from), &trusted).0.to_string()
         };
         assert_eq!(of("192.0.2.1:1", "198.51.100.7"), "192.0.2.1");
         assert_eq!(of("10.0.0.1:1", "203.0.113.5, 198.51.100.7, 10.1.1.1"), "198.51.100.7");

@@ -6,7 +6,9 @@
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::rewrite::Plan;
+use super::body::Answer;
+use super::exchange::Exchange;
+use super::rewrite::{Injected, Plan};
 use crate::registry::Script;
 
 /// What is put in front of the hash within an entity tag.
@@ -110,6 +112,24 @@ impl Injection {
         {
             *tag = marked;
         }
+    }
+}
+
+/// A service's body, with scripts put in where that is asked for; the head is made to fit.
+pub(super) fn relay(
+    parts: &mut http::response::Parts,
+    body: Exchange,
+    injection: Option<&Injection>,
+    method: &Method,
+) -> Answer {
+    let plan = injection
+        .and_then(|injection| Some((injection, injection.adjust(method, parts.status, &mut parts.headers)?)));
+    match plan {
+        Some((injection, plan)) if !http_body::Body::is_end_stream(&body) => {
+            let cut = body.cut().cloned().unwrap_or_default();
+            Answer::injected(Injected::new(body, injection.elements(), plan), cut)
+        }
+        _ => Answer::relayed(body),
     }
 }
 

@@ -165,9 +165,9 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form, visitor
     let owner_of = |profile: &str| Some(http.registry.of_profile(profile).first()?.owner.clone());
     let identified = http.issuers.identify(token.trim(), owner_of);
     match &identified {
-        Ok(_) => http.admit_login(visitor)?,
         Err(fault) if is_guess(fault, true) => http.login_failed(visitor).await?,
-        Err(_) => {}
+        // Nothing is told of any token while the address is refused.
+        _ => http.admit_login(visitor)?,
     }
     match identified {
         Ok(known) => complete(http, known, &wanted, StatusCode::SEE_OTHER),

@@ -23,6 +23,7 @@ mod own;
 mod patience;
 mod plain;
 mod pool;
+mod preflight;
 mod provider;
 mod record;
 mod respond;

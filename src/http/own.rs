@@ -65,6 +65,11 @@ pub(super) async fn answer(
     Ok((answer, Reason::OwnAnswer))
 }
 
+/// Whether it is asked there whether the gateway is well, which anybody may as often as they like.
+pub(super) fn is_health(place: Own, path: &str) -> bool {
+    matches!(place, Own::Auth | Own::Api) && path == "/healthz"
+}
+
 /// Whether what lies there depends on who asks.
 pub(super) fn asks_who(path: &str) -> bool {
     path == "/login" || path.starts_with("/profiles/")

@@ -118,7 +118,7 @@ pub(super) struct Record {
     /// Its body.
     pub(super) upload: Option<Arc<Upload>>,
     /// That it is counted among those that run.
-    pub(super) counted: Option<Counted>,
+    pub(super) counted: Counted,
     /// That it is a visit, which ends when its visitor may no longer come from where they are.
     pub(super) stay: Option<Arc<Stay>>,
     /// Octets that came in otherwise (after an upgrade).
@@ -148,7 +148,7 @@ impl Record {
             reason: Reason::VisitorLeft,
             detail: None,
             upload: None,
-            counted: None,
+            counted: Counted::default(),
             stay: None,
             octets_in: 0,
             octets_out: 0,

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::header::{self, HeaderValue};
-use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -13,23 +12,21 @@ use parking_lot::Mutex;
 use tokio::sync::SetOnce;
 
 use super::addressee::{Addressee, LastAddressee};
+use super::admit::Whence;
 use super::body::{Answer, Outgoing};
 use super::credentials::{credentials, withhold};
 use super::denial::{Refused, denied};
-use super::exchange::Exchange;
 use super::forward::{forward, not_http};
 use super::guard::Gate;
 use super::headers::{self, Origin};
-use super::inject::Injection;
+use super::inject::{Injection, relay};
 use super::plain::to_https;
 use super::record::{Activity, Record, RequestId};
 use super::respond::{self, Failure, Form};
-use super::rewrite::Injected;
-use super::route::{Route, route};
-use super::stay::Stay;
-use super::upgrade::{End, Wish, asks_to_switch, may_connect, no_connect};
-use super::{Connection, Http, callback, isolate, own, session};
-use crate::access::{self, AccessLevel, Credentials, Hold, Host, Permit};
+use super::route::{Own, Route, route};
+use super::upgrade::{End, Wish, asks_to_switch, may_connect, no_connect, switch};
+use super::{Connection, Http, callback, isolate, own, preflight, session};
+use crate::access::{self, AccessLevel, Credentials, Host, Permit};
 use crate::name::HostName;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
@@ -59,6 +56,13 @@ pub(super) struct Session {
 enum Outcome {
     Answered(Response<Answer>, Reason),
     Switched(Response<Answer>, Wish, OnUpgrade, End),
+}
+
+/// A visit that is allowed.
+struct Visit<'a> {
+    addressee: &'a Addressee,
+    target: &'a Target,
+    permit: &'a Permit,
 }
 
 impl Session {
@@ -101,7 +105,9 @@ impl Session {
             return Err(no_connect());
         }
         let settings = &self.http.settings;
-        record.visitor = headers::visitor(request.headers(), self.conn.peer, &settings.http.trusted_proxies);
+        let (visitor, illegible) =
+            headers::visitor(request.headers(), self.conn.peer, &settings.http.trusted_proxies);
+        record.visitor = visitor;
         let addressee = self.last.of(&request, self.conn.tls.as_ref())?;
         record.host.clone_from(&addressee.host);
         // Before the redirect and the routes: an authority asks the name as it is, over plain HTTP.
@@ -110,7 +116,8 @@ impl Session {
             return Ok(Outcome::Answered(answer, Reason::OwnAnswer));
         }
         let base = &settings.base;
-        self.http.admit(record.visitor)?;
+        let whence = Whence { visitor, illegible: illegible.as_ref() };
+        self.http.admit(whence)?;
         if self.only_https {
             let answer = to_https(base, &request, addressee.host.as_ref())?;
             return Ok(Outcome::Answered(answer, Reason::PlainHttp));
@@ -118,23 +125,17 @@ impl Session {
         addressee.check_certificate()?;
         let path = request.uri().path_and_query();
         match route(addressee.host.as_ref(), path, &base.host, &self.http.routes) {
-            Route::Own(place) => {
-                self.http.admit_with(request.headers(), record.visitor)?;
-                let form = Form::accepted(request.headers());
-                if own::asks_who(request.uri().path()) {
-                    Box::pin(session::prepare(&self.http, session::Kind::Login, request.headers())).await;
-                    Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
-                }
-                let (answer, reason) = own::answer(&self.http, place, request, form, record.visitor).await?;
-                Ok(Outcome::Answered(answer, reason))
-            }
+            Route::Own(place) => self.own(place, request, record).await,
             Route::Fixed(backend) => {
+                self.http.admit_to(&backend.bounds, whence)?;
+                record.counted.of_visitor = self.http.count_visitor(Some(&backend.bounds), visitor)?;
                 let target = Target::Route(backend);
                 self.visit(request, &addressee, target, record).await
             }
             Route::Tunnel(name, path) => {
+                record.counted.of_visitor = self.http.count_visitor(None, visitor)?;
                 let tunnel = self.http.registry.look_up(&name).ok_or_else(|| no_tunnel(name.as_str()))?;
-                self.http.admit_to(&tunnel.bounds, record.visitor)?;
+                self.http.admit_to(&tunnel.bounds, whence)?;
                 if let (None, Some(host)) = (&path, &addressee.host)
                     && let Some(answer) = callback::answer(&self.http, &tunnel, host, &request)?
                 {
@@ -148,6 +149,27 @@ impl Session {
         }
     }
 
+    /// What is for the gateway itself.
+    async fn own(
+        &self,
+        place: Own,
+        request: Request<Outgoing>,
+        record: &mut Record,
+    ) -> Result<Outcome, Failure> {
+        let visitor = record.visitor;
+        if !own::is_health(place, request.uri().path()) {
+            record.counted.of_visitor = self.http.count_visitor(None, visitor)?;
+        }
+        self.http.admit_with(request.headers(), visitor)?;
+        let form = Form::accepted(request.headers());
+        if own::asks_who(request.uri().path()) {
+            Box::pin(session::prepare(&self.http, session::Kind::Login, request.headers())).await;
+            Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
+        }
+        let (answer, reason) = own::answer(&self.http, place, request, form, visitor).await?;
+        Ok(Outcome::Answered(answer, reason))
+    }
+
     /// The visit to a tunnel or a fixed route, if it is allowed.
     async fn visit(
         &self,
@@ -157,45 +179,39 @@ impl Session {
         record: &mut Record,
     ) -> Result<Outcome, Failure> {
         let target = &*record.target.insert(target);
-        let is_bare = http_body::Body::is_end_stream(request.body()) && !asks_to_switch(&request);
-        self.http.admit_to(target.bounds(), record.visitor)?;
         let stay = self.activity.stays.begin(record.visitor, target, self.http.admission());
         let stay = record.stay.insert(stay).clone();
         let host = addressee.host.as_ref();
         self.prepare_access(&request, target).await;
-        let permit = self.permit(&request, host, target, is_bare)?;
+        let permit = match self.permit(&request, host, target) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                // While the address is refused, nobody is told which token would have been the right one.
+                self.http.admit_with(request.headers(), record.visitor)?;
+                return Err(denied);
+            }
+        };
         self.http.admit_by(permit.by(), record.visitor)?;
-        record.counted = self.http.count(target, record.visitor)?;
+        record.counted.of_target = self.http.count_target(target)?;
         let cookie = session::set_for_basic(&self.http, &permit, &request, target, host);
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
-        let path = request.uri().path_and_query().cloned();
-        let mut injection = match (&wish, target) {
-            (None, Target::Tunnel(tunnel)) => {
-                Injection::of(&tunnel.inject, path.as_ref().map_or("", PathAndQuery::path))
-            }
-            _ => None,
-        };
-        let (mut parts, body) = request.into_parts();
         let upload = record.upload.clone();
-        withhold(&mut parts.headers, permit.by(), &self.http.issuers);
-        self.prepare(&mut parts, addressee, upload.is_some());
-        if let Some(wish) = &wish {
-            wish.ask(&mut parts.method, &mut parts.headers);
-        }
-        if let Some(injection) = &mut injection {
-            injection.prepare(&mut parts.headers);
-        }
-        let request = Request::from_parts(parts, body);
+        let visit = Visit { addressee, target, permit: &permit };
+        let (request, injection) = self.to_service(request, &visit, wish.as_ref(), upload.is_some());
         let forwarded =
             forward(&self.http.pool, (&permit, &stay), target, record.visitor, request, upload.clone());
         let mut response = forwarded.await?;
+        if permit.is_for_preflight() {
+            return Ok(Outcome::Answered(preflight::answer(response), Reason::Answered));
+        }
         if let Some(changed) = isolate::isolate(response.headers_mut(), target, &self.http.settings) {
             record.failed(changed);
         }
         session::put(response.headers_mut(), cookie);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return switch(response, wish, permit.hold().cloned(), stay);
+            let (answer, wish, service, end) = switch(response, wish, permit.hold().cloned(), stay)?;
+            return Ok(Outcome::Switched(answer, wish, service, end));
         }
         if wish.is_some_and(|wish| wish.is_extended()) && response.status().is_success() {
             // To the visitor, 2xx would mean that the switch was made (RFC 8441, section 4).
@@ -207,6 +223,40 @@ impl Session {
         let mut answer = Response::new(body.held(permit.hold()));
         (*answer.status_mut(), *answer.headers_mut()) = (parts.status, parts.headers);
         Ok(Outcome::Answered(answer, Reason::Answered))
+    }
+
+    /// Makes a visitor's request one for the service.
+    fn to_service(
+        &self,
+        request: Request<Outgoing>,
+        visit: &Visit<'_>,
+        wish: Option<&Wish>,
+        has_body: bool,
+    ) -> (Request<Outgoing>, Option<Injection>) {
+        let mut injection = match (wish, visit.target) {
+            (None, Target::Tunnel(tunnel)) => Injection::of(&tunnel.inject, request.uri().path()),
+            _ => None,
+        };
+        let (mut parts, body) = request.into_parts();
+        withhold(&mut parts.headers, visit.permit.by(), &self.http.issuers);
+        if visit.permit.is_for_preflight() {
+            preflight::confine(&mut parts.headers, self.trusted);
+        }
+        let origin = Origin {
+            peer: &self.peer,
+            trusted: self.trusted,
+            tls: self.conn.tls.is_some(),
+            port: visit.addressee.port,
+            host: visit.addressee.text.as_ref(),
+        };
+        headers::prepare(&mut parts, &origin, &self.http.settings.base.host, has_body);
+        if let Some(wish) = wish {
+            wish.ask(&mut parts.method, &mut parts.headers);
+        }
+        if let Some(injection) = &mut injection {
+            injection.prepare(&mut parts.headers);
+        }
+        (Request::from_parts(parts, body), injection)
     }
 
     /// Has here what it takes to decide, where that may have to be fetched first.
@@ -226,7 +276,6 @@ impl Session {
         request: &Request<Outgoing>,
         own_host: Option<&HostName>,
         target: &Target,
-        is_bare: bool,
     ) -> Result<Permit, Failure> {
         let host = match target {
             Target::Route(_) => Host::Route,
@@ -245,8 +294,7 @@ impl Session {
             }
             _ => Credentials::default(),
         };
-        let has_authorization = headers.contains_key(header::AUTHORIZATION);
-        let asked = access::Request { method: request.method(), is_bare, has_authorization, credentials };
+        let asked = access::Request { is_preflight: preflight::is_one(request), credentials };
         access::visit(&self.http.issuers, host, &asked).map_err(|denial| match target {
             Target::Tunnel(tunnel) => {
                 let is_read =
@@ -266,48 +314,6 @@ impl Session {
                 Failure::new(Reason::LoginRequired, StatusCode::FORBIDDEN, denial.to_string(), "")
             }
         })
-    }
-
-    /// Makes a visitor's request head one for the service.
-    fn prepare(&self, parts: &mut http::request::Parts, addressee: &Addressee, has_body: bool) {
-        let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        parts.uri = Uri::from(path);
-        if parts.version >= Version::HTTP_2 {
-            headers::join_cookies(&mut parts.headers);
-        }
-        parts.version = Version::HTTP_11;
-        parts.extensions.clear();
-        let trailers = headers::takes_trailers(&parts.headers);
-        let head = &mut parts.headers;
-        headers::remove_hop_by_hop(head);
-        // The parser answers it itself, as soon as the service is sent the body.
-        head.remove(header::EXPECT);
-        if trailers {
-            head.insert(header::TE, HeaderValue::from_static("trailers"));
-            head.insert(header::CONNECTION, HeaderValue::from_static("te"));
-        }
-        // Over HTTP/2 it may stand there twice, with the same value.
-        if let Some(length) = head.get(header::CONTENT_LENGTH).cloned() {
-            head.insert(header::CONTENT_LENGTH, length);
-        }
-        if has_body && !head.contains_key(header::CONTENT_LENGTH) {
-            head.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        } else if !has_body && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
-            head.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
-        }
-        if let Some(text) = &addressee.text {
-            head.insert(header::HOST, text.clone());
-        } else if let Ok(base) = HeaderValue::from_str(self.http.settings.base.host.as_str()) {
-            head.insert(header::HOST, base);
-        }
-        let origin = Origin {
-            peer: &self.peer,
-            trusted: self.trusted,
-            tls: self.conn.tls.is_some(),
-            port: addressee.port,
-            host: addressee.text.as_ref(),
-        };
-        headers::rebuild_forwarded(head, &origin);
     }
 
     /// Gives the answer its record, or starts what follows a switch.
@@ -356,44 +362,6 @@ impl Session {
         self.gate.answer(false);
         answer.map(|body| body.with_record(record, reason, &self.cut))
     }
-}
-
-/// A service's body, with scripts put in where that is asked for; the head is made to fit.
-fn relay(
-    parts: &mut http::response::Parts,
-    body: Exchange,
-    injection: Option<&Injection>,
-    method: &Method,
-) -> Answer {
-    let plan = injection
-        .and_then(|injection| Some((injection, injection.adjust(method, parts.status, &mut parts.headers)?)));
-    match plan {
-        Some((injection, plan)) if !http_body::Body::is_end_stream(&body) => {
-            let cut = body.cut().cloned().unwrap_or_default();
-            Answer::injected(Injected::new(body, injection.elements(), plan), cut)
-        }
-        _ => Answer::relayed(body),
-    }
-}
-
-/// The service has switched protocols: from here on the bytes are only copied.
-fn switch(
-    mut response: Response<Exchange>,
-    wish: Option<Wish>,
-    hold: Option<Hold>,
-    stay: Arc<Stay>,
-) -> Result<Outcome, Failure> {
-    let Some(wish) = wish else {
-        return Err(not_http("the service switched protocols without being asked to"));
-    };
-    let service = hyper::upgrade::on(&mut response);
-    let status = wish.grant(response.headers_mut())?;
-    let (parts, exchange) = response.into_parts();
-    let end = End { cut: exchange.switched(), hold, stay };
-    let mut answer = Response::from_parts(parts, Answer::own(bytes::Bytes::new()));
-    *answer.status_mut() = status;
-    *answer.version_mut() = Version::HTTP_11;
-    Ok(Outcome::Switched(answer, wish, service, end))
 }
 
 fn no_tunnel(name: &str) -> Failure {

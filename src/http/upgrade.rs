@@ -6,13 +6,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use super::body::{Outgoing, reason_of};
+use super::body::{Answer, Outgoing, reason_of};
+use super::exchange::Exchange;
 use super::headers::{remove_hop_by_hop, upgrade_to};
 use super::record::Record;
 use super::respond::Failure;
@@ -99,7 +100,7 @@ impl Wish {
             let key = is_websocket.then(make_key).flatten();
             return Some(Self { protocol, extended: Some(key), visitor: hyper::upgrade::on(request) });
         }
-        if request.version() != http::Version::HTTP_11 || !request.body().is_end_stream() {
+        if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
             return None;
         }
         let protocol = upgrade_to(request.headers())?;
@@ -203,6 +204,29 @@ fn accept_for(key: &HeaderValue) -> String {
     hash.update(key.as_bytes());
     hash.update(WEBSOCKET_GUID);
     STANDARD.encode(hash.finish())
+}
+
+/// What a switch was made of: the answer to it, and what goes on afterwards.
+pub(super) type Switched = (Response<Answer>, Wish, OnUpgrade, End);
+
+/// The service has switched protocols: from here on the bytes are only copied.
+pub(super) fn switch(
+    mut response: Response<Exchange>,
+    wish: Option<Wish>,
+    hold: Option<Hold>,
+    stay: Arc<Stay>,
+) -> Result<Switched, Failure> {
+    let Some(wish) = wish else {
+        return Err(super::forward::not_http("the service switched protocols without being asked to"));
+    };
+    let service = hyper::upgrade::on(&mut response);
+    let status = wish.grant(response.headers_mut())?;
+    let (parts, exchange) = response.into_parts();
+    let end = End { cut: exchange.switched(), hold, stay };
+    let mut answer = Response::from_parts(parts, Answer::own(bytes::Bytes::new()));
+    *answer.status_mut() = status;
+    *answer.version_mut() = Version::HTTP_11;
+    Ok((answer, wish, service, end))
 }
 
 #[cfg(test)]

@@ -350,6 +350,60 @@ fn what_runs_of_a_visitor_who_may_no_longer_come_ends_and_nothing_else_on_the_co
 }
 
 #[test]
+fn what_a_trusted_proxy_says_is_read_in_all_its_forms_or_not_believed() {
+    let (mut setup, backend) = (setup(), Backend::start());
+    setup
+        .set("networks.deny", vec!["203.0.113.0/24", "2001:db8::/32"])
+        .set("http.trusted_proxies", vec![ONE]);
+    let gateway = setup.start();
+    let _agent = agent(&gateway, "", backend.address());
+    let from = |gateway: &Gateway, chain: &str| {
+        Curl::new(gateway).header(&format!("X-Forwarded-For: {chain}")).get(&url("/echo"))
+    };
+    for denied in [
+        "203.0.113.7",
+        "203.0.113.7:4444",
+        "\"203.0.113.7\"",
+        "\"203.0.113.7:4444\"",
+        "198.51.100.1, 203.0.113.7:1",
+        "2001:db8::7",
+        "[2001:db8::7]",
+        "[2001:db8::7]:4444",
+        "\"[2001:db8::7]:4444\"",
+        "\u{e9}, 203.0.113.7",
+    ] {
+        is_denied(&from(&gateway, denied));
+    }
+    for allowed in ["198.51.100.1:80", "[2001:db9::1]:443", "203.0.113.7, 198.51.100.1"] {
+        assert_eq!(from(&gateway, allowed).status, 200, "{allowed}");
+    }
+    for unread in
+        ["unknown", "_hidden", "198.51.100.1:x", "[2001:db9::1", "198.51.100.1,", "198.51.100.1, unknown"]
+    {
+        let response = from(&gateway, unread);
+        assert_eq!(response.status, 403, "{unread}: {response:?}");
+        assert!(response.text().contains("cannot be told where you come from"), "{}", response.text());
+    }
+    gateway.wait_log("what it was", |record| {
+        record["detail"].as_str().is_some_and(|detail| detail.contains("`_hidden`"))
+    });
+    // Without it, the proxy speaks for itself.
+    assert_eq!(get(&gateway, ONE, &url("/echo")).status, 200);
+
+    // Where only some things have lists, all else goes on.
+    let mut setup = self::setup();
+    setup.set("http.trusted_proxies", vec![ONE]);
+    setup.set("routes", vec![route(backend.address(), &[("deny", vec!["203.0.113.0/24"].into())])]);
+    let gateway = setup.start();
+    let _agent = agent(&gateway, "", backend.address());
+    let _listed =
+        OpenSsh::new(&gateway).from(AGENTS).forward("/listed#deny=203.0.113.0/24", backend.address()).start();
+    let at = |url: &str| Curl::new(&gateway).header("X-Forwarded-For: unknown").get(url).status;
+    assert_eq!(at(&url("/echo")), 200);
+    assert_eq!((at("https://app.gw.test/echo"), at(&format!("https://{}/echo", host("listed")))), (403, 403));
+}
+
+#[test]
 fn a_broken_file_of_networks_is_found_before_the_start() {
     let mut setup = setup();
     let (_, item) = file(&setup, "blocked.txt", "10.0.0.0/8\n10.0.0.0/99\n");
@@ -416,6 +470,18 @@ fn wrong_tokens_are_answered_later_and_then_not_at_all() {
     // The right one does not help now, or trying would go on; it does elsewhere.
     assert_eq!(house.ask(OTHER, &house.token).status, 429);
     assert_eq!(house.ask(ONE, &house.token).text(), "small");
+    // And whatever is sent is told nothing.
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let foreign = format!("{}.{}.AAAA", part(r#"{"alg":"EdDSA"}"#), part(r#"{"iss":"app"}"#));
+    assert_eq!(house.ask(ONE, &foreign).status, 401);
+    for token in [&*foreign, "of.no.use"] {
+        assert_eq!(house.ask(OTHER, token).status, 429, "{token}");
+    }
+    let form =
+        Curl::new(gateway).from(OTHER).header("Origin: https://auth.gw.test").header("Accept: text/html");
+    let form =
+        form.args(&["--data-urlencode", &format!("token={foreign}")]).get("https://auth.gw.test/login");
+    assert_eq!(form.status, 429, "{form:?}");
     // The gateway's own hosts ask for the same.
     let api = |from: &str| {
         let curl = Curl::new(gateway).from(from).header(&format!("Authorization: Bearer {}", house.token));
@@ -561,6 +627,36 @@ fn too_many_requests_of_an_address_are_answered_429() {
     assert_eq!(get(&gateway, OTHER, &url("/small")).status, 200);
     assert_eq!(get(&gateway, "::1", &url("/small")).status, 200);
     poll("the next second", SOON, || (get(&gateway, ONE, &url("/small")).status == 200).then_some(()));
+}
+
+#[test]
+fn requests_count_before_it_is_known_whether_they_are_allowed() {
+    let mut setup = setup();
+    setup.set("limits.visitor_requests_per_second", 1).set("limits.visitor_requests_burst", 3);
+    setup.set("limits.tunnel_requests_per_second", 1).set("limits.tunnel_requests_burst", 3);
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let _agent = agent(&gateway, "#access=private", backend.address());
+    let asked = |from: &str, url: &str, header: &str| {
+        let asked = (0..6).map(|_| Curl::new(&gateway).from(from).header(header).get(url).status);
+        asked.collect::<Vec<u16>>()
+    };
+    let is_limited = |statuses: Vec<u16>, first: u16| {
+        assert!(statuses.starts_with(&[first; 3]) && statuses.contains(&429), "{statuses:?}");
+    };
+    is_limited(asked("127.0.1.1", &url("/small"), "X: y"), 307);
+    is_limited(asked("127.0.1.2", &url("/small"), "Authorization: Bearer x"), 401);
+    is_limited(asked("127.0.1.3", "https://auth.gw.test/login", "Accept: text/html"), 200);
+    is_limited(asked("127.0.1.4", "https://auth.gw.test/logout", "Accept: text/html"), 200);
+    is_limited(asked("127.0.1.5", "https://api.gw.test/profiles/x/tunnels", "X: y"), 404);
+    is_limited(asked("127.0.1.6", "https://gw.test/", "X: y"), 200);
+    is_limited(asked("127.0.1.7", "https://nobody-x.gw.test/", "X: y"), 502);
+    is_limited(asked("127.0.1.8", &url("/.oneport/guest?link=x"), "X: y"), 403);
+    assert_eq!(asked("127.0.1.9", "https://api.gw.test/healthz", "X: y"), [200; 6]);
+    // What was refused took nothing from who may come.
+    let key = key_file(&gateway.path(""), "ed25519a");
+    let token = Process::run(Command::new(ONEPORT).arg("token").arg("--key").arg(key), SOON);
+    let bearer = format!("Authorization: Bearer {}", token.stdout.trim());
+    is_limited(asked("127.0.1.10", &url("/small"), &bearer), 200);
 }
 
 #[test]

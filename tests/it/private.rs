@@ -243,8 +243,62 @@ fn without_a_token_a_browser_is_sent_to_the_login_and_a_program_never() {
     let at_login = curl().header("Authorization: Bearer x").get(login);
     assert_eq!((at_login.status, at_login.header("location")), (401, None));
     assert_eq!(house.backend.requests(), 0);
-    let preflight = curl().args(&["-X", "OPTIONS"]).header("Origin: https://other.test").get(&url("/echo"));
-    assert_eq!(preflight.status, 200);
+}
+
+/// A service that does not look at the method would show everything.
+#[test]
+fn without_a_token_a_preflight_passes_and_brings_nothing_else() {
+    let house = House::new();
+    let options = |version: &str| Curl::new(&house.gateway).args(&[version, "-X", "OPTIONS"]);
+    for version in ["--http1.1", "--http2"] {
+        let preflight = || {
+            options(version)
+                .header("Origin: https://other.test")
+                .header("Access-Control-Request-Method: PUT")
+                .header("Access-Control-Request-Headers: x-a")
+        };
+        let response = preflight()
+            .header("X-HTTP-Method-Override: DELETE")
+            .header("Cookie: a=1")
+            .header("Accept: text/html")
+            .get(&url("/preflight?a=b"));
+        assert_eq!((response.status, response.text().as_str()), (200, ""), "{response:?}");
+        let names = response.headers.iter().map(|(name, _)| name.as_str());
+        // HTTP/1.1 says that there is no body, HTTP/2 need not.
+        let mut names: Vec<&str> = names.filter(|name| *name != "content-length").collect();
+        names.sort_unstable();
+        let kept = ["access-control-allow-origin", "access-control-max-age", "allow", "date", "vary"];
+        assert_eq!(names, kept, "{response:?}");
+        let sent = response.header("access-control-max-age").expect("what the service got");
+        assert_eq!(
+            sent,
+            "OPTIONS /preflight?a=b access-control-request-headers access-control-request-method host origin \
+             x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto"
+        );
+        let before = house.backend.requests();
+        for (what, curl) in [
+            ("no preflight", options(version)),
+            ("no method", options(version).header("Origin: https://other.test")),
+            ("no origin", options(version).header("Access-Control-Request-Method: PUT")),
+            ("a token", preflight().header("Authorization: Bearer x")),
+            ("a body", preflight().args(&["-d", "x"])),
+            ("a switch", preflight().http1().args(&["-H", "Connection: upgrade", "-H", "Upgrade: tcp"])),
+            ("two origins", preflight().header("Origin: https://third.test")),
+        ] {
+            let response = curl.get(&url("/preflight"));
+            assert_eq!((response.status, response.header("location")), (401, None), "{what}: {response:?}");
+        }
+        let star = preflight().args(&["--request-target", "*"]).get(&url("/"));
+        assert_eq!(star.status, 401, "{star:?}");
+        assert_eq!(house.backend.requests(), before);
+        // Who may see it sees what there is.
+        let bearer = format!("Authorization: Bearer {}", token_of("ed25519a", "EdDSA"));
+        let cookie = format!("Cookie: preevy-saas-jwt={}", token_of("ed25519a", "EdDSA"));
+        for shown in [bearer, cookie] {
+            let response = preflight().header(&shown).get(&url("/echo"));
+            assert_eq!(response.json()["method"], "OPTIONS", "{response:?}");
+        }
+    }
 }
 
 #[test]

@@ -129,8 +129,10 @@ async fn a_private_tunnel_asks_for_a_login_and_lets_preflights_through() {
         gateway.offer_with(Arc::new(ToTcp(service.addr)), |tunnel| tunnel.access = AccessLevel::Private);
     let answer = gateway.get("/", "").await;
     assert!(answer.starts_with("HTTP/1.1 307 ") && answer.contains("login-required"), "{answer}");
-    let preflight = format!("OPTIONS / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
-    assert!(gateway.ask(&preflight).await.starts_with("HTTP/1.1 200 "));
+    let fields = "Origin: https://a.test\r\nAccess-Control-Request-Method: PUT\r\nConnection: close";
+    let preflight = format!("OPTIONS / HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n\r\n");
+    let answer = gateway.ask(&preflight).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
 #[tokio::test]

@@ -161,6 +161,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         ),
         "/html-etag" => etag(&request),
         "/hop" => hop_by_hop(),
+        "/preflight" => preflight(&request),
         _ => echo(request).await,
     })
 }
@@ -310,6 +311,26 @@ fn hop_by_hop() -> Response<Body> {
         ("date", "Thu, 01 Jan 1970 00:00:00 GMT"),
     ] {
         response.headers_mut().append(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// What a preflight is answered, and more; with what the service got in a field that comes back.
+fn preflight(request: &Request<Incoming>) -> Response<Body> {
+    let mut names: Vec<&str> = request.headers().keys().map(header::HeaderName::as_str).collect();
+    names.sort_unstable();
+    let sent = format!("{} {} {}", request.method(), request.uri(), names.join(" "));
+    let mut response = text("the whole page");
+    for (name, value) in [
+        ("access-control-allow-origin", "*"),
+        ("access-control-max-age", &sent),
+        ("allow", "PUT"),
+        ("vary", "origin"),
+        ("set-cookie", "a=b"),
+        ("location", "/elsewhere"),
+        ("x-secret", "s"),
+    ] {
+        response.headers_mut().append(name, HeaderValue::from_str(value).expect("plain"));
     }
     response
 }
