@@ -3,6 +3,7 @@
 //! where it wanted to go.
 
 use http::header::{self, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 
 use super::Http;
@@ -29,11 +30,42 @@ pub(super) fn answer(
     host: &HostName,
     request: &Request<Outgoing>,
 ) -> Result<Option<Response<Answer>>, Failure> {
-    match request.uri().path() {
-        PATH if tunnel.access == AccessLevel::Private => complete(http, tunnel, host, request).map(Some),
+    match ours(request.uri().path()) {
+        Some(PATH) if tunnel.access == AccessLevel::Private => {
+            complete(http, tunnel, host, request).map(Some)
+        }
         // On a public preview as well: no service is to see a link.
-        GUEST_PATH => welcome(http, tunnel, host, request).map(Some),
+        Some(GUEST_PATH) => welcome(http, tunnel, host, request).map(Some),
         _ => Ok(None),
+    }
+}
+
+/// Answers a guest link that was put below `/proxy/NAME`: it is good on the preview's own host, and its
+/// service is not to see it here either. `path` is the path below.
+pub(super) fn elsewhere(
+    http: &Http,
+    tunnel: &Tunnel,
+    path: &PathAndQuery,
+    request: &Request<Outgoing>,
+) -> Option<Response<Answer>> {
+    let ours = ours(path.path()).filter(|path| *path == GUEST_PATH)?;
+    let base = &http.settings.base;
+    let host = base.url_of(&HostName::child_of(tunnel.name.as_str(), &base.host));
+    let query = path.query().map_or(String::new(), |query| format!("?{query}"));
+    Some(go_on(request, &format!("{}{ours}{query}", host.trim_end_matches('/')), None))
+}
+
+/// Which of our paths it is, with slashes more or fewer: links are bent on their way.
+fn ours(path: &str) -> Option<&'static str> {
+    let mut steps = path.split('/').filter(|step| !step.is_empty());
+    // Nearly all are told apart by the first.
+    if steps.next() != Some(".oneport") {
+        return None;
+    }
+    match (steps.next(), steps.next()) {
+        (Some("login"), None) => Some(PATH),
+        (Some("guest"), None) => Some(GUEST_PATH),
+        _ => None,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::access::{Credentials, Issuers, Way};
 /// The user name under which existing agents' tools send a token as a password.
 const TOKEN_USER: &str = "x-preevy-profile-key";
 /// The cookie in which the hosted service's login leaves a token.
-const TOKEN_COOKIE: &str = "preevy-saas-jwt";
+pub(super) const TOKEN_COOKIE: &str = "preevy-saas-jwt";
 
 /// Finds the tokens in a request's head.
 pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {

@@ -1,41 +1,65 @@
-//! Cookies of services: one that a preview sets for more than its own host is narrowed to that
-//! host, and none may have a name of the gateway's own.
+//! What of a service's answer must not reach further than the service: a cookie that a preview sets for
+//! more than its own host is narrowed to that host, and none may have a name of the gateway's own; no
+//! preview clears the cookies of all; no cache in between keeps what needed a login.
+//!
+//! Network error logging (`NEL`) passes, as it is for the preview's own host and what lies below it.
 
 use std::borrow::Cow;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::credentials::TOKEN_COOKIE;
+use super::service::Visit;
 use super::session::Kind;
 use crate::config::Settings;
 use crate::name::HostName;
 use crate::registry::Target;
 
-/// Takes out what a target must not set, and narrows what a preview sets for more than its own host,
-/// unless that is allowed. Says what was changed, for the log. Costs a look-up where there is no
-/// cookie.
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+
+/// Takes out what a target must not say, and narrows what a preview says for more than its own host,
+/// unless that is allowed. Says what was changed, for the log. Costs few look-ups where there is nothing.
 pub(super) fn isolate(
     headers: &mut HeaderMap,
-    target: &Target,
+    visit: &Visit<'_>,
     settings: &Settings,
 ) -> Option<Cow<'static, str>> {
-    if !headers.contains_key(header::SET_COOKIE) {
-        return None;
+    if visit.permit.by().is_some() {
+        keep_private(headers);
     }
-    let host = match target {
-        Target::Tunnel(tunnel) if settings.access.isolate_cookies => {
-            Some(HostName::child_of(tunnel.name.as_str(), &settings.base.host))
-        }
-        _ => None,
+    let mut said = Vec::new();
+    let tunnel = match visit.target {
+        Target::Tunnel(tunnel) => Some(tunnel),
+        Target::Route(_) => None,
     };
-    confine(headers, host.as_ref().map(HostName::as_str))
+    let isolated = tunnel.filter(|_| settings.access.isolate_cookies);
+    if headers.contains_key(header::SET_COOKIE) {
+        let host = isolated.map(|tunnel| HostName::child_of(tunnel.name.as_str(), &settings.base.host));
+        // Below a path, all are given out anew anyway.
+        let host = host.filter(|_| visit.below.is_none());
+        confine(headers, host.as_ref().map(HostName::as_str), tunnel.is_some(), &mut said);
+    }
+    if let Some(below) = visit.below {
+        below.let_out(headers);
+    }
+    if isolated.is_some() && headers.contains_key(CLEAR_SITE_DATA) {
+        spare_cookies(headers, &mut said);
+    }
+    // A service that sets very many makes no record of very many words.
+    said.truncate(3);
+    (!said.is_empty()).then(|| said.join("; ").into())
 }
 
-/// With `host`, what reaches beyond it is narrowed to it.
-fn confine(headers: &mut HeaderMap, host: Option<&str>) -> Option<Cow<'static, str>> {
-    let (mut kept, mut said) = (Vec::new(), Vec::new());
+/// With `host`, what reaches beyond it is narrowed to it. A preview cannot set the cookie of tokens
+/// either, which an operator's own service behind a route may.
+fn confine(headers: &mut HeaderMap, host: Option<&str>, is_preview: bool, said: &mut Vec<String>) {
+    let (mut kept, before) = (Vec::new(), said.len());
+    let is_ours = |name: &[u8]| {
+        Kind::is_one(name) || (is_preview && name.eq_ignore_ascii_case(TOKEN_COOKIE.as_bytes()))
+    };
     for field in headers.get_all(header::SET_COOKIE) {
         let name = name_of(field.as_bytes());
-        if Kind::is_one(name) {
+        if is_ours(name) {
             said.push(format!("dropped the service's cookie `{}`, whose name is the gateway's", shown(name)));
             continue;
         }
@@ -47,16 +71,78 @@ fn confine(headers: &mut HeaderMap, host: Option<&str>) -> Option<Cow<'static, s
             None => kept.push(field.clone()),
         }
     }
-    if said.is_empty() {
-        return None;
+    if said.len() == before {
+        return;
     }
     headers.remove(header::SET_COOKIE);
     for field in kept {
         headers.append(header::SET_COOKIE, field);
     }
-    // A service that sets very many makes no record of very many words.
-    said.truncate(3);
-    Some(said.join("; ").into())
+}
+
+/// Takes out of `Clear-Site-Data` what clears cookies, because that clears those of the whole domain
+/// (W3C Clear Site Data, section 4.2.3). All else is for the preview's own origin.
+fn spare_cookies(headers: &mut HeaderMap, said: &mut Vec<String>) {
+    let clears_cookies = |item: &&str| item.contains('*') || item.to_ascii_lowercase().contains("cookies");
+    let fields = headers.get_all(CLEAR_SITE_DATA).iter();
+    let text: Vec<_> = fields.map(|field| String::from_utf8_lossy(field.as_bytes())).collect();
+    let items = || text.iter().flat_map(|field| field.split(',')).map(str::trim);
+    if !items().any(|item| clears_cookies(&item)) {
+        return;
+    }
+    let kept: Vec<&str> = items().filter(|item| !item.is_empty() && !clears_cookies(item)).collect();
+    let kept = HeaderValue::try_from(kept.join(", ")).ok().filter(|kept| !kept.is_empty());
+    said.push("took out of the service's `Clear-Site-Data` what clears cookies of others".to_owned());
+    headers.remove(CLEAR_SITE_DATA);
+    if let Some(kept) = kept {
+        headers.insert(CLEAR_SITE_DATA, kept);
+    }
+}
+
+/// Has no cache that others share keep an answer (RFC 9111, section 5.2.2; RFC 9213), whose visitor had
+/// to show who they are. The visitor's own may, as the service wants it.
+fn keep_private(headers: &mut HeaderMap) {
+    let is_targeted = |name: &HeaderName| {
+        let name = name.as_str();
+        name == "surrogate-control" || name.ends_with("cdn-cache-control")
+    };
+    while let Some(name) = headers.keys().find(|name| is_targeted(name)).cloned() {
+        headers.remove(name);
+    }
+    if !headers.contains_key(header::CACHE_CONTROL) && headers.contains_key(header::PRAGMA) {
+        // With a `Cache-Control`, it would no longer count.
+        return;
+    }
+    let fields = headers.get_all(header::CACHE_CONTROL).iter();
+    let text: Vec<_> = fields.map(|field| String::from_utf8_lossy(field.as_bytes()).into_owned()).collect();
+    let text = text.join(",");
+    let name_of =
+        |directive: &str| directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let mut kept: Vec<&str> = directives(&text)
+        .into_iter()
+        .filter(|directive| match name_of(directive).as_str() {
+            "" | "public" | "s-maxage" => false,
+            // With names of fields, it is for these alone.
+            "private" => !directive.contains('='),
+            _ => true,
+        })
+        .collect();
+    let is_private = |directive: &&str| matches!(name_of(directive).as_str(), "private" | "no-store");
+    if !kept.iter().any(is_private) {
+        kept.push("private");
+    }
+    let kept = HeaderValue::try_from(kept.join(", ")).unwrap_or(HeaderValue::from_static("no-store"));
+    headers.insert(header::CACHE_CONTROL, kept);
+}
+
+/// The items of a list that may hold commas within quotes.
+fn directives(text: &str) -> Vec<&str> {
+    let mut is_quoted = false;
+    let items = text.split(|c: char| {
+        is_quoted ^= c == '"';
+        c == ',' && !is_quoted
+    });
+    items.map(str::trim).collect()
 }
 
 /// The cookie without `Domain`, if one of them is not just this host. Browsers take the last
@@ -86,7 +172,7 @@ fn domain_of(part: &[u8]) -> Option<&[u8]> {
 
 /// A cookie without `=` is a value without a name. One that begins with it has a name that is empty,
 /// and goes back to the service as what stands behind it: that could look like another's.
-fn name_of(cookie: &[u8]) -> &[u8] {
+pub(super) fn name_of(cookie: &[u8]) -> &[u8] {
     let mut pair = cookie.split(|&octet| octet == b';').next().unwrap_or_default().trim_ascii_start();
     while let Some(rest) = pair.strip_prefix(b"=") {
         pair = rest.trim_ascii_start();
@@ -113,7 +199,9 @@ mod tests {
         for cookie in cookies {
             headers.append(header::SET_COOKIE, HeaderValue::from_bytes(cookie.as_bytes()).expect("valid"));
         }
-        let said = confine(&mut headers, host).is_some();
+        let mut said = Vec::new();
+        confine(&mut headers, host, true, &mut said);
+        let said = !said.is_empty();
         let left = headers.get_all(header::SET_COOKIE).iter();
         (left.map(|field| String::from_utf8_lossy(field.as_bytes()).into_owned()).collect(), said)
     }

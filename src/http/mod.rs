@@ -3,6 +3,7 @@
 mod addressee;
 mod admit;
 mod bell;
+mod below;
 mod body;
 mod callback;
 mod coding;

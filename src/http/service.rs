@@ -13,6 +13,7 @@ use tokio::sync::SetOnce;
 
 use super::addressee::{Addressee, LastAddressee};
 use super::admit::Whence;
+use super::below::Below;
 use super::body::{Answer, Outgoing};
 use super::credentials::{credentials, withhold};
 use super::denial::{Refused, denied};
@@ -59,10 +60,14 @@ enum Outcome {
 }
 
 /// A visit that is allowed.
-struct Visit<'a> {
+pub(super) struct Visit<'a> {
     addressee: &'a Addressee,
-    target: &'a Target,
-    permit: &'a Permit,
+    /// What it is to.
+    pub(super) target: &'a Target,
+    /// That it is.
+    pub(super) permit: &'a Permit,
+    /// The place under a path where the target lies with others, if its cookies are to be its own.
+    pub(super) below: Option<&'a Below>,
 }
 
 impl Session {
@@ -130,7 +135,7 @@ impl Session {
                 self.http.admit_to(&backend.bounds, whence)?;
                 record.counted.of_visitor = self.http.count_visitor(Some(&backend.bounds), visitor)?;
                 let target = Target::Route(backend);
-                self.visit(request, &addressee, target, record).await
+                self.visit(request, &addressee, target, None, record).await
             }
             Route::Tunnel(name, path) => {
                 record.counted.of_visitor = self.http.count_visitor(None, visitor)?;
@@ -141,10 +146,16 @@ impl Session {
                 {
                     return Ok(Outcome::Answered(answer, Reason::OwnAnswer));
                 }
+                let mut below = None;
                 if let Some(path) = path {
+                    if let Some(answer) = callback::elsewhere(&self.http, &tunnel, &path, &request) {
+                        return Ok(Outcome::Answered(answer, Reason::OwnAnswer));
+                    }
+                    let is_isolated = settings.access.isolate_cookies;
+                    below = is_isolated.then(|| Below::of(&name, &request)).transpose()?;
                     *request.uri_mut() = Uri::from(path);
                 }
-                self.visit(request, &addressee, Target::Tunnel(tunnel), record).await
+                self.visit(request, &addressee, Target::Tunnel(tunnel), below, record).await
             }
         }
     }
@@ -176,6 +187,7 @@ impl Session {
         mut request: Request<Outgoing>,
         addressee: &Addressee,
         target: Target,
+        below: Option<Below>,
         record: &mut Record,
     ) -> Result<Outcome, Failure> {
         let target = &*record.target.insert(target);
@@ -197,7 +209,7 @@ impl Session {
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
         let upload = record.upload.clone();
-        let visit = Visit { addressee, target, permit: &permit };
+        let visit = Visit { addressee, target, permit: &permit, below: below.as_ref() };
         let (request, injection) = self.to_service(request, &visit, wish.as_ref(), upload.is_some());
         let forwarded =
             forward(&self.http.pool, (&permit, &stay), target, record.visitor, request, upload.clone());
@@ -205,7 +217,7 @@ impl Session {
         if permit.is_for_preflight() {
             return Ok(Outcome::Answered(preflight::answer(response), Reason::Answered));
         }
-        if let Some(changed) = isolate::isolate(response.headers_mut(), target, &self.http.settings) {
+        if let Some(changed) = isolate::isolate(response.headers_mut(), &visit, &self.http.settings) {
             record.failed(changed);
         }
         session::put(response.headers_mut(), cookie);
@@ -239,6 +251,9 @@ impl Session {
         };
         let (mut parts, body) = request.into_parts();
         withhold(&mut parts.headers, visit.permit.by(), &self.http.issuers);
+        if let Some(below) = visit.below {
+            below.let_in(&mut parts.headers);
+        }
         if visit.permit.is_for_preflight() {
             preflight::confine(&mut parts.headers, self.trusted);
         }

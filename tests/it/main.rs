@@ -21,6 +21,7 @@ mod growth;
 mod hostile;
 mod http_visitors;
 mod instructions;
+mod isolation;
 mod issuers;
 mod keys;
 mod limits;
