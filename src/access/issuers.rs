@@ -82,7 +82,9 @@ impl Issuers {
     /// Starts to keep the keys those in files and at URLs, until draining begins.
     pub fn watch(&self, tasks: &Tasks) {
         let _ = self.0.tasks.set(tasks.clone());
-        self.0.configured.load().iter().for_each(|issuer| follow(issuer, tasks));
+        let configured = self.0.configured.load();
+        configured.iter().for_each(warn_of_audience);
+        configured.iter().for_each(|issuer| follow(issuer, tasks));
     }
 
     /// Reads the keys of those that would be believed by other settings. One that is configured as before
@@ -110,6 +112,7 @@ impl Issuers {
         });
         for issuer in next.iter().filter(|issuer| !among(&old, issuer)) {
             tracing::info!(issuer = issuer.settings.name, "an issuer is believed from now on");
+            warn_of_audience(issuer);
             if let Some(tasks) = self.0.tasks.get() {
                 follow(issuer, tasks);
             }
@@ -190,8 +193,9 @@ impl Issuers {
     }
 
     /// Whether a token says that it was made for gateways: its issuer is an agent's key, which means
-    /// something nowhere else, or one that is configured, and then with the right audience if one
-    /// is. Believes the token, so it is for keeping it secret only.
+    /// something nowhere else, or one that is configured, and then with the audience that is. Where none
+    /// is, the same tokens may be those of other apps. Believes the token, so it is for keeping it secret
+    /// only.
     #[must_use]
     pub fn are_meant(&self, token: &str) -> bool {
         let Ok(unverified) = Unverified::read(token) else { return false };
@@ -200,7 +204,7 @@ impl Issuers {
             || configured.iter().any(|issuer| {
                 let audience = issuer.settings.audience.as_ref();
                 issuer.settings.name == unverified.issuer
-                    && audience.is_none_or(|audience| unverified.audiences.contains(audience))
+                    && audience.is_some_and(|audience| unverified.audiences.contains(audience))
             })
     }
 
@@ -286,6 +290,15 @@ impl Issuers {
                 "a token of this key has no `exp` and is valid for ever; make one with `oneport token --ttl`, and set `access.allow_unexpiring_tokens = false` once no agent needs it"
             );
         }
+    }
+}
+
+fn warn_of_audience(issuer: &Arc<Issuer>) {
+    if issuer.settings.audience.is_none() {
+        tracing::warn!(
+            issuer = issuer.settings.name,
+            "an issuer has no `audience`: what it gives anybody for any other app is believed here, and goes on to services where it was not needed; set its `audience` in `[[access.issuer]]`"
+        );
     }
 }
 

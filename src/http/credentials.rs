@@ -6,9 +6,11 @@
 use std::borrow::Cow;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{self, HeaderMap, HeaderValue};
 
+use super::isolate;
 use super::session::Kind;
 use crate::access::{Credentials, Issuers, Way};
 
@@ -16,6 +18,12 @@ use crate::access::{Credentials, Issuers, Way};
 const TOKEN_USER: &str = "x-preevy-profile-key";
 /// The cookie in which the hosted service's login leaves a token.
 pub(super) const TOKEN_COOKIE: &str = "preevy-saas-jwt";
+
+/// As many decoders are: with padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Finds the tokens in a request's head.
 pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
@@ -44,7 +52,10 @@ pub(super) fn shows_basic(headers: &HeaderMap) -> bool {
 /// `Authorization` if it was used, or if any of it is meant for gateways.
 pub(super) fn withhold(headers: &mut HeaderMap, used: Option<Way>, issuers: &Issuers) {
     let is_ours_to_read = |field: &HeaderValue| {
-        token_in(field).is_some_and(|(way, token)| way == Way::Basic || issuers.are_meant(&token))
+        token_in(field).is_some_and(|(way, _)| way == Way::Basic)
+            || words_of(field)
+                .iter()
+                .any(|text| text.split(is_not_of_token).any(|word| issuers.are_meant(word)))
     };
     let is_used = matches!(used, Some(Way::Bearer | Way::Basic));
     if headers.contains_key(header::AUTHORIZATION)
@@ -66,14 +77,27 @@ fn token_in(field: &HeaderValue) -> Option<(Way, Cow<'_, str>)> {
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let decoded = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+    let decoded = String::from_utf8(BASE64.decode(rest).ok()?).ok()?;
     let (user, token) = decoded.split_once(':')?;
-    (user == TOKEN_USER).then(|| (Way::Basic, Cow::Owned(token.to_owned())))
+    user.eq_ignore_ascii_case(TOKEN_USER).then(|| (Way::Basic, Cow::Owned(token.to_owned())))
 }
 
 fn scheme_of(field: &HeaderValue) -> Option<(&str, &str)> {
-    let (scheme, rest) = field.to_str().ok()?.trim().split_once(' ')?;
+    let (scheme, rest) = field.to_str().ok()?.trim().split_once(|c: char| c.is_ascii_whitespace())?;
     Some((scheme, rest.trim()))
+}
+
+/// An `Authorization` as a service may read it, whatever its scheme: as it is, and decoded.
+fn words_of(field: &HeaderValue) -> Vec<String> {
+    let text = String::from_utf8_lossy(field.as_bytes()).into_owned();
+    let decoded = scheme_of(field).and_then(|(_, rest)| BASE64.decode(rest).ok());
+    let decoded = decoded.map(|octets| String::from_utf8_lossy(&octets).into_owned());
+    [text].into_iter().chain(decoded).collect()
+}
+
+/// What stands between tokens (RFC 7515, section 7.1).
+fn is_not_of_token(c: char) -> bool {
+    !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 /// The pairs of all cookie fields. Octets, because a stranger's cookie need not be text.
@@ -86,9 +110,11 @@ fn name_of(pair: &[u8]) -> &[u8] {
     pair.split(|&octet| octet == b'=').next().unwrap_or_default().trim_ascii()
 }
 
+/// Whether a service could take it for one of ours, which it would not be for us: without a name, and with
+/// a value that looks like one.
 fn is_ours(pair: &[u8]) -> bool {
-    let name = name_of(pair);
-    name == TOKEN_COOKIE.as_bytes() || Kind::is_one(name)
+    let name = isolate::name_of(pair);
+    name.eq_ignore_ascii_case(TOKEN_COOKIE.as_bytes()) || Kind::is_one(name)
 }
 
 fn value_of(pair: &[u8]) -> Option<&str> {
@@ -115,6 +141,8 @@ fn withhold_cookies(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     fn map(fields: &[(&'static str, &str)]) -> HeaderMap {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::support::agent::{Agent, OpenSsh, host, key_file, node, public_key, vector_key};
@@ -299,6 +300,100 @@ fn without_a_token_a_preflight_passes_and_brings_nothing_else() {
             assert_eq!(response.json()["method"], "OPTIONS", "{response:?}");
         }
     }
+}
+
+/// Forms that some services read and others do not.
+#[test]
+fn a_token_in_an_odd_form_reaches_no_service_either() {
+    let (gateway, backend) = (Gateway::start(), Backend::start());
+    let other = OpenSsh::new(&gateway).key("ed25519b").forward("/web", backend.address()).start();
+    let url = format!("{}echo", other.hello["tunnels"]["/web"].as_str().expect("a URL"));
+    let token = token_of("ed25519a", "EdDSA");
+    let basic = |pair: &str| base64::engine::general_purpose::STANDARD.encode(pair);
+    for sent in [
+        format!("Bearer\t{token}"),
+        format!("Bearer \"{token}\""),
+        format!("Token {token}"),
+        format!("Token token={token}, x=y"),
+        format!("Bearer {token} \u{e9}"),
+        token.clone(),
+        format!("Basic {}", basic(&format!("X-Preevy-Profile-Key:{token}"))),
+        format!("Basic {}", basic("X-Preevy-Profile-Key:a.b.c").trim_end_matches('=')),
+        format!("Basic {}", basic(&format!("git:{token}"))),
+        format!("Basic\t{}", basic(&format!("{token}:"))),
+    ] {
+        let response = Curl::new(&gateway).header(&format!("Authorization: {sent}")).get(&url);
+        assert_eq!(reached(&response, "authorization"), <[&str; 0]>::default(), "{sent}");
+    }
+    for name in ["=__Host-oneport-visit", " = oneport-login", "PREEVY-SAAS-JWT", "=preevy-saas-jwt"] {
+        let response = Curl::new(&gateway).header(&format!("Cookie: a=1;{name}=x")).get(&url);
+        assert_eq!(reached(&response, "cookie"), ["a=1"], "{name}");
+    }
+    for kept in ["Basic YWRtaW46c2VjcmV0", "Token abc", "Bearer a.b.c", "Digest a=\"b\", c=d"] {
+        let response = Curl::new(&gateway).header(&format!("Authorization: {kept}")).get(&url);
+        assert_eq!(reached(&response, "authorization"), [kept]);
+    }
+    // They open what they are for.
+    let house = House::new();
+    for sent in
+        [format!("Bearer\t{token}"), format!("Basic {}", basic(&format!("X-PREEVY-profile-key:{token}")))]
+    {
+        let curl = Curl::new(&house.gateway).header(&format!("Authorization: {sent}"));
+        assert_eq!(
+            reached(&curl.get(&crate::private::url("/echo")), "authorization"),
+            <[&str; 0]>::default()
+        );
+    }
+    // A cookie without a name is not one of ours, whatever its value looks like.
+    let tossed = Curl::new(&house.gateway).header(&format!("Cookie: =preevy-saas-jwt={token}"));
+    assert_eq!(tossed.get(&crate::private::url("/echo")).status, 307);
+}
+
+/// Apps behind the same identity provider send its tokens to their own services.
+#[test]
+fn an_issuers_token_is_withheld_where_it_was_used_or_is_for_the_gateway() {
+    let mut setup = Setup::new();
+    let issuer = |name: &str, file: &str, audience: Option<&str>| {
+        std::fs::write(setup.path(file), json!({ "keys": [vector_key("ecdsa384")["jwk"]] }).to_string())
+            .expect("writable");
+        let fields =
+            [("name", name), ("jwks", file)].into_iter().chain(audience.map(|text| ("audience", text)));
+        toml::Value::Table(fields.map(|(key, value)| (key.to_owned(), value.into())).collect())
+    };
+    let issuers =
+        vec![issuer("any.test", "any.json", None), issuer("own.test", "own.json", Some("previews"))];
+    setup.set("access.issuer", issuers);
+    let house = House::of(setup);
+    let _open = OpenSsh::new(&house.gateway).forward("/open", house.backend.address()).start();
+    let claims = |issuer: &str, audience: &str| json!({ "iss": issuer, "aud": audience, "exp": now() + 60, "profiles": [profile("ed25519a")] });
+    let signed = |claims| json!({ "key": private_key("ecdsa384"), "alg": "ES384", "claims": claims });
+    let tokens = jose(&json!([
+        signed(claims("any.test", "app")),
+        signed(claims("own.test", "previews")),
+        signed(claims("own.test", "app")),
+    ]));
+    let cookie = format!("Cookie: preevy-saas-jwt={}", token_of("ed25519a", "EdDSA"));
+    let open = format!("https://{}/echo", host("open"));
+    for (token, is_kept) in tokens.iter().zip([true, false, true]) {
+        let bearer = format!("Bearer {token}");
+        let curl = || Curl::new(&house.gateway).header(&format!("Authorization: {bearer}"));
+        let expected = if is_kept { vec![bearer.clone()] } else { Vec::new() };
+        assert_eq!(reached(&curl().get(&open), "authorization"), expected);
+        assert_eq!(reached(&curl().header(&cookie).get(&url("/echo")), "authorization"), expected);
+    }
+    let used = house.bearer(&tokens[0]);
+    assert_eq!((used.status, house.bearer(&tokens[1]).status), (200, 200));
+    let used =
+        Curl::new(&house.gateway).header(&format!("Authorization: Bearer {}", tokens[0])).get(&url("/echo"));
+    assert_eq!(reached(&used, "authorization"), <[&str; 0]>::default());
+    let warnings: Vec<String> = house
+        .gateway
+        .stderr()
+        .lines()
+        .filter(|line| line.contains("no `audience`"))
+        .map(str::to_owned)
+        .collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("any.test"), "{warnings:?}");
 }
 
 #[test]
