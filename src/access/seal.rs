@@ -18,7 +18,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use super::hold::Basis;
 use crate::config::watch::{Complaint, FileWatch, POLL, Places, off_thread, stamp};
-use crate::config::{AccessSettings, Secret};
+use crate::config::{AccessSettings, Secret, Shared};
 use crate::net::Tasks;
 use crate::observe::Reason;
 
@@ -26,6 +26,8 @@ use crate::observe::Reason;
 const LABEL: &[u8] = b"oneport seal v1";
 /// What its name is derived for.
 const NAME_LABEL: &[u8] = b"oneport seal name v1";
+/// What a file of them is called in warnings.
+const WHAT: &str = "the cookie secrets, with which anybody can log in as whom they like";
 /// Octets of a secret that the gateway makes itself.
 const MADE: usize = 32;
 /// Largest file of secrets, in octets.
@@ -144,7 +146,10 @@ impl Seals {
             let path = &settings.secrets_file;
             let secrets = match fs::symlink_metadata(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
-                _ => read(path)?,
+                _ => {
+                    warn_of(path);
+                    read(path)?
+                }
             };
             return Self::of(&secrets, Some(path.clone()));
         }
@@ -262,6 +267,8 @@ impl Seals {
             Some(Ok(keys)) => {
                 *complaint = Complaint::default();
                 if !is_first {
+                    let file = path.to_owned();
+                    off_thread(move || warn_of(&file)).await;
                     tracing::info!(path = %path.display(), secrets = keys.len(), "cookie secrets were reread");
                 }
                 self.0.replace(keys);
@@ -339,6 +346,12 @@ fn key_of(secret: &Secret) -> Result<Key, SealError> {
             Key { name, cipher, basis: Basis::default() }
         })
         .map_err(|_| SealError::Random)
+}
+
+fn warn_of(path: &Path) {
+    if let Some(shared) = Shared::at(path) {
+        shared.warn(WHAT);
+    }
 }
 
 /// One secret a line; blank lines and comments are skipped.

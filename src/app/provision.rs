@@ -9,7 +9,7 @@ use crate::access::{
 use crate::admin::AdminError;
 use crate::certs::acme::{Acme, OnDemand, VaultError};
 use crate::certs::{CertError, CertStore, Challenges, dns};
-use crate::config::Settings;
+use crate::config::{PemSource, Settings, Shared};
 use crate::edge::{Certificates, Edge};
 use crate::http::{self, Http};
 use crate::net::{BindError, Tasks};
@@ -101,6 +101,11 @@ pub fn provision(
     let certs = CertStore::from_settings(settings)?;
     let keys = AgentKeys::open(settings.ssh.authorized_keys.as_deref(), settings.ssh.any_key)?;
     let host_key = host_key::load(&settings.ssh.host_key)?;
+    if let PemSource::File(path) = &settings.ssh.host_key
+        && let Some(shared) = Shared::at(path)
+    {
+        shared.warn("the SSH host key");
+    }
     let registry = Registry::new();
     let issuers = Issuers::open(&settings.access)?;
     let sessions = Sessions::open(&settings.access, &issuers, &settings.base.login_url(), path)?;

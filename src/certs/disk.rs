@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 
 use super::Served;
-use crate::config::{PemPair, PemSource};
+use crate::config::{PemPair, PemSource, Shared};
 
 /// Why a certificate cannot be used. `source` says where it came from: a path in back-ticks, or
 /// that it was given inline.
@@ -113,7 +113,11 @@ pub fn load_pair(pair: &PemPair) -> Result<Served, CertError> {
         rustls::Error::General(detail) => CertError::BadKey { source_name: key_name.clone(), detail },
         other => CertError::BadCertificate { source_name: cert_name.clone(), detail: other.to_string() },
     })?;
-    Ok(facts.of(Arc::new(key)))
+    let shared_key = match &pair.key {
+        PemSource::File(path) => Shared::at(path),
+        PemSource::Inline(_) => None,
+    };
+    Ok(Served { shared_key, ..facts.of(Arc::new(key)) })
 }
 
 /// The PEM text itself.
@@ -171,7 +175,7 @@ impl Facts {
     /// A certificate to show, from its chain and key.
     pub(super) fn of(self, key: Arc<CertifiedKey>) -> Served {
         let Self { names, issuer, not_before, not_after } = self;
-        Served { key, names: names.into(), issuer, not_before, not_after }
+        Served { key, names: names.into(), issuer, not_before, not_after, shared_key: None }
     }
 }
 

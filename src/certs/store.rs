@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::{CertError, DevIssuer, given};
-use crate::config::{Settings, TlsSettings};
+use crate::config::{Settings, Shared, TlsSettings};
 use crate::name::{CertName, HostName};
 use crate::net::Tasks;
 
@@ -33,6 +33,8 @@ pub struct Served {
     pub not_before: OffsetDateTime,
     /// When the leaf ends.
     pub not_after: OffsetDateTime,
+    /// The file of the key, if others can read it.
+    pub shared_key: Option<Shared>,
 }
 
 impl Served {
@@ -42,9 +44,12 @@ impl Served {
         self.not_after <= OffsetDateTime::now_utc()
     }
 
-    /// Logs what will keep clients from accepting this certificate. Only a warning, because the
-    /// rest of the gateway is better up than down.
+    /// Logs what will keep clients from accepting this certificate, and whether others may have its key.
+    /// Only a warning, because the rest of the gateway is better up than down.
     pub fn warn(&self, source_name: &str) {
+        if let Some(shared) = &self.shared_key {
+            shared.warn("the private key of a certificate");
+        }
         if self.has_ended() {
             tracing::warn!(
                 certificate = source_name,

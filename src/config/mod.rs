@@ -15,6 +15,7 @@ mod list;
 mod nearest;
 mod networks;
 mod oidc;
+mod private;
 mod resolve;
 mod routes;
 mod setting;
@@ -37,6 +38,7 @@ pub use networks::{
     FailureSettings, NetworkSettings, NetworkSource, OwnRate, RateSettings, RequestLimits, RouteBounds,
 };
 pub use oidc::{OidcProfiles, OidcRule, OidcSettings, OidcWho};
+pub use private::Shared;
 pub use setting::Setting;
 pub use settings::{
     AccessSettings, AdminListen, AnyKey, BackendAddr, BaseUrl, CertificateSource, HttpSettings, IssuerKeys,

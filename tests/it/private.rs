@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -613,6 +614,39 @@ fn whoever_sends_authorization_is_redirected_by_no_listener() {
     assert_eq!((health.status, health.text().as_str()), (200, "OK\n"));
     let refused = curl_to(&gateway, plain, &[], &format!("http://api.gw.test{list}"));
     assert_eq!((refused.status, refused.header("location")), (401, None));
+}
+
+#[test]
+fn secrets_that_others_can_read_are_warned_of_at_each_reading() {
+    let mut setup = Setup::new();
+    let host_key = key_file(&setup.path(""), "rsa2048");
+    let secrets = setup.path("secrets");
+    std::fs::write(&secrets, format!("{}\n", "a".repeat(32))).expect("writable");
+    setup.set("access.secrets_file", secrets.to_str().expect("UTF-8"));
+    setup.set("ssh.host_key", host_key.to_str().expect("UTF-8"));
+    let leaf = setup.ca.leaf("shared", &["gw.test", "*.gw.test"]);
+    setup.certificates(&[(&leaf.cert, &leaf.key)]);
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    let warnings = |gateway: &Gateway, path: &Path| {
+        let path = path.to_str().expect("UTF-8");
+        let log = gateway.stderr();
+        let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.filter(|record| record["path"] == path && record["mode"] == "0640").count()
+    };
+    let files = [host_key.as_path(), &secrets, &leaf.key];
+    files.iter().for_each(|path| mode(path, 0o640));
+    let gateway = setup.start();
+    for path in files {
+        assert_eq!(warnings(&gateway, path), 1, "{path:?}: {}", gateway.stderr());
+    }
+    std::fs::write(&secrets, format!("{}\n", "b".repeat(32))).expect("writable");
+    gateway.wait_log("the second reading", |record| record["message"] == "cookie secrets were reread");
+    assert_eq!(warnings(&gateway, &secrets), 2);
+    files.iter().for_each(|path| mode(path, 0o600));
+    let gateway = gateway.restart();
+    assert!(!gateway.stderr().contains("others than its owner"), "{}", gateway.stderr());
 }
 
 /// Those of docs/tokens-in-ci.md, as they stand there.
