@@ -148,6 +148,11 @@ fn not_opened(error: OpenError, target: &Target) -> Failure {
             format!("the service of the route `{asked}` has as many open connections as it may"),
             "wait for some to end, then try again",
         ),
+        OpenError::VisitorBusy => (
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("your address has as many requests open to `{asked}` as it leaves for everybody else"),
+            "wait for some of your own to end, then try again",
+        ),
         OpenError::NoDescriptors => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the gateway has no file descriptor left".to_owned(),

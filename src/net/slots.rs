@@ -1,6 +1,7 @@
 //! Slots: how many connections or streams may be open, in all and from one address.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -72,15 +73,15 @@ impl Slots {
             return Err(SlotsFull::Total(self.total));
         }
         let left = self.total - state.open;
-        let held = state.by_address.get(&key).copied().unwrap_or(0);
         let most = match self.per_address {
             PerAddress::Fixed(most) => most,
             PerAddress::Fair => left,
         };
-        if held >= most {
-            return Err(SlotsFull::Address(most));
+        match state.by_address.entry(key) {
+            Entry::Occupied(held) if *held.get() >= most => return Err(SlotsFull::Address(most)),
+            Entry::Vacant(_) if most == 0 => return Err(SlotsFull::Address(most)),
+            entry => *entry.or_insert(0) += 1,
         }
-        state.by_address.insert(key, held + 1);
         state.open += 1;
         Ok(Slot { slots: self.clone(), key })
     }
@@ -106,10 +107,10 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.slots.state.lock();
         state.open -= 1;
-        if let Some(held) = state.by_address.get_mut(&self.key) {
-            *held -= 1;
-            if *held == 0 {
-                state.by_address.remove(&self.key);
+        if let Entry::Occupied(mut held) = state.by_address.entry(self.key) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
             }
         }
     }

@@ -8,13 +8,15 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{BoxFuture, OpenError, Opener, TargetId};
+use super::{BoxFuture, Cut, Open, OpenError, Opener, TargetId};
 use crate::access::Bounds;
 use crate::config::{BackendAddr, RouteSettings};
-use crate::net::{ByteStream, Held, VisitorAddr, prepare_socket};
+use crate::net::{ByteStream, Held, Slot, Slots, SlotsFull, VisitorAddr, prepare_socket};
 
 /// How long a service may take to accept a connection, looking up its name included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a visitor waits for the place of a connection that is just being given back.
+const ROOM: Duration = Duration::from_millis(500);
 
 /// Where a route leads.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Backend {
     pub gone: CancellationToken,
     /// Connections that may still be opened.
     free: Arc<Semaphore>,
+    /// The connections that visitors use, as they are shared among these.
+    in_use: Slots,
 }
 
 impl Backend {
@@ -45,17 +49,24 @@ impl Backend {
             address: Arc::new(route.to.clone()),
             gone: CancellationToken::new(),
             free: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            in_use: Slots::fair(most),
         }
     }
 }
 
 impl Opener for Backend {
-    fn open(&self, _: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
-        let (address, permit) = (self.address.clone(), self.free.clone().try_acquire_owned());
+    fn open(&self, visitor: VisitorAddr) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
+        self.open_with(visitor, Cut::default())
+    }
+
+    fn open_with(&self, _: VisitorAddr, cut: Cut) -> BoxFuture<'static, Result<ByteStream, OpenError>> {
+        let (address, free) = (self.address.clone(), self.free.clone());
         Box::pin(async move {
-            let permit = permit.map_err(|_| OpenError::Busy)?;
+            let permit = tokio::time::timeout(ROOM, free.acquire_owned()).await;
+            let Ok(Ok(permit)) = permit else { return Err(OpenError::Busy) };
+            let open = Open::new(permit, cut);
             match tokio::time::timeout(CONNECT_TIMEOUT, connect(&address)).await {
-                Ok(Ok(stream)) => Ok(Box::new(Held::new(stream, permit)) as ByteStream),
+                Ok(Ok(stream)) => Ok(Box::new(Held::new(stream, open)) as ByteStream),
                 Ok(Err(error)) if is_want_of_descriptors(&error) => {
                     tracing::error!(service = %address, %error, "no file descriptor left for a route");
                     Err(OpenError::NoDescriptors)
@@ -67,6 +78,17 @@ impl Opener for Backend {
                 Err(_) => Err(OpenError::NoAnswer),
             }
         })
+    }
+
+    fn admit(&self, visitor: VisitorAddr) -> Result<Option<Slot>, OpenError> {
+        self.in_use.take(visitor.0).map(Some).map_err(|full| match full {
+            SlotsFull::Total(_) => OpenError::Busy,
+            SlotsFull::Address(_) => OpenError::VisitorBusy,
+        })
+    }
+
+    fn has_room(&self) -> bool {
+        self.free.available_permits() > 0
     }
 }
 

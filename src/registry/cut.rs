@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::net::Slot;
 use crate::observe::Reason;
@@ -71,6 +72,29 @@ impl Cut {
 impl std::fmt::Debug for Cut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Cut").field(&self.0.lock().why).finish()
+    }
+}
+
+/// Counts a stream as open, and as its visitor's.
+#[derive(Debug)]
+pub struct Open {
+    permit: Option<OwnedSemaphorePermit>,
+    cut: Cut,
+}
+
+impl Open {
+    /// By this permit; `cut` knows whose stream it is.
+    #[must_use]
+    pub fn new(permit: OwnedSemaphorePermit, cut: Cut) -> Self {
+        Self { permit: Some(permit), cut }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Who finds the visitor's right free finds a stream as well.
+        drop(self.permit.take());
+        self.cut.used_by(None);
     }
 }
 

@@ -12,7 +12,7 @@ mod watch;
 
 pub use backend::Backend;
 pub use claim::{Lease, Registry, Taken};
-pub use cut::Cut;
+pub use cut::{Cut, Open};
 pub use routes::Routes;
 pub use target::{Target, TargetId};
 pub use tunnel::{BoxFuture, Holder, OpenError, Opener, Script, Tunnel, Visit};

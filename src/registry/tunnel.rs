@@ -80,6 +80,9 @@ pub enum OpenError {
     /// A route's service has as many connections as it may.
     #[error("the route's service has too many open connections")]
     Busy,
+    /// The visitor's address uses as many of the connections to a route's service as one may.
+    #[error("the visitor's address uses too many of the route's connections")]
+    VisitorBusy,
     /// The gateway has no file descriptor left.
     #[error("there is no file descriptor left")]
     NoDescriptors,
@@ -96,7 +99,7 @@ impl OpenError {
             Self::Full | Self::VisitorFull => Reason::TooManyChannels,
             Self::Unreachable => Reason::BackendUnreachable,
             Self::NoAnswer => Reason::BackendNotAnswering,
-            Self::Busy => Reason::BackendFull,
+            Self::Busy | Self::VisitorBusy => Reason::BackendFull,
             Self::NoDescriptors => Reason::NoDescriptors,
         }
     }

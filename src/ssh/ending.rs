@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::Link;
 use crate::observe::Metrics;
-use crate::registry::Cut;
+use crate::registry::Open;
 
 /// Channels that a session may close first before its peer is given more time.
 const FREELY: usize = 1024;
@@ -63,27 +63,6 @@ impl ClosedFirst {
     pub async fn one_more(&self) -> usize {
         self.one_more.notified().await;
         self.all.load(Ordering::Relaxed)
-    }
-}
-
-/// Counts a channel as open, and as its visitor's.
-pub struct Open {
-    permit: Option<OwnedSemaphorePermit>,
-    cut: Cut,
-}
-
-impl Open {
-    /// By this permit; `cut` knows whose channel it is.
-    pub fn new(permit: OwnedSemaphorePermit, cut: Cut) -> Self {
-        Self { permit: Some(permit), cut }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        // Who finds the visitor's right free finds a channel as well.
-        drop(self.permit.take());
-        self.cut.used_by(None);
     }
 }
 

@@ -8,10 +8,10 @@ use russh::{Channel, Error};
 use tokio::sync::oneshot;
 
 use super::channel;
-use super::ending::{Ending, Open};
+use super::ending::Ending;
 use super::session::{ForwardKey, Session};
 use crate::net::{ByteStream, Slot, SlotsFull, VisitorAddr};
-use crate::registry::{BoxFuture, Cut, OpenError, Opener};
+use crate::registry::{BoxFuture, Cut, Open, OpenError, Opener};
 
 /// How long a visitor waits for a channel that is just being given back.
 const ROOM: Duration = Duration::from_millis(500);
