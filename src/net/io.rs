@@ -49,6 +49,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         let count = self.head.len().min(buf.remaining());
         buf.put_slice(&self.head[..count]);
         self.head.advance(count);
+        if self.head.is_empty() {
+            // Even an empty part keeps the whole of its buffer.
+            self.head = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -235,11 +239,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn replay_gives_the_head_first() {
-        let mut stream = Replay::new(Bytes::from_static(b"abc"), &b"def"[..]);
+    async fn replay_gives_the_head_first_and_lets_it_go() {
+        let head = Bytes::from(b"abc".to_vec());
+        let mut stream = Replay::new(head.clone(), &b"def"[..]);
         let mut all = String::new();
         stream.read_to_string(&mut all).await.expect("in memory");
         assert_eq!(all, "abcdef");
+        assert!(head.is_unique(), "its buffer is kept");
     }
 
     #[tokio::test]

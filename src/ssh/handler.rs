@@ -1,6 +1,9 @@
 //! The SSH library's callbacks, in our words.
 //!
-//! They run inside the session's own loop: nothing here may wait for this session's peer.
+//! They run inside the session's own loop: nothing here may wait for this session's peer. The
+//! library's task for a session has room for them twice, and for the largest of their futures, for as
+//! long as the session lives: so all of them are behind a pointer, and what is large is boxed while
+//! it runs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +34,9 @@ type Library = russh::server::Session;
 type Done<T = ()> = Result<T, russh::Error>;
 
 /// What the library calls.
-pub struct Callbacks {
+pub struct Callbacks(Box<State>);
+
+struct State {
     session: Arc<Session>,
     terminals: HashMap<ChannelId, mpsc::Sender<Ask>>,
     /// Places for those that are open, or have something left to say.
@@ -47,19 +52,20 @@ pub struct Callbacks {
 impl Callbacks {
     /// Callbacks for one session, which the library gives new keys after so many octets.
     pub fn new(session: Arc<Session>, rekey_after: u64) -> Self {
-        let rekey = Rekey::new(rekey_after);
-        Self {
+        Self(Box::new(State {
             session,
-            rekey,
+            rekey: Rekey::new(rekey_after),
             terminals: HashMap::new(),
             places: Arc::new(Semaphore::new(TERMINALS_MAX)),
             terminals_opened: 0,
             refusal: None,
             authenticated_at: None,
             window: Window::new(),
-        }
+        }))
     }
+}
 
+impl State {
     /// Refuses a key, and offers the client a method that only serves to say why: there the
     /// person reads a sentence instead of a bare "Permission denied".
     ///
@@ -144,27 +150,27 @@ impl Handler for Callbacks {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, _: &str) -> Done<Auth> {
-        self.session.refuse_attempt();
+        self.0.session.refuse_attempt();
         Ok(Auth::reject())
     }
 
     async fn auth_publickey_offered(&mut self, _: &str, offer: PublicKeyOffer<'_>) -> Done<Auth> {
-        let from = self.session.peer.ip();
-        Ok(match self.session.shared.keys.check(offer.public_key, from) {
+        let session = &self.0.session;
+        Ok(match session.shared.keys.check(offer.public_key, session.peer.ip()) {
             Ok(()) => Auth::Accept,
-            Err(refusal) => self.refuse_key(refusal.to_string()).await,
+            Err(refusal) => Box::pin(self.0.refuse_key(refusal.to_string())).await,
         })
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Done<Auth> {
-        let session = &self.session;
+        let session = &self.0.session;
         if let Err(refusal) = session.shared.keys.check(key.public_key, session.peer.ip()) {
-            return Ok(self.refuse_key(refusal.to_string()).await);
+            return Ok(Box::pin(self.0.refuse_key(refusal.to_string())).await);
         }
         session.authenticate(user, Identity::of(key.public_key));
-        self.authenticated_at = Some(Instant::now());
+        self.0.authenticated_at = Some(Instant::now());
         // Said by ending the session, because that is what a client shows.
-        if !session.place.take(session).await {
+        if !Box::pin(session.place.take(session)).await {
             session.end(Reason::TooManySessions);
         }
         Ok(Auth::Accept)
@@ -173,7 +179,7 @@ impl Handler for Callbacks {
     async fn auth_openssh_certificate(&mut self, _: &str, certificate: &Certificate) -> Done<Auth> {
         let id = certificate.key_id();
         let words = format!("SSH certificates are not taken here (`{id}`); offer the plain key");
-        Ok(self.refuse_key(words).await)
+        Ok(Box::pin(self.0.refuse_key(words)).await)
     }
 
     async fn auth_keyboard_interactive<'a>(
@@ -183,39 +189,39 @@ impl Handler for Callbacks {
         response: Option<Response<'a>>,
     ) -> Done<Auth> {
         if response.is_none()
-            && let Some(refusal) = self.refusal.take()
+            && let Some(refusal) = self.0.refusal.take()
         {
             let (name, instructions) = ("".into(), format!("oneport: {refusal}").into());
             return Ok(Auth::Partial { name, instructions, prompts: (&[][..]).into() });
         }
-        self.session.refuse_attempt();
+        self.0.session.refuse_attempt();
         let methods = MethodSet::from(&[MethodKind::PublicKey][..]);
         Ok(Auth::Reject { proceed_with_methods: Some(methods), partial_success: false })
     }
 
     async fn streamlocal_forward(&mut self, path: &str, library: &mut Library) -> Done<bool> {
-        match self.claim_path(path).await {
+        match Box::pin(self.0.claim_path(path)).await {
             Ok(()) => Ok(true),
-            Err(error) => Ok(self.refused(&error, library)),
+            Err(error) => Ok(self.0.refused(&error, library)),
         }
     }
 
     async fn cancel_streamlocal_forward(&mut self, path: &str, _: &mut Library) -> Done<bool> {
-        Ok(self.session.cancel(&ForwardKey::Path(path.into())))
+        Ok(self.0.session.cancel(&ForwardKey::Path(path.into())))
     }
 
     async fn tcpip_forward(&mut self, address: &str, port: &mut u32, library: &mut Library) -> Done<bool> {
-        match self.claim_tcp(address, *port).await {
+        match Box::pin(self.0.claim_tcp(address, *port)).await {
             Ok(given) => {
                 *port = given;
                 Ok(true)
             }
-            Err(error) => Ok(self.refused(&error, library)),
+            Err(error) => Ok(self.0.refused(&error, library)),
         }
     }
 
     async fn cancel_tcpip_forward(&mut self, address: &str, port: u32, _: &mut Library) -> Done<bool> {
-        Ok(self.session.cancel(&ForwardKey::Tcp(address.into(), port)))
+        Ok(self.0.session.cancel(&ForwardKey::Tcp(address.into(), port)))
     }
 
     async fn channel_open_session(
@@ -224,15 +230,16 @@ impl Handler for Callbacks {
         reply: ChannelOpenHandle,
         _: &mut Library,
     ) -> Done {
-        self.terminals.retain(|_, asks| !asks.is_closed());
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+        let state = &mut *self.0;
+        state.terminals.retain(|_, asks| !asks.is_closed());
+        let Ok(place) = state.places.clone().try_acquire_owned() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
-        self.terminals_opened += 1;
+        state.terminals_opened += 1;
         let id = channel.id();
-        let tasks = self.session.shared.tasks.clone();
-        self.terminals.insert(id, terminal::open(channel, &self.session, &tasks, place));
+        let tasks = state.session.shared.tasks.clone();
+        state.terminals.insert(id, terminal::open(channel, &state.session, &tasks, place));
         reply.accept().await;
         Ok(())
     }
@@ -248,15 +255,15 @@ impl Handler for Callbacks {
         _: &[(Pty, u32)],
         library: &mut Library,
     ) -> Done {
-        self.ask(channel, Ask::Pty, library)
+        self.0.ask(channel, Ask::Pty, library)
     }
 
     async fn shell_request(&mut self, channel: ChannelId, library: &mut Library) -> Done {
-        self.ask(channel, Ask::Shell, library)
+        self.0.ask(channel, Ask::Shell, library)
     }
 
     async fn exec_request(&mut self, channel: ChannelId, line: &[u8], library: &mut Library) -> Done {
-        self.ask(channel, Ask::exec(line), library)
+        self.0.ask(channel, Ask::exec(line), library)
     }
 
     async fn subsystem_request(&mut self, channel: ChannelId, _: &str, library: &mut Library) -> Done {
@@ -282,26 +289,26 @@ impl Handler for Callbacks {
     async fn signal(&mut self, channel: ChannelId, signal: Sig, library: &mut Library) -> Done {
         match signal {
             Sig::INT | Sig::TERM | Sig::HUP | Sig::QUIT | Sig::KILL => {
-                self.ask(channel, Ask::Interrupt, library)
+                self.0.ask(channel, Ask::Interrupt, library)
             }
             _ => Ok(()),
         }
     }
 
     fn adjust_window(&mut self, channel: ChannelId, _: u32) -> u32 {
-        let link = &self.session.link;
-        let asked = link.asked.load(Ordering::Relaxed);
-        self.window.next(channel, link.counts(), asked, &self.session.round_trip, &self.rekey)
+        let State { session, window, rekey, .. } = &mut *self.0;
+        let asked = session.link.asked.load(Ordering::Relaxed);
+        window.next(channel, session.link.counts(), asked, &session.round_trip, rekey)
     }
 
     // The channel's own reader takes the data itself.
     async fn data(&mut self, _: ChannelId, data: &[u8], _: &mut Library) -> Done {
-        self.rekey.count(data.len());
+        self.0.rekey.count(data.len());
         Ok(())
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Library) -> Done {
-        self.terminals.remove(&channel);
+        self.0.terminals.remove(&channel);
         Ok(())
     }
 }

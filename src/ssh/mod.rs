@@ -31,6 +31,7 @@ mod share;
 pub mod spill;
 mod terminal;
 pub mod transport;
+mod watch;
 mod window;
 
 pub use server::{AgentConnection, Ssh, Trust};

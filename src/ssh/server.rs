@@ -19,12 +19,13 @@ use super::refusal::{NOT_FROM_THERE, NOT_NOW, turn_away};
 use super::session::Session;
 use super::sessions::{SessionFacts, Sessions};
 use super::transport::{Link, Transport, transport};
+use super::watch::watch_on;
 use super::window;
 use crate::access::{Admission, AgentKeys, Login, Refusal, Shares};
 use crate::config::Settings;
 use crate::net::{ConnId, Duplex, PeerAddr, Replay, Tasks};
 use crate::observe::{Metrics, Reason, Sparse, SshNow};
-use crate::registry::{Holder as _, Registry};
+use crate::registry::Registry;
 
 /// Messages that a channel may hold before its reader takes them. The readers here always take,
 /// so it is only a bound.
@@ -41,15 +42,6 @@ const REKEY_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// 64 GiB with AES-GCM, and after one with ChaCha20 (RFC 4344, section 3.2). The library ends a
 /// session that has more on its way than it likes when it asks first.
 const NEVER: u64 = u64::MAX;
-/// How often a session's key is checked anew; a removed key is noticed at once, an expired one
-/// within this.
-const KEY_CHECK: Duration = Duration::from_secs(20);
-
-/// Channels that a session may close before its agent does: the library keeps some 3.5 KiB of each
-/// until the session ends, which makes 14 MiB.
-const CLOSED_FIRST_MAX: usize = 4096;
-/// From so many on, such a session ends as soon as nobody is being served.
-const CLOSED_FIRST_MANY: usize = 3072;
 
 /// What all sessions share.
 pub struct Shared {
@@ -165,28 +157,17 @@ impl Ssh {
     /// Serves one connection to its end, which is the value.
     pub async fn serve(self: Arc<Self>, io: impl Duplex + 'static, conn: AgentConnection) -> Reason {
         if let Err(refusal) = self.shared.admission.new_agent(conn.peer.ip()) {
-            return self.turn_away(io, conn, &refusal).await;
+            return Box::pin(self.turn_away(io, conn, &refusal)).await;
         }
         let started = Instant::now();
         let (io, link) = transport(io, &self.shared.tasks, &self.shared.queues);
         let session = Session::new(conn.id, conn.peer, self.shared.clone(), link.clone());
         let _guard = EndGuard::enter(session.clone());
         let login = started + self.shared.settings.ssh.login_timeout;
-        let watch = self.shared.tasks.spawn("ssh watch", watch(session.clone(), login));
-        let running = self.begin(io, session.clone());
-        // Until the client's version line came there is no session to end, only a future to drop.
-        let result = match tokio::time::timeout_at(login, running).await {
-            Ok(Ok(running)) => {
-                session.set_handle(running.handle());
-                running.await
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => {
-                link.cut(Reason::LoginTimeout);
-                Ok(())
-            }
+        let result = tokio::select! {
+            result = self.run(io, &session, login) => result,
+            never = watch_on(&session, login) => match never {},
         };
-        watch.abort();
         session.release_all();
         if session.has_failed_login() {
             // Whether that was one too many is told to whoever comes next.
@@ -196,6 +177,29 @@ impl Ssh {
         self.shared.metrics.ssh.ended.one(reason);
         record(&session, conn, reason, started, &link, result.err());
         reason
+    }
+
+    /// Runs the session to its end.
+    async fn run<S: Duplex + 'static>(
+        &self,
+        io: Transport<S>,
+        session: &Arc<Session>,
+        login: Instant,
+    ) -> Result<(), russh::Error> {
+        // Boxed, so that its room is given back when the session runs.
+        let begun = Box::pin(self.begin(io, session.clone()));
+        // Until the client's version line came there is no session to end, only a future to drop.
+        match tokio::time::timeout_at(login, begun).await {
+            Ok(Ok(running)) => {
+                session.set_handle(running.handle());
+                running.await
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                session.link.cut(Reason::LoginTimeout);
+                Ok(())
+            }
+        }
     }
 
     /// Tells an agent why it may not come, before it is asked who it is.
@@ -227,7 +231,8 @@ impl Ssh {
             Greeting { is_openssh: true, .. } => (&self.configs.openssh, NEVER),
             _ => (&self.configs.any, self.shared.settings.ssh.rekey_after),
         };
-        let io = Replay::new(greeting.head, io);
+        // Boxed, because the library's task holds it four times.
+        let io = Box::new(Replay::new(greeting.head, io));
         russh::server::run_stream(config.clone(), io, Callbacks::new(session, rekey_after)).await
     }
 
@@ -295,49 +300,6 @@ fn library_config(
 fn limits(rekey_after: u64) -> Limits {
     let octets = usize::try_from(rekey_after).unwrap_or(usize::MAX);
     Limits { rekey_write_limit: octets, rekey_read_limit: octets, rekey_time_limit: REKEY_TIME }
-}
-
-/// Watches over a session: its login, its key, what it has used up, and the gateway's end.
-async fn watch(session: Arc<Session>, login: Instant) {
-    let drain: CancellationToken = session.shared.tasks.drain_begun();
-    tokio::select! {
-        () = session.authenticated.cancelled() => {}
-        () = drain.cancelled() => return session.end(Reason::Draining),
-        () = tokio::time::sleep_until(login) => return session.end(Reason::LoginTimeout),
-    }
-    let mut changes = session.shared.keys.changes();
-    let mut lists = session.shared.admission.changes();
-    let closing = &session.shared.closing;
-    let mut told = false;
-    loop {
-        let allowed = session
-            .identity()
-            .is_some_and(|identity| session.shared.keys.check(&identity.key, session.peer.ip()).is_ok());
-        if !allowed {
-            return session.end(Reason::KeyRemoved);
-        }
-        if let Err(denial) = session.shared.admission.agent(session.peer.ip()) {
-            tracing::info!(conn = %session.conn, rule = %denial.by, "agents may no longer come from there");
-            return session.end(Reason::NetworkDenied);
-        }
-        tokio::select! {
-            () = drain.cancelled() => return session.end(Reason::Draining),
-            () = tokio::time::sleep(KEY_CHECK) => {}
-            () = closing.cancelled(), if !told => {
-                told = true;
-                session.notice(format!("the gateway is shutting down ({})", Reason::Draining));
-            }
-            count = session.link.closed_first.one_more() => {
-                let is_unused = session.channels_open() == 0;
-                if count >= CLOSED_FIRST_MAX || (count >= CLOSED_FIRST_MANY && is_unused) {
-                    return session.end(Reason::SessionUsedUp);
-                }
-            }
-            // The sender lives as long as the gateway; without it, the clock is left.
-            Ok(()) = changes.changed() => {}
-            Ok(()) = lists.changed() => {}
-        }
-    }
 }
 
 fn reason_of(result: &Result<(), russh::Error>, session: &Session) -> Reason {

@@ -270,8 +270,16 @@ impl Link {
 
     fn note_version(&self, bytes: &[u8]) {
         let mut version = self.version.lock();
+        if version.starts_with(b"SSH-") && version.ends_with(b"\n") {
+            return;
+        }
         let room = VERSION_LINE.saturating_sub(version.len());
         version.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        // Only the line stays, once it is there.
+        let line = version.split_inclusive(|&octet| octet == b'\n').find(|line| line.starts_with(b"SSH-"));
+        if let Some(line) = line.filter(|line| line.ends_with(b"\n")) {
+            *version = line.to_vec();
+        }
     }
 }
 
@@ -371,6 +379,24 @@ mod tests {
         let (read, ()) = tokio::join!(transport.read_u8(), async move { cutter.cut(Reason::TakenOver) });
         assert!(read.is_err());
         assert_eq!(link.cut_reason(), Some(Reason::TakenOver));
+    }
+
+    #[test]
+    fn only_the_version_line_is_kept() {
+        for pieces in [
+            &["SSH-2.0-Probe_1.0 comment\r\n\0\0\u{2}list\n"][..],
+            &["hello\n", "SSH-2.0-Pro", "be_1.0 comment\r", "\n", "more\n"],
+        ] {
+            let link = Link::default();
+            for piece in pieces {
+                link.note_version(piece.as_bytes());
+            }
+            assert_eq!(link.software(), "Probe_1.0 comment", "{pieces:?}");
+            assert_eq!(link.version.lock().len(), "SSH-2.0-Probe_1.0 comment\r\n".len(), "{pieces:?}");
+        }
+        let link = Link::default();
+        (0..100).for_each(|_| link.note_version(b"no version\n"));
+        assert_eq!((link.software(), link.version.lock().len()), (String::new(), VERSION_LINE));
     }
 
     #[tokio::test(start_paused = true)]
