@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 use super::oidc_fault::OidcFault;
-use super::oidc_rules::{Granted, granted, name_of};
+use super::oidc_rules::{ADDRESS, Granted, VERIFIED, granted, name_of};
 use super::session::{Known, Origin};
 use super::token::brief;
 use crate::config::OidcSettings;
@@ -245,10 +245,7 @@ impl Oidc {
             .request_async(&http)
             .await
             .map_err(|error| OidcFault::Token(brief(&error.to_string())))?;
-        // What the token says was signed, and stays.
-        for (name, value) in as_map(&more) {
-            claims.entry(name).or_insert(value);
-        }
+        add(&mut claims, as_map(&more));
         Ok(claims)
     }
 
@@ -351,6 +348,17 @@ fn as_map(claims: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(claims) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
+    }
+}
+
+/// Adds what the user info says. What the token says was signed, and stays. Of an address, all is one
+/// source's: another may be of another address when it says that it is verified.
+fn add(claims: &mut Map<String, Value>, mut more: Map<String, Value>) {
+    let other = if claims.contains_key(ADDRESS) { &mut more } else { &mut *claims };
+    other.remove(ADDRESS);
+    other.remove(VERIFIED);
+    for (name, value) in more {
+        claims.entry(name).or_insert(value);
     }
 }
 

@@ -5,6 +5,10 @@ use serde_json::{Map, Value};
 use super::token::texts;
 use crate::config::{OidcProfiles, OidcRule, OidcWho};
 
+/// The claim that is somebody's address (OpenID Connect Core 1.0, section 5.1).
+pub const ADDRESS: &str = "email";
+/// The claim that says whether the provider knows that it is theirs.
+pub const VERIFIED: &str = "email_verified";
 /// Most profiles that somebody is given.
 const PROFILES_MAX: usize = 1024;
 
@@ -22,8 +26,8 @@ pub enum Granted {
 /// What all rules that match give together.
 #[must_use]
 pub fn granted(rules: &[OidcRule], claims: &Map<String, Value>) -> Granted {
-    let address = claims.get("email").and_then(Value::as_str).map(str::to_lowercase);
-    let is_verified = claims.get("email_verified") == Some(&Value::Bool(true));
+    let address = claims.get(ADDRESS).and_then(Value::as_str).map(str::to_lowercase);
+    let is_verified = claims.get(VERIFIED) == Some(&Value::Bool(true));
     let mut profiles = Vec::new();
     let (mut matched, mut unverified) = (false, None);
     for rule in rules {
@@ -69,8 +73,8 @@ pub fn granted(rules: &[OidcRule], claims: &Map<String, Value>) -> Granted {
 #[must_use]
 pub fn name_of(claims: &Map<String, Value>) -> String {
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let is_verified = claims.get("email_verified") == Some(&Value::Bool(true));
-    let name = text("email").filter(|_| is_verified).or_else(|| text("preferred_username"));
+    let is_verified = claims.get(VERIFIED) == Some(&Value::Bool(true));
+    let name = text(ADDRESS).filter(|_| is_verified).or_else(|| text("preferred_username"));
     name.or_else(|| text("sub")).unwrap_or("somebody").to_owned()
 }
 

@@ -46,12 +46,17 @@ impl House {
     }
 
     fn of(in_token: bool, change: impl FnOnce(&mut Setup)) -> Self {
+        Self::whose_clock_is_slow(0, in_token, change)
+    }
+
+    /// Whose provider's clock is so many seconds behind.
+    fn whose_clock_is_slow(slow: i64, in_token: bool, change: impl FnOnce(&mut Setup)) -> Self {
         let mut setup = Setup::new();
         let leaf = setup.ca.leaf("provider", &["localhost"]);
         let provider = node(
             "oidc.js",
             &json!({
-                "cert": leaf.cert, "key": leaf.key, "in_token": in_token,
+                "cert": leaf.cert, "key": leaf.key, "in_token": in_token, "slow": slow,
                 "client_id": "oneport", "client_secret": "very secret",
                 "redirect": "https://auth.gw.test/login/callback",
                 "accounts": {
@@ -59,6 +64,15 @@ impl House {
                     "bob": { "email": "bob@example.com", "email_verified": false },
                     "cat": { "email": "cat@other.test", "email_verified": true, "groups": ["dev"] },
                     "dan": { "email": "dan@other.test", "email_verified": true },
+                    "eve": {
+                        "id_token": { "email": "boss@example.com" },
+                        "userinfo": { "email": "eve@other.test", "email_verified": true },
+                    },
+                    "fay": {
+                        "id_token": { "email_verified": true },
+                        "userinfo": { "email": "boss@example.com" },
+                    },
+                    "gus": { "userinfo": { "email": "gus@example.com", "email_verified": true } },
                 },
             }),
         );
@@ -175,6 +189,18 @@ fn what_a_provider_says_only_when_asked_counts_too() {
     assert_eq!(house.jar("ann").log_in(&url("/small"), "ann").status, 200);
     let bob = house.jar("bob").log_in(&url("/small"), "bob");
     assert!(bob.text().contains("has not verified your address"), "{}", bob.text());
+}
+
+/// What one of the two says of an address never vouches for the address that the other names.
+#[test]
+fn an_address_and_whether_it_is_verified_are_of_one_source() {
+    let house = House::new(true);
+    for name in ["eve", "fay"] {
+        let refused = house.jar(name).log_in(&url("/small"), name);
+        let is_told = refused.text().contains("has not verified your address `boss@example.com`");
+        assert!(refused.status == 403 && is_told, "{name}: {}", refused.text());
+    }
+    assert_eq!(house.jar("gus").log_in(&url("/small"), "gus").status, 200);
 }
 
 #[test]
