@@ -91,6 +91,11 @@ impl Permit {
         self.is_for_preflight
     }
 
+    /// Whether a cookie allowed it, which a browser sends along whatever page asks for it.
+    const fn is_by_cookie(&self) -> bool {
+        matches!(self.by, Some(Way::Cookie | Way::Session | Way::Guest))
+    }
+
     /// How long the visit is allowed, which whoever serves it has to see to; `None`: without end.
     #[must_use]
     pub const fn hold(&self) -> Option<&Hold> {
@@ -115,6 +120,11 @@ pub enum Denial {
     /// What they showed holds, but not for this tunnel.
     #[error("the token is valid, but does not name the profile of this tunnel's agent")]
     OtherProfile,
+    /// What a browser keeps would let them in, but another site's page sent the request.
+    #[error(
+        "a page of `{0}` sent this request, and a login counts only for pages of this preview and of its agent's others"
+    )]
+    OtherSite(String),
 }
 
 /// What is asked of a tunnel, as far as it matters here.
@@ -122,6 +132,9 @@ pub enum Denial {
 pub struct Request<'a> {
     /// Whether it is a CORS preflight, and nothing more.
     pub is_preflight: bool,
+    /// Where the page is from that sent it, if that is neither the host itself nor a tunnel of the same
+    /// owner, and it asks for more than to read something.
+    pub other_site: Option<String>,
     /// What the visitor shows of who they are.
     pub credentials: Credentials<'a>,
 }
@@ -158,12 +171,27 @@ pub fn visit(issuers: &Issuers, host: Host<'_>, request: &Request<'_>) -> Result
     match host {
         Host::Route | Host::Tunnel(AccessLevel::Public, _) => Ok(Permit::free()),
         Host::Tunnel(AccessLevel::Private, owner) => {
-            match authenticate(issuers, owner, &request.credentials) {
-                Err(_) if request.is_preflight => Ok(Permit::for_preflight()),
-                decided => decided,
+            match (authenticate(issuers, owner, &request.credentials), &request.other_site) {
+                (Err(_), _) if request.is_preflight => Ok(Permit::for_preflight()),
+                (Ok(permit), Some(site)) if permit.is_by_cookie() => {
+                    by_itself(issuers, owner, &request.credentials, site.clone())
+                }
+                (decided, _) => decided,
             }
         }
     }
+}
+
+/// Decides about what another site's page sent: browsers send cookies along for whoever asks, and all
+/// previews are one site to them. What else is in the request, the page had to know.
+fn by_itself(
+    issuers: &Issuers,
+    owner: &Identity,
+    credentials: &Credentials<'_>,
+    site: String,
+) -> Result<Permit, Denial> {
+    let alone = Credentials { authorization: credentials.authorization.clone(), ..Credentials::default() };
+    authenticate(issuers, owner, &alone).map_err(|_| Denial::OtherSite(site))
 }
 
 /// Decides whether somebody is the owner's, or was let in by an issuer for the owner's profile.

@@ -113,6 +113,10 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
             Failure::new(Reason::NotAllowed, StatusCode::FORBIDDEN, what, next)
                 .with(header::WWW_AUTHENTICATE, challenge)
         }
+        Denial::OtherSite(_) => {
+            let next = "open the preview itself, or send `Authorization: Bearer TOKEN`";
+            Failure::new(Reason::OtherSite, StatusCode::FORBIDDEN, what, next)
+        }
     }
 }
 

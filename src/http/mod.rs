@@ -20,6 +20,7 @@ mod inject;
 mod isolate;
 mod link;
 mod login;
+mod origin;
 mod own;
 mod patience;
 mod plain;

@@ -26,7 +26,7 @@ use super::record::{Activity, Record, RequestId};
 use super::respond::{self, Failure, Form};
 use super::route::{Own, Route, route};
 use super::upgrade::{End, Wish, asks_to_switch, may_connect, no_connect, switch};
-use super::{Connection, Http, callback, isolate, own, preflight, session};
+use super::{Connection, Http, callback, isolate, origin, own, preflight, session};
 use crate::access::{self, AccessLevel, Credentials, Host, Permit};
 use crate::name::HostName;
 use crate::net::VisitorAddr;
@@ -297,6 +297,12 @@ impl Session {
             Target::Tunnel(tunnel) => Host::Tunnel(tunnel.access, &tunnel.owner),
         };
         let headers = request.headers();
+        let other_site = match target {
+            Target::Tunnel(tunnel) if tunnel.access == AccessLevel::Private => {
+                origin::other_site(&self.http, request, tunnel, own_host)
+            }
+            _ => None,
+        };
         // Looked for only where it matters.
         let credentials = match host {
             Host::Tunnel(AccessLevel::Private, _) => {
@@ -309,7 +315,8 @@ impl Session {
             }
             _ => Credentials::default(),
         };
-        let asked = access::Request { is_preflight: preflight::is_one(request), credentials };
+        let is_preflight = preflight::is_one(request);
+        let asked = access::Request { is_preflight, other_site, credentials };
         access::visit(&self.http.issuers, host, &asked).map_err(|denial| match target {
             Target::Tunnel(tunnel) => {
                 let is_read =

@@ -137,6 +137,8 @@ reasons! {
     BadToken "bad-token" Visitor
     /// The token that the visitor showed holds, but not for this tunnel.
     NotAllowed "not-allowed" Visitor
+    /// Another site's page sent it, with what the browser keeps for the preview.
+    OtherSite "other-site" Visitor
     /// What the visit was allowed by has ended meanwhile: a token, a login or a link.
     PermitExpired "permit-expired" Visitor
     /// The issuer's key that the visitor's token is signed with was withdrawn meanwhile.

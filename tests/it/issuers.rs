@@ -66,6 +66,22 @@ pub(crate) fn set_of(names: &[&str]) -> String {
     json!({ "keys": keys }).to_string()
 }
 
+/// Has an issuer be known, whose key is one of the vectors. Only then are tokens in cookies read.
+pub(crate) fn with_issuer(setup: &mut Setup) -> &mut Setup {
+    let keys = setup.path("issuer_keys.json");
+    std::fs::write(&keys, set_of(&["rsa2048"])).expect("writable");
+    let fields = [("name", ISSUER), ("jwks", keys.to_str().expect("UTF-8"))];
+    let issuer = fields.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    setup.set("access.issuer", vec![toml::Value::Table(issuer)])
+}
+
+/// A token of that issuer for the profile of a key.
+pub(crate) fn token_for(key: &str) -> String {
+    let mut order = order(ISSUER, "rsa2048", "RS256");
+    order["claims"]["profiles"] = json!([profile(key)]);
+    jose(&json!([order])).remove(0)
+}
+
 /// What jose is to make: a token of the issuer, signed with a key of the vectors.
 pub(crate) fn order(issuer: &str, key: &str, alg: &str) -> Value {
     json!({

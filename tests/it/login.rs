@@ -20,25 +20,25 @@ const AUTH: &str = "https://auth.gw.test";
 const OTHER: &str = "ed25519b";
 
 /// A gateway; an agent with two private tunnels, and another agent with a public and a private one.
-struct House {
-    gateway: Gateway,
+pub(crate) struct House {
+    pub(crate) gateway: Gateway,
     backend: Backend,
     _agent: Agent,
     other: Agent,
 }
 
 /// A browser's cookies, in curl's hands.
-struct Jar<'a> {
+pub(crate) struct Jar<'a> {
     gateway: &'a Gateway,
     file: PathBuf,
 }
 
 impl House {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(Setup::new())
     }
 
-    fn of(setup: Setup) -> Self {
+    pub(crate) fn of(setup: Setup) -> Self {
         let (gateway, backend) = (setup.start(), Backend::start());
         let agent = OpenSsh::new(&gateway)
             .forward("/web#access=private", backend.address())
@@ -52,16 +52,16 @@ impl House {
         Self { gateway, backend, _agent: agent, other }
     }
 
-    fn jar(&self, name: &str) -> Jar<'_> {
+    pub(crate) fn jar(&self, name: &str) -> Jar<'_> {
         Jar { gateway: &self.gateway, file: self.gateway.path(name) }
     }
 
-    fn other(&self, request: &str, path: &str) -> String {
+    pub(crate) fn other(&self, request: &str, path: &str) -> String {
         let url = self.other.hello["tunnels"][request].as_str().expect("a URL");
         format!("{}{path}", url.trim_end_matches('/'))
     }
 
-    fn token(&self, key: &str) -> String {
+    pub(crate) fn token(&self, key: &str) -> String {
         let mut command = std::process::Command::new(ONEPORT);
         command.arg("token").arg("--key").arg(key_file(self.gateway.path("").as_path(), key));
         Process::run(&mut command, SOON).stdout.trim().to_owned()
@@ -75,12 +75,12 @@ impl Jar<'_> {
     }
 
     /// Follows redirects, as a browser does.
-    fn go(&self, url: &str) -> Response {
+    pub(crate) fn go(&self, url: &str) -> Response {
         self.curl().args(&["-L", "--max-redirs", "10"]).get(url)
     }
 
     /// One step only.
-    fn step(&self, url: &str) -> Response {
+    pub(crate) fn step(&self, url: &str) -> Response {
         self.curl().get(url)
     }
 
@@ -101,7 +101,7 @@ impl Jar<'_> {
     }
 
     /// Logs in for a URL, and gives the answer there.
-    fn login(&self, url: &str, token: &str) -> Response {
+    pub(crate) fn login(&self, url: &str, token: &str) -> Response {
         let page = self.go(url);
         assert!(page.status == 200 && page.text().contains("<form method=post"), "{page:?}");
         self.send(&page, token)
@@ -115,13 +115,13 @@ impl Jar<'_> {
     }
 
     /// The value of a cookie.
-    fn cookie(&self, host: &str, name: &str) -> String {
+    pub(crate) fn cookie(&self, host: &str, name: &str) -> String {
         let line = self.cookies(host).into_iter().find(|line| line.contains(name)).expect("the cookie");
         line.rsplit('\t').next().expect("a value").to_owned()
     }
 }
 
-fn url(name: &str, path: &str) -> String {
+pub(crate) fn url(name: &str, path: &str) -> String {
     format!("https://{}{path}", host(name))
 }
 

@@ -29,6 +29,7 @@ mod login;
 mod networks;
 mod odd_agents;
 mod oidc;
+mod other_sites;
 mod permits;
 mod private;
 mod reload;

@@ -1,4 +1,4 @@
-// A WebSocket visitor over HTTP/2 (RFC 8441). Takes { port, ca, host, path }; prints one JSON
+// A WebSocket visitor over HTTP/2 (RFC 8441). Takes { port, ca, host, path, headers? }; prints one JSON
 // object. Frames are written by hand (RFC 6455, section 5): the `ws` package speaks HTTP/1.1 only.
 'use strict';
 const fs = require('node:fs');
@@ -48,6 +48,7 @@ session.on('remoteSettings', (settings) => {
     'sec-websocket-version': '13',
     'sec-websocket-protocol': 'echo.v1',
     origin: `https://${options.host}`,
+    ...options.headers,
   });
   const state = { buffer: Buffer.alloc(0) };
   const texts = [];

@@ -1,0 +1,55 @@
+//! Where the page is from that sent a request, as browsers say (RFC 6454): what they keep for a private
+//! preview, they send along for the pages of all others below the base host as well.
+
+use http::Request;
+use http::header;
+
+use super::Http;
+use super::upgrade::asks_to_switch;
+use crate::access::brief;
+use crate::name::{HostName, TunnelName};
+use crate::registry::Tunnel;
+
+/// Where the page is from, if that is neither this host nor one of the same agent's, and it asks for more
+/// than to read something: browsers show it no answer, but a deed is done, and a WebSocket is open to all.
+/// Who says nothing of a page is none that any page could use.
+pub(super) fn other_site<B>(
+    http: &Http,
+    request: &Request<B>,
+    tunnel: &Tunnel,
+    own_host: Option<&HostName>,
+) -> Option<String> {
+    if request.method().is_safe() && !asks_to_switch(request) {
+        return None;
+    }
+    let mut origins = request.headers().get_all(header::ORIGIN).iter();
+    // A page that wants no referrer has its own forms come from `null`; then browsers say it in this field,
+    // which no page can set, and which looks at all redirects on the way (Fetch Metadata).
+    let is_own_form = request.headers().get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+    let is_foreign = |origin: &&http::HeaderValue| {
+        let is_ours = |origin| match origin {
+            "null" => is_own_form,
+            origin => is_ours(http, origin, tunnel, own_host),
+        };
+        !origin.to_str().is_ok_and(is_ours)
+    };
+    let foreign = origins.find(is_foreign)?;
+    Some(brief(&String::from_utf8_lossy(foreign.as_bytes())))
+}
+
+/// Whether pages from there may use what a browser keeps for this tunnel: those of its own host, and of
+/// other tunnels of the same key, all at their public addresses.
+fn is_ours(http: &Http, origin: &str, tunnel: &Tunnel, own_host: Option<&HostName>) -> bool {
+    let base = &http.settings.base;
+    let Some((_, authority)) = origin.split_once("://") else { return false };
+    let Ok((host, _)) = HostName::parse_authority(authority) else { return false };
+    if !origin.eq_ignore_ascii_case(base.url_of(&host).trim_end_matches('/')) {
+        return false;
+    }
+    if own_host == Some(&host) {
+        return true;
+    }
+    let name = host.label_under(&base.host).and_then(TunnelName::from_label);
+    let other = name.and_then(|name| http.registry.look_up(&name));
+    other.is_some_and(|other| other.owner.key == tunnel.owner.key)
+}

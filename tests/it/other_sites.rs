@@ -1,0 +1,147 @@
+//! What a browser keeps for a preview counts only for pages of that preview and of its agent's others:
+//! all below the base host are one site to browsers, so that they send it along for everybody's pages.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::issuers::{token_for, with_issuer};
+use crate::login::{House, Jar, url};
+use crate::support::SOON;
+use crate::support::agent::{OpenSsh, host, node};
+use crate::support::gateway::Setup;
+use crate::support::visitor::{Curl, read_until, tls};
+
+impl House {
+    /// Where a page of the other agent's comes from.
+    fn stranger(&self) -> String {
+        self.other("/open", "")
+    }
+
+    fn post(&self, headers: &[&str]) -> u16 {
+        let curl = Curl::new(&self.gateway).args(&["-d", "a=b"]);
+        headers.iter().fold(curl, |curl, header| curl.header(header)).get(&url("web", "/echo")).status
+    }
+
+    /// The status of an upgrade over HTTP/1.1.
+    fn upgrade(&self, headers: &[&str]) -> u16 {
+        let mut stream = tls(&self.gateway, Some(&host("web")), &["http/1.1"]).expect("a handshake");
+        let headers = headers.join("\r\n");
+        let head = format!(
+            "GET /tcp HTTP/1.1\r\nHost: {}\r\n{headers}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+            host("web")
+        );
+        stream.write_all(head.as_bytes()).expect("open");
+        let head = read_until(&mut stream, "\r\n\r\n");
+        head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+    }
+
+    /// What becomes of a WebSocket over HTTP/2 to the agent's tunnel `ws`.
+    fn websocket(&self, cookie: &str, origin: &str) -> Value {
+        let options = json!({
+            "port": self.gateway.address().port(), "ca": self.gateway.ca(), "host": host("ws"), "path": "/ws",
+            "headers": { "cookie": cookie.trim_start_matches("Cookie: "), "origin": origin },
+        });
+        let output = node("h2_ws_client.js", &options).finish(SOON);
+        serde_json::from_str(output.stdout.trim()).unwrap_or_else(|_| panic!("{output:?}"))
+    }
+}
+
+fn visit_cookie(jar: &Jar<'_>, name: &str) -> String {
+    format!("Cookie: __Host-oneport-visit={}", jar.cookie(&host(name), "visit"))
+}
+
+#[test]
+fn another_previews_page_can_neither_post_nor_open_a_websocket_with_a_login() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let token = house.token("ed25519a");
+    jar.login(&url("web", "/echo"), &token);
+    let cookie = visit_cookie(&jar, "web");
+    let own = url("web", "");
+    for evil in [
+        house.stranger(),
+        house.other("/shut#access=private", ""),
+        "https://attacker.example".to_owned(),
+        "https://auth.gw.test".to_owned(),
+        "https://gw.test".to_owned(),
+        "null".to_owned(),
+        String::new(),
+        own.replace("https", "http"),
+        format!("{own}:8443"),
+        format!("{own}."),
+        format!("{own}.attacker.example"),
+        format!("{own} {}", house.stranger()),
+        format!("{own}/"),
+    ] {
+        // An empty field, as curl writes it.
+        let origin = if evil.is_empty() { "Origin;".to_owned() } else { format!("Origin: {evil}") };
+        assert_eq!(house.post(&[&cookie, &origin]), 403, "{evil}");
+        let origin = origin.replace(';', ":");
+        assert_eq!(house.upgrade(&[&cookie, &origin]), 403, "{evil}");
+    }
+    assert_eq!(house.upgrade(&[&cookie, &format!("Origin: {own}"), "Origin: https://evil.test"]), 403);
+    let refused = Curl::new(&house.gateway).args(&["-X", "DELETE"]).header(&cookie);
+    let refused = refused.header(&format!("Origin: {}", house.stranger())).get(&url("web", "/echo"));
+    assert!(
+        refused.text().contains("other-site") && refused.text().contains(&house.stranger()),
+        "{refused:?}"
+    );
+    house.gateway.wait_reason("other-site");
+    // The preview's own pages, those of the same agent's, and programs.
+    for good in [own, url("api", "").to_uppercase().replace("HTTPS", "https")] {
+        let origin = format!("Origin: {good}");
+        assert_eq!(
+            (house.post(&[&cookie, &origin]), house.upgrade(&[&cookie, &origin])),
+            (200, 101),
+            "{good}"
+        );
+    }
+    assert_eq!((house.post(&[&cookie]), house.upgrade(&[&cookie])), (200, 101));
+    // Forms of a page of its own that wants no referrer, but none of a frame that may do nothing.
+    let of = |site: &str| house.post(&[&cookie, "Origin: null", &format!("Sec-Fetch-Site: {site}")]);
+    assert_eq!(["same-origin", "same-site", "cross-site", "none"].map(of), [200, 403, 403, 403]);
+    // What is only read, browsers keep from the page.
+    let evil = format!("Origin: {}", house.stranger());
+    let read = Curl::new(&house.gateway).header(&cookie).header(&evil).get(&url("web", "/echo"));
+    assert_eq!(read.status, 200);
+    // Who shows a token in the request itself has it.
+    let bearer = format!("Authorization: Bearer {token}");
+    for headers in [&[&*bearer, &evil][..], &[&bearer, &evil, &cookie]] {
+        assert_eq!((house.post(headers), house.upgrade(headers)), (200, 101));
+    }
+    assert_eq!(house.post(&["Authorization: Bearer of.the.app", &evil, &cookie]), 403);
+}
+
+#[test]
+fn nor_over_http2_nor_by_a_guest_link_nor_by_the_cookie_of_the_hosted_service() {
+    let mut setup = Setup::new();
+    with_issuer(&mut setup);
+    let house = House::of(setup);
+    let sockets = node("ws_backend.js", &Value::Null);
+    let port: u16 = sockets.out.wait("the port", SOON, |said| said.trim().parse().ok());
+    let to: SocketAddr = ([127, 0, 0, 1], port).into();
+    let _more = OpenSsh::new(&house.gateway).forward("/ws#access=private", to).start();
+    let jar = house.jar("jar");
+    jar.login(&url("web", "/echo"), &house.token("ed25519a"));
+    jar.go(&url("ws", "/"));
+    let cookie = visit_cookie(&jar, "ws");
+    let refused = house.websocket(&cookie, &house.stranger());
+    assert_eq!(refused["status"], 403, "{refused}");
+    assert!(refused["body"].as_str().expect("a body").contains("other-site"), "{refused}");
+    let good = house.websocket(&cookie, &url("ws", ""));
+    assert_eq!(good["text"], "over h2", "{good}");
+
+    let shared = OpenSsh::new(&house.gateway).command("share web").run();
+    let shared: Value = serde_json::from_str(shared.stdout.trim()).expect("JSON");
+    let (_, link) = shared["url"].as_str().expect("a URL").split_once("link=").expect("a link");
+    let (evil, own) = (format!("Origin: {}", house.stranger()), format!("Origin: {}", url("web", "")));
+    let cookies =
+        [format!("__Host-oneport-guest={link}"), format!("preevy-saas-jwt={}", token_for("ed25519a"))];
+    for cookie in cookies {
+        let cookie = format!("Cookie: {cookie}");
+        assert_eq!((house.post(&[&cookie, &evil]), house.upgrade(&[&cookie, &evil])), (403, 403), "{cookie}");
+        assert_eq!((house.post(&[&cookie, &own]), house.upgrade(&[&cookie, &own])), (200, 101), "{cookie}");
+    }
+}
