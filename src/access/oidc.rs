@@ -5,7 +5,7 @@
 //! not verified, and whoever no rule is for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use openidconnect::core::{
@@ -23,12 +23,13 @@ use openidconnect::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use super::oidc_fault::OidcFault;
 use super::oidc_rules::{ADDRESS, Granted, VERIFIED, granted, name_of};
 use super::session::{Known, Origin};
-use super::token::brief;
+use super::token::{LEEWAY, Terms, brief, claims_of as token_claims};
 use crate::config::OidcSettings;
 use crate::net::{Fetch, FetchError, FetchOptions};
 
@@ -36,6 +37,8 @@ use crate::net::{Fetch, FetchError, FetchOptions};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Octets of one of its answers.
 const ANSWER_MAX: usize = 256 * 1024;
+/// How far clocks may be apart.
+const APART: Duration = Duration::from_secs(LEEWAY.unsigned_abs());
 /// How long its description and its keys are good.
 const KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long a failure is told again without asking again.
@@ -340,8 +343,20 @@ fn claims_of(client: &Asking, tokens: &Tokens, nonce: &Nonce) -> Result<Map<Stri
         Alg::EcdsaP384Sha384,
         Alg::EdDsa,
     ]);
-    let claims = token.claims(&verifier, nonce).map_err(|error| brief(&error.to_string()))?;
-    Ok(as_map(claims))
+    // Clocks may be apart.
+    let verifier = verifier.set_time_fn(|| (SystemTime::now() - APART).into());
+    let claims = as_map(token.claims(&verifier, nonce).map_err(|error| brief(&error.to_string()))?);
+    let terms = Terms { audience: None, profiles_claim: "", allow_unexpiring: false };
+    let claims = Value::Object(claims);
+    token_claims(&claims, terms, OffsetDateTime::now_utc()).map_err(|fault| fault.to_string())?;
+    let Value::Object(claims) = claims else { return Err("it is no object".to_owned()) };
+    // OpenID Connect Core 1.0, section 3.1.3.7. Several audiences the library refuses.
+    match claims.get("azp") {
+        Some(party) if party.as_str() != Some(client.client_id().as_str()) => {
+            Err("it was made for another client".to_owned())
+        }
+        _ => Ok(claims),
+    }
 }
 
 fn as_map(claims: &impl Serialize) -> Map<String, Value> {

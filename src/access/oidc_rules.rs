@@ -26,16 +26,16 @@ pub enum Granted {
 /// What all rules that match give together.
 #[must_use]
 pub fn granted(rules: &[OidcRule], claims: &Map<String, Value>) -> Granted {
-    let address = claims.get(ADDRESS).and_then(Value::as_str).map(str::to_lowercase);
+    // Of other letters than ASCII's, some are made into those of another address.
+    let address = claims.get(ADDRESS).and_then(Value::as_str).map(str::to_ascii_lowercase);
+    let domain = address.as_deref().and_then(domain_of);
     let is_verified = claims.get(VERIFIED) == Some(&Value::Bool(true));
     let mut profiles = Vec::new();
     let (mut matched, mut unverified) = (false, None);
     for rule in rules {
         let is_for_address = match (&rule.who, &address) {
             (OidcWho::Email(wanted), Some(address)) => wanted == address,
-            (OidcWho::Domain(wanted), Some(address)) => {
-                address.rsplit_once('@').is_some_and(|(_, domain)| domain == wanted)
-            }
+            (OidcWho::Domain(wanted), _) => domain == Some(wanted),
             _ => false,
         };
         if is_for_address && !is_verified {
@@ -67,6 +67,12 @@ pub fn granted(rules: &[OidcRule], claims: &Map<String, Value>) -> Granted {
         (false, Some(address)) => Granted::Unverified(address),
         (false, None) => Granted::Nothing,
     }
+}
+
+/// Where an address is; `None` where readers could differ: it has no `@`, or more than one.
+fn domain_of(address: &str) -> Option<&str> {
+    let (user, domain) = address.split_once('@')?;
+    (!user.is_empty() && !domain.contains('@')).then_some(domain)
 }
 
 /// What somebody is called: an address that is known to be theirs, or what the provider calls them.
@@ -107,6 +113,7 @@ mod tests {
         vec![
             rule(OidcWho::Email("ann@example.com".into()), &["ann's"]),
             rule(OidcWho::Domain("example.com".into()), &["all's"]),
+            rule(OidcWho::Domain("work.test".into()), &["work's"]),
             rule(claim("groups", Some("dev")), &["dev's"]),
             OidcRule { who: claim("app.profiles", None), profiles: OidcProfiles::Claimed },
             OidcRule { who: claim("role", Some("boss")), profiles: OidcProfiles::All },
@@ -145,6 +152,11 @@ mod tests {
             "bob@sub.example.com",
             "example.com",
             "x@example.com@evil.test",
+            "x@evil.test@example.com",
+            "\"x@evil.test\"@example.com",
+            "@example.com",
+            // The sign of kelvin, which in lower case is the letter.
+            "ann@wor\u{212a}.test",
         ] {
             assert_eq!(with(other, json!(true)), Granted::Nothing, "{other}");
         }

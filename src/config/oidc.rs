@@ -132,7 +132,7 @@ fn of_text(item: &str) -> Result<OidcRule, String> {
 fn email_of(text: &str) -> Result<OidcWho, String> {
     match text.split_once('@') {
         Some((user, domain)) if !user.is_empty() && !domain.is_empty() && !domain.contains('@') => {
-            Ok(OidcWho::Email(text.to_lowercase()))
+            Ok(OidcWho::Email(text.to_ascii_lowercase()))
         }
         _ => Err(format!("`{text}` is not an e-mail address; {HINT}")),
     }
@@ -142,7 +142,7 @@ fn domain_of(text: &str) -> Result<OidcWho, String> {
     if text.is_empty() || text.contains('@') {
         return Err(format!("`{text}` is not a domain; {HINT}"));
     }
-    Ok(OidcWho::Domain(text.to_lowercase()))
+    Ok(OidcWho::Domain(text.to_ascii_lowercase()))
 }
 
 fn profiles_of(items: &[&str]) -> Result<OidcProfiles, String> {

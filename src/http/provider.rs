@@ -87,7 +87,7 @@ fn failed(fault: &OidcFault) -> Failure {
         | OidcFault::Exchange(_)
         | OidcFault::Secret => (
             StatusCode::BAD_GATEWAY,
-            Reason::LoginFailed,
+            Reason::ProviderUnusable,
             "tell the operator of this gateway; programs may send `Authorization: Bearer TOKEN` meanwhile",
         ),
         OidcFault::Refused(_) | OidcFault::Code(_) | OidcFault::Token(_) | OidcFault::Stale => {

@@ -155,6 +155,8 @@ reasons! {
     SecretRemoved "secret-removed" Visitor
     /// A login with a browser was not completed.
     LoginFailed "login-failed" Visitor
+    /// The identity provider cannot be asked, or is set up otherwise than the gateway.
+    ProviderUnusable "provider-unusable" Gateway
     /// More requests, in a second or at the same time, than there may be.
     TooManyRequests "too-many-requests" Visitor
     /// No agent offers this name now.

@@ -52,6 +52,7 @@ impl House {
     /// Whose provider's clock is so many seconds behind.
     fn whose_clock_is_slow(slow: i64, in_token: bool, change: impl FnOnce(&mut Setup)) -> Self {
         let mut setup = Setup::new();
+        let now = crate::private::now();
         let leaf = setup.ca.leaf("provider", &["localhost"]);
         let provider = node(
             "oidc.js",
@@ -71,6 +72,18 @@ impl House {
                     "fay": {
                         "id_token": { "email_verified": true },
                         "userinfo": { "email": "boss@example.com" },
+                    },
+                    "hal": {
+                        "email": "hal@example.com", "email_verified": true,
+                        "id_token": { "azp": "another-client" },
+                    },
+                    "ida": {
+                        "email": "ida@example.com", "email_verified": true,
+                        "id_token": { "nbf": now + 300 },
+                    },
+                    "jon": {
+                        "email": "jon@example.com", "email_verified": true,
+                        "id_token": { "azp": "oneport", "nbf": now + 10 },
                     },
                     "gus": { "userinfo": { "email": "gus@example.com", "email_verified": true } },
                 },
@@ -267,6 +280,26 @@ fn rules_that_are_changed_count_for_who_is_logged_in() {
 }
 
 #[test]
+fn an_id_token_is_for_this_client_and_for_now() {
+    let house = House::new(true);
+    for (name, why) in [("hal", "for another client"), ("ida", "begins to be valid in")] {
+        let refused = house.jar(name).log_in(&url("/small"), name);
+        let text = refused.text();
+        assert!(refused.status == 400 && text.contains(why), "{name}: {} {text}", refused.status);
+        assert_eq!(refused.header("set-cookie"), None);
+    }
+    assert_eq!(house.jar("jon").log_in(&url("/small"), "jon").status, 200);
+    drop(house);
+    // Clocks may be 30 s apart: the token, good for 20 s, has ended 10 s ago by ours, or 40 s.
+    let slow = House::whose_clock_is_slow(30, true, |_| {});
+    assert_eq!(slow.jar("ann").log_in(&url("/small"), "ann").status, 200);
+    drop(slow);
+    let slower = House::whose_clock_is_slow(60, true, |_| {});
+    let refused = slower.jar("ann").log_in(&url("/small"), "ann");
+    assert!(refused.status == 400 && refused.text().contains("expired"), "{}", refused.text());
+}
+
+#[test]
 fn a_provider_that_cannot_be_used_is_told_of_in_a_sentence() {
     let wrong = House::of(true, |setup| {
         setup.set("access.oidc.client_secret", "wrong");
@@ -274,7 +307,8 @@ fn a_provider_that_cannot_be_used_is_told_of_in_a_sentence() {
     let jar = wrong.jar("jar");
     let refused = jar.log_in(&url("/small"), "ann");
     assert!(refused.status == 502 && refused.text().contains("access.oidc.client_id"), "{}", refused.text());
-    wrong.gateway.wait_reason("login-failed");
+    let record = wrong.gateway.wait_reason("provider-unusable");
+    assert_eq!(record["at_fault"], "gateway", "{record}");
     let untrusted = House::of(true, |setup| {
         setup.unset("access", "oidc");
         setup.set("access.oidc.issuer", "https://127.0.0.1:1/nowhere");
@@ -283,6 +317,8 @@ fn a_provider_that_cannot_be_used_is_told_of_in_a_sentence() {
     });
     let refused = untrusted.jar("jar").go(&url("/small"));
     assert!(refused.status == 502 && refused.text().contains("cannot be asked"), "{}", refused.text());
+    let record = untrusted.gateway.wait_reason("provider-unusable");
+    assert_eq!(record["at_fault"], "gateway", "{record}");
     // A program with a token needs no provider.
     let program = Curl::new(&untrusted.gateway).get(&url("/small"));
     assert_eq!(program.status, 307);
