@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Largest file that is read, in octets.
@@ -37,6 +38,16 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     file.persist(path).map(drop).map_err(|lost| lost.error)
 }
 
+/// Adds to the end of a file (mode 0600), made if there is none. Not for a busy task.
+///
+/// # Errors
+/// When it could not be written; a part of the text may stand there then.
+pub fn append(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_data()
+}
+
 /// Octets as lower-case hexadecimal digits.
 pub fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
@@ -65,7 +76,12 @@ mod tests {
         let path = dir.path().join("file");
         assert_eq!(read(&path).expect("none is fine"), "");
         write(&path, "one").and_then(|()| write(&path, "two")).expect("written");
-        assert_eq!(read(&path).expect("there"), "two");
+        append(&path, "\nthree").expect("written");
+        assert_eq!(read(&path).expect("there"), "two\nthree");
+        let new = dir.path().join("new");
+        append(&new, "one").expect("written");
+        assert_eq!(fs::metadata(&new).expect("there").permissions().mode() & 0o777, 0o600);
+        fs::remove_file(&new).expect("there");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1);
     }

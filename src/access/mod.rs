@@ -42,6 +42,7 @@ pub use issuer::IssuerError;
 pub use issuers::{Issuers, PlannedIssuers, Refused};
 pub use key_files::KeysError;
 pub use keys::{AgentKeys, KeyRefusal};
+pub use logouts::LogoutFault;
 pub use network_files::{NetworkList, NetworksError};
 pub use networks::{DecidedBy, NetworkDenial, NetworkTable, Place};
 pub use oidc::{Begun, Oidc, OidcError};

@@ -1,6 +1,8 @@
 //! A session: that somebody logged in, whose tunnels they may see, and until when; how it is written
 //! to be sealed. Whether it is good now is [`super::sessions`]' to say.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -111,16 +113,32 @@ impl Session {
     pub fn may_see(&self, owner: &Identity) -> bool {
         match &self.sees {
             Sees::All => true,
-            Sees::Profiles(hashes) => {
-                owner.thumbprint.as_ref().is_some_and(|own| hashes.contains(&hash(own.as_str())))
-            }
+            Sees::Profiles(hashes) => hashes.contains(&hash_of(owner)),
         }
+    }
+
+    /// What names it.
+    pub(super) const fn id(&self) -> SessionId {
+        self.id
     }
 
     /// When it ends by itself.
     #[must_use]
     pub fn until(&self) -> OffsetDateTime {
         self.until
+    }
+
+    /// How long it is still good.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        (self.until - OffsetDateTime::now_utc()).try_into().unwrap_or_default()
+    }
+
+    /// The same, but over at this time, if it would not be before.
+    #[must_use]
+    pub fn until_at_most(self, end: Option<OffsetDateTime>) -> Self {
+        let until = end.map_or(self.until, |end| end.min(self.until));
+        Self { until, hold: Hold::new(Some(until), None), ..self }
     }
 
     /// How long a visit may last that it allows.
@@ -131,8 +149,7 @@ impl Session {
 
     /// The same, but for the tunnels of this agent only: what its host is given.
     pub(super) fn narrowed(&self, owner: &Identity) -> Self {
-        let own = owner.thumbprint.iter().map(|own| hash(own.as_str())).collect();
-        Self { sees: Sees::Profiles(own), ..self.clone() }
+        Self { sees: Sees::Profiles(vec![hash_of(owner)]), ..self.clone() }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -173,6 +190,12 @@ impl Session {
             hold: Hold::new(Some(until), None),
         })
     }
+}
+
+/// What a session that may see this agent's tunnels has of it: its profile's hash; of a key without a
+/// profile, its own.
+fn hash_of(owner: &Identity) -> [u8; HASH] {
+    hash(owner.thumbprint.as_ref().map_or(&owner.fingerprint, |own| own.as_str()))
 }
 
 pub(super) fn hash(profile: &str) -> [u8; HASH] {

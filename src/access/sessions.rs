@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::Identity;
 use super::codes::{CodeFault, Codes};
 use super::hold::{Bases, Basis, Hold};
 use super::issuers::Issuers;
-use super::logouts::{Logouts, SessionId};
+use super::logouts::{LogoutFault, Logouts, SessionId};
 use super::oidc::{Oidc, OidcError};
 use super::seal::{Opened, PlannedSecrets, Purpose, SealError, Seals, SecretName, random};
 use super::session::{Known, Origin, Sees, Session, hash};
@@ -41,6 +42,8 @@ struct Inner {
     codes: Codes,
     logouts: Logouts,
     lifetime: Duration,
+    /// Where people log in: another gateway with the same secrets is another place.
+    login: String,
     /// Who says so for as long as they are in the configuration, beside issuers; and what rests on that.
     origins: ArcSwap<HashMap<Origin, Basis>>,
     issuers: Issuers,
@@ -106,6 +109,7 @@ impl Sessions {
             codes: Codes::default(),
             logouts,
             lifetime: settings.session_ttl,
+            login: login.to_owned(),
             origins: ArcSwap::from_pointee(origins_of(settings, &HashMap::new())),
             issuers: issuers.clone(),
             bases: Bases::default(),
@@ -168,11 +172,17 @@ impl Sessions {
         self.0.lifetime
     }
 
-    /// Begins a session. Of very many profiles it has only the first, `wanted` before all.
+    /// Begins a session. Of very many profiles it has only the first, `wanted` before all. One that goes
+    /// on from a login `before` it in the same browser has its name, so that both end together.
     ///
     /// # Errors
     /// When the system gives no random numbers.
-    pub fn begin(&self, known: Known, wanted: Option<&Identity>) -> Result<Session, SealError> {
+    pub fn begin(
+        &self,
+        known: Known,
+        wanted: Option<&Identity>,
+        before: Option<&Session>,
+    ) -> Result<Session, SealError> {
         let wanted = wanted.and_then(|owner| owner.thumbprint.as_ref()).map(|own| own.as_str());
         let sees = known.profiles.map_or(Sees::All, |mut profiles| {
             profiles.sort_by_key(|profile| Some(profile.as_str()) != wanted);
@@ -183,8 +193,14 @@ impl Sessions {
         });
         let name = known.name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
         let until = OffsetDateTime::now_utc() + self.0.lifetime;
+        let (id, until) = match before {
+            // An end is remembered for as long as the session that was shown would have lived; so it lives no
+            // shorter than what it ends, as it would where lives were made shorter since.
+            Some(before) => (before.id, until.max(before.until)),
+            None => (random()?, until),
+        };
         let hold = Hold::new(Some(until), None);
-        Ok(Session { id: random()?, name, origin: known.origin, key: known.key, sees, until, hold })
+        Ok(Session { id, name, origin: known.origin, key: known.key, sees, until, hold })
     }
 
     /// Whether a session is good now: not over, not ended, and by somebody who is still believed.
@@ -211,13 +227,13 @@ impl Sessions {
     /// # Errors
     /// When the system gives no random numbers.
     pub fn seal_login(&self, session: &Session) -> Result<String, SealError> {
-        self.0.seals.seal(Purpose::Login, "", &session.encode())
+        self.0.seals.seal(Purpose::Login, &self.0.login, &session.encode())
     }
 
     /// The session in a cookie of the login host, if it is good now.
     #[must_use]
     pub fn of_login(&self, cookie: &str) -> Option<Session> {
-        self.read(Purpose::Login, "", cookie)
+        self.read(Purpose::Login, &self.0.login, cookie)
     }
 
     /// A session as a cookie of the host of this agent's preview.
@@ -234,12 +250,19 @@ impl Sessions {
         self.read(Purpose::Visit, host, cookie)
     }
 
-    /// A code that hands a session to a host, good once and for 30 s, in the browser that began it.
+    /// A code that hands a session to a host, good once and for 30 s, in the browser that began it, which
+    /// asks `from` there.
     ///
     /// # Errors
     /// When the system gives no random numbers.
-    pub fn hand_over(&self, session: &Session, host: &str, browser: &str) -> Result<String, SealError> {
-        self.0.codes.make(session.clone(), host, browser)
+    pub fn hand_over(
+        &self,
+        session: &Session,
+        host: &str,
+        browser: &str,
+        from: IpAddr,
+    ) -> Result<String, SealError> {
+        self.0.codes.make(session.clone(), host, browser, from)
     }
 
     /// The session that a code hands to this host.
@@ -251,15 +274,19 @@ impl Sessions {
         if self.holds(&session) { Ok(session) } else { Err(CodeFault::Unknown) }
     }
 
-    /// Ends a session everywhere, and what is open by it. Writes a file: not for a busy task.
+    /// Ends a session everywhere, and what is open by it, as was asked `from` there. Writes a file: not
+    /// for a busy task.
     ///
     /// # Errors
-    /// When it could not be written down, so that a restart brings the session back.
-    pub fn end(&self, session: &Session) -> io::Result<()> {
+    /// When it could not be written down, so that a restart brings the session back; or when it is not
+    /// ended, because too many were from there.
+    pub fn end(&self, session: &Session, from: IpAddr) -> Result<(), LogoutFault> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let written = self.0.logouts.end(session.id, session.until.unix_timestamp(), now);
-        self.0.bases.end(Reason::LoginEnded, |(id, _)| *id == session.id);
-        written
+        let ended = self.0.logouts.end(session.id, session.until.unix_timestamp(), from, now);
+        if !matches!(ended, Err(LogoutFault::TooMany)) {
+            self.0.bases.end(Reason::LoginEnded, |(id, _)| *id == session.id);
+        }
+        ended
     }
 
     fn read(&self, purpose: Purpose, bound_to: &str, cookie: &str) -> Option<Session> {
@@ -285,6 +312,11 @@ pub(super) mod tests {
     use super::*;
     use crate::config::Secret;
 
+    /// A session of this name.
+    pub(in crate::access) fn session_of(id: u128) -> Session {
+        Session { id: id.to_be_bytes(), ..session() }
+    }
+
     /// A session of nobody in particular.
     pub(in crate::access) fn session() -> Session {
         let until = OffsetDateTime::now_utc() + Duration::from_secs(60);
@@ -293,17 +325,24 @@ pub(super) mod tests {
         Session { id: [7; 16], name, origin, key: None, sees: Sees::All, until, hold }
     }
 
+    /// Where somebody is.
+    pub(in crate::access) const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     fn owner() -> Identity {
         let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519).expect("made");
         Identity::of(key.public_key())
     }
 
     fn sessions(dir: &Path) -> Sessions {
+        sessions_at("https://auth.test/login", dir)
+    }
+
+    fn sessions_at(login: &str, dir: &Path) -> Sessions {
         let secrets = vec![Secret::new("0123456789abcdef")];
         let settings =
             AccessSettings { secrets, session_ttl: Duration::from_secs(60), ..AccessSettings::default() };
         let issuers = Issuers::open(&settings).expect("none");
-        Sessions::open(&settings, &issuers, "https://auth.test/login", dir).expect("opened")
+        Sessions::open(&settings, &issuers, login, dir).expect("opened")
     }
 
     fn known(profiles: Vec<String>) -> Known {
@@ -315,7 +354,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (sessions, owner) = (sessions(dir.path()), owner());
         let own = owner.thumbprint.clone().expect("Ed25519").as_str().to_owned();
-        let session = sessions.begin(known(vec![own, "other".into()]), None).expect("begun");
+        let session = sessions.begin(known(vec![own, "other".into()]), None, None).expect("begun");
         assert!(session.may_see(&owner) && session.name == "ab");
         let login = sessions.seal_login(&session).expect("sealed");
         let visit = sessions.seal_visit(&session, &owner, "a.test").expect("sealed");
@@ -325,8 +364,8 @@ pub(super) mod tests {
         let is_none = |session: Option<Session>| session.is_none();
         assert!(is_none(sessions.of_visit(&visit, "b.test")));
         assert!(is_none(sessions.of_visit(&login, "a.test")) && is_none(sessions.of_login(&visit)));
-        let code = sessions.hand_over(&session, "a.test", "b").expect("made");
-        sessions.end(&session).expect("written");
+        let code = sessions.hand_over(&session, "a.test", "b", HERE).expect("made");
+        sessions.end(&session, HERE).expect("written");
         assert_eq!(there.hold().over_at(OffsetDateTime::now_utc()), Some(Reason::LoginEnded));
         assert_eq!(sessions.redeem(&code, "a.test", "b").map(drop), Err(CodeFault::Unknown));
         assert!(is_none(sessions.of_login(&login)) && is_none(sessions.of_visit(&visit, "a.test")));
@@ -352,6 +391,27 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_login_is_for_one_gateway_also_where_another_has_the_same_secrets() {
+        let (one, other) = [(); 2].map(|()| tempfile::tempdir().expect("a temporary folder")).into();
+        let (one, other) = (sessions(one.path()), sessions_at("https://auth.other.test/login", other.path()));
+        let login = one.seal_login(&session()).expect("sealed");
+        assert!(one.of_login(&login).is_some() && other.of_login(&login).is_none());
+    }
+
+    #[test]
+    fn a_login_after_another_ends_with_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let sessions = sessions(dir.path());
+        let before = sessions.begin(known(vec!["one".into()]), None, None).expect("begun");
+        // As after a restart with a longer life.
+        let before = Session { until: before.until + Duration::from_secs(600), ..before };
+        let after = sessions.begin(known(vec!["two".into()]), None, Some(&before)).expect("begun");
+        assert!(after.sees != before.sees && after.until >= before.until);
+        sessions.end(&after, HERE).expect("written");
+        assert!(!sessions.holds(&before) && !sessions.holds(&after));
+    }
+
+    #[test]
     fn the_largest_session_fits_a_cookie_and_sees_what_was_asked_for() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (sessions, owner) = (sessions(dir.path()), owner());
@@ -359,7 +419,7 @@ pub(super) mod tests {
         let mut many: Vec<String> = (0..256).map(|number| format!("profile {number}")).collect();
         many.push(own);
         let known = Known { name: "é".repeat(500), ..known(many) };
-        let session = sessions.begin(known, Some(&owner)).expect("begun");
+        let session = sessions.begin(known, Some(&owner), None).expect("begun");
         assert!(session.may_see(&owner));
         let length = sessions.seal_login(&session).expect("sealed").len();
         assert!(length < 3500, "{length}");

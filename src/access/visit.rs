@@ -151,7 +151,7 @@ pub enum Host<'a> {
 /// Waits for keys of issuers that are needed to decide, and are fetched from URLs: a few seconds at
 /// most, and not at all where they are here. Cancel safe.
 pub async fn prepare(issuers: &Issuers, credentials: &Credentials<'_>) {
-    let in_cookies = credentials.cookies.iter().copied().take(COOKIES_MAX);
+    let in_cookies = issuers.in_cookies(credentials);
     let in_header = credentials.authorization.as_ref().map(|(_, token)| &**token);
     let all = async {
         for token in in_cookies.chain(in_header) {
@@ -212,11 +212,13 @@ pub fn authenticate(
     if let Some(guest) = credentials.guest.as_ref().filter(|guest| guest.may_see(owner)) {
         return Ok(Permit::held(Way::Guest, guest.hold()));
     }
-    let mut by_cookie = None;
-    for token in credentials.cookies.iter().take(COOKIES_MAX) {
+    let mut not_yet = None;
+    for token in issuers.in_cookies(credentials) {
         match issuers.judge(token, owner) {
             Ok(verdict) => return Ok(Permit::held(Way::Cookie, &verdict.hold)),
-            Err(refused) => by_cookie = Some(refused),
+            Err(Refused::Fault(fault @ TokenFault::NoKeysYet(_))) => not_yet = Some(fault),
+            // Also one that holds, for others: any preview may have set it, and would shut the others so.
+            Err(_) => {}
         }
     }
     if let Some((way, token)) = &credentials.authorization {
@@ -226,13 +228,17 @@ pub fn authenticate(
             Err(Refused::OtherProfile) => Err(Denial::OtherProfile),
         };
     }
-    match by_cookie {
-        // Logging in again would not help.
-        Some(Refused::OtherProfile) => Err(Denial::OtherProfile),
-        // Nor here: it cannot be told yet whether the token is good.
-        Some(Refused::Fault(fault @ TokenFault::NoKeysYet(_))) => {
-            Err(Denial::BadToken { way: Way::Cookie, fault })
-        }
-        _ => Err(Denial::LoginRequired),
+    match not_yet {
+        // Logging in again would not help: it cannot be told yet whether the token is good.
+        Some(fault) => Err(Denial::BadToken { way: Way::Cookie, fault }),
+        None => Err(Denial::LoginRequired),
+    }
+}
+
+impl Issuers {
+    /// The tokens in cookies that are looked at: none where nobody would set them but other previews.
+    pub fn in_cookies<'a>(&self, credentials: &Credentials<'a>) -> impl Iterator<Item = &'a str> + use<'a> {
+        let most = if self.are_in_cookies() { COOKIES_MAX } else { 0 };
+        credentials.cookies.clone().into_iter().take(most)
     }
 }

@@ -8,9 +8,9 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::Http;
 use super::body::{Answer, Outgoing};
-use super::login::{field, is_path};
 use super::respond::{Failure, Form, own};
 use super::session::{self, Browser, Kind};
+use super::wanted::{field, is_path};
 use crate::access::{AccessLevel, GUEST_PATH};
 use crate::config::BaseUrl;
 use crate::name::HostName;

@@ -17,6 +17,9 @@ use crate::observe::Reason;
 const BASIC: &str = "Basic realm=\"oneport\", charset=\"UTF-8\"";
 /// What existing tools add to a query to get that.
 const HINT: &str = "_preevy_auth_hint=basic";
+/// Longest path, in octets, that goes to a login and back: escaped it may be three times as long, and no
+/// request's head may be very long.
+pub(super) const PATH_MAX: usize = 1024;
 /// What stands for itself in a query's value (RFC 3986, section 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -28,7 +31,7 @@ pub(super) struct Refused<'a> {
     pub(super) path: Option<&'a PathAndQuery>,
     /// The request's headers.
     pub(super) headers: &'a HeaderMap,
-    /// Whether it came to the tunnel's own host, where its visitors can have a cookie.
+    /// Whether it came to the tunnel's own host, and in a way in which its visitors can have a cookie.
     pub(super) is_own_host: bool,
     /// Whether it asks for no more than to read something, so that it can go elsewhere first.
     pub(super) is_read: bool,
@@ -107,15 +110,15 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
                 Way::Bearer | Way::Cookie | Way::Session | Way::Guest => failure,
             }
         }
+        Denial::OtherSite(_) => {
+            let next = "open the preview itself, or send `Authorization: Bearer TOKEN`";
+            Failure::new(Reason::OtherSite, StatusCode::FORBIDDEN, what, next)
+        }
         Denial::OtherProfile => {
             let challenge = bearer("insufficient_scope", &what);
             let next = "have its issuer add the profile, or use a token of the agent's own key";
             Failure::new(Reason::NotAllowed, StatusCode::FORBIDDEN, what, next)
                 .with(header::WWW_AUTHENTICATE, challenge)
-        }
-        Denial::OtherSite(_) => {
-            let next = "open the preview itself, or send `Authorization: Bearer TOKEN`";
-            Failure::new(Reason::OtherSite, StatusCode::FORBIDDEN, what, next)
         }
     }
 }
@@ -139,8 +142,9 @@ pub(super) fn no_longer(why: Reason) -> Failure {
 /// Where people log in to see a tunnel.
 fn login_url(base: &BaseUrl, name: &str, path: Option<&PathAndQuery>, browser: Option<&Browser>) -> String {
     let path = path.map_or("/", PathAndQuery::as_str);
+    let path = if path.len() > PATH_MAX { String::new() } else { format!("&returnPath={}", escape(path)) };
     let browser = browser.map_or(String::new(), |browser| format!("&browser={}", browser.mark));
-    format!("{}?env={}&returnPath={}{browser}", base.login_url(), escape(name), escape(path))
+    format!("{}?env={}{path}{browser}", base.login_url(), escape(name))
 }
 
 /// A text as a query's value.

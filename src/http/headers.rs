@@ -14,7 +14,8 @@ use crate::name::HostName;
 use crate::net::{PeerAddr, VisitorAddr};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Whether a visitor came over HTTP or HTTPS.
+pub(super) const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 

@@ -4,48 +4,31 @@
 //! Refuses to send anybody anywhere but to the preview that was named, forms of other sites, and
 //! whoever sends `Authorization`: that would be lost on the way.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use percent_encoding::percent_decode_str;
 
 use super::body::{Answer, Outgoing};
 use super::credentials::credentials;
-use super::denial::{escape as escape_query, invalid_token, unauthorized};
+use super::denial::{escape as escape_query, invalid_token};
 use super::respond::{Failure, Form, escape, own, page, restrict};
 use super::route::Own;
 use super::session::{self, Kind};
-use super::{Http, callback, provider};
-use crate::access::{self, AccessLevel, Credentials, Denial, Known, Session, is_guess};
+use super::wanted::{Wanted, field};
+use super::{Http, provider};
+use crate::access::{AccessLevel, Known, LogoutFault, Session, is_guess};
 use crate::config::watch::off_thread;
-use crate::name::{HostName, TunnelName};
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
-use crate::registry::Tunnel;
 
 /// Octets of a form: a token, and a path as long as a request's head.
 const FORM_MAX: usize = 96 * 1024;
 /// How long a form may take to arrive.
 const FORM_TAKES: Duration = Duration::from_secs(10);
 
-/// Octets of a path that goes to a provider and back.
-const PATH_MAX: usize = 1024;
-
 pub(super) type Outcome = Result<(Response<Answer>, Reason), Failure>;
-
-/// Where somebody wants to go who logs in.
-pub(super) struct Wanted {
-    /// The tunnel, if it is there.
-    pub(super) tunnel: Option<Arc<Tunnel>>,
-    env: String,
-    /// A path there; empty for none.
-    path: String,
-    /// Which browser it is to be; `None`: it did not come from the tunnel itself.
-    browser: Option<String>,
-}
 
 /// Answers a request for `/login` or `/logout`.
 ///
@@ -89,24 +72,34 @@ pub(super) async fn answer(
     }
     match (request.uri().path(), is_read) {
         ("/logout", true) => Ok(logout_page(http, request.headers())),
-        ("/logout", false) => logout(http, request.headers()).await,
+        ("/logout", false) => logout(http, request.headers(), visitor).await,
         (provider::PATH, true) => provider::finish(http, &request, visitor).await,
-        (_, true) => begin(http, &request, form).await,
+        (_, true) => begin(http, &request, form, visitor).await,
         (_, false) => take_token(http, request, form, visitor).await,
     }
 }
 
 /// Sends on a browser that is known; asks another one who it is.
-async fn begin(http: &Http, request: &Request<Outgoing>, form: Form) -> Outcome {
-    let wanted = Wanted::read(http, request.uri().query().unwrap_or_default());
+async fn begin(http: &Http, request: &Request<Outgoing>, form: Form, visitor: VisitorAddr) -> Outcome {
+    let wanted = Wanted::read(http, request.uri().query().unwrap_or_default(), visitor);
     let session = session::of_login(http, request.headers());
-    if let Some(session) = &session
-        && wanted.tunnel.as_ref().is_some_and(|tunnel| session.may_see(&tunnel.owner))
-    {
-        return go(http, session, &wanted, None, StatusCode::TEMPORARY_REDIRECT);
-    }
-    if let Some(known) = by_token_cookie(http, request.headers(), &wanted)? {
-        return complete(http, known, &wanted, StatusCode::TEMPORARY_REDIRECT);
+    let shown = by_token_cookie(http, request.headers(), &wanted);
+    let may_see = |session: &Session| wanted.tunnel.as_ref().is_some_and(|it| session.may_see(&it.owner));
+    match (&session, &shown) {
+        (Some(session), _) if may_see(session) => {
+            return go(http, session, &wanted, None, StatusCode::TEMPORARY_REDIRECT);
+        }
+        (Some(before), Shown::Theirs(known)) => {
+            // Other previews may have set it: it comes beside a login, and never in its place.
+            let owner = wanted.tunnel.as_ref().map(|tunnel| &tunnel.owner);
+            let beside =
+                http.sessions.begin(known.clone(), owner, Some(before)).map_err(|error| ours(&error))?;
+            return go(http, &beside, &wanted, None, StatusCode::TEMPORARY_REDIRECT);
+        }
+        (None, Shown::Theirs(known)) => {
+            return complete(http, known.clone(), None, &wanted, StatusCode::TEMPORARY_REDIRECT);
+        }
+        (_, Shown::Nothing | Shown::Others(_)) => {}
     }
     if let (Some(provider), false) = (http.sessions.provider(), session.is_some() && wanted.tunnel.is_none())
     {
@@ -116,7 +109,11 @@ async fn begin(http: &Http, request: &Request<Outgoing>, form: Form) -> Outcome 
         let query = request.uri().query().map_or(String::new(), |query| format!("?{query}"));
         let back = format!("{}{query}", http.settings.base.login_url());
         let to = format!("{}/api/auth/login?redirectTo={}", url.trim_end_matches('/'), escape_query(&back));
-        return Ok(redirect(&to, StatusCode::TEMPORARY_REDIRECT));
+        return Ok(match shown {
+            // They come from there, and would be sent back at once.
+            Shown::Others(name) => (not_theirs_there(&name, &to), Reason::NotAllowed),
+            _ => redirect(&to, StatusCode::TEMPORARY_REDIRECT),
+        });
     }
     match (session, &wanted.tunnel) {
         (Some(session), None) => Ok(logged_in(&session, &wanted)),
@@ -126,20 +123,28 @@ async fn begin(http: &Http, request: &Request<Outgoing>, form: Form) -> Outcome 
     }
 }
 
-/// Who shows a token in the cookie of the hosted service that existing agents know.
-fn by_token_cookie(http: &Http, headers: &HeaderMap, wanted: &Wanted) -> Result<Option<Known>, Failure> {
-    let Some(tunnel) = &wanted.tunnel else { return Ok(None) };
-    let shown = Credentials { authorization: None, ..credentials(headers) };
-    match access::authenticate(&http.issuers, &tunnel.owner, &shown) {
-        Ok(_) => {
-            let owner = |_: &str| Some(tunnel.owner.clone());
-            let known = shown.cookies.iter().filter_map(|token| http.issuers.identify(token, owner).ok());
-            let mut known = known.filter(|known| known.may_see(&tunnel.owner));
-            Ok(known.next())
+/// What the cookie of the hosted service says that existing agents know.
+enum Shown {
+    /// Nothing that holds.
+    Nothing,
+    /// Who may see the preview.
+    Theirs(Known),
+    /// What somebody is called who may not.
+    Others(String),
+}
+
+/// Who shows a token in that cookie.
+fn by_token_cookie(http: &Http, headers: &HeaderMap, wanted: &Wanted) -> Shown {
+    let Some(tunnel) = &wanted.tunnel else { return Shown::Nothing };
+    let mut other = Shown::Nothing;
+    for token in http.issuers.in_cookies(&credentials(headers)) {
+        match http.issuers.identify(token, |_| Some(tunnel.owner.clone())) {
+            Ok(known) if known.may_see(&tunnel.owner) => return Shown::Theirs(known),
+            Ok(known) => other = Shown::Others(known.name),
+            Err(_) => {}
         }
-        Err(denial @ Denial::OtherProfile) => Err(unauthorized(&denial)),
-        Err(_) => Ok(None),
     }
+    other
 }
 
 /// Takes the form with a token.
@@ -152,6 +157,7 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form, visitor
             format!("open {} in a browser", http.settings.base.login_url()),
         ));
     }
+    let before = session::of_login(http, request.headers());
     let bad = |what: &'static str| Failure::bad_request(what);
     let body = Limited::new(request.into_body(), FORM_MAX).collect();
     let body =
@@ -159,7 +165,7 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form, visitor
     let body = body.map_err(|_| bad("the form is too large, or did not come whole"))?.to_bytes();
     // Forms have `+` for a space.
     let text = String::from_utf8_lossy(&body).replace('+', " ");
-    let wanted = Wanted::read(http, &text);
+    let wanted = Wanted::read(http, &text, visitor);
     let token = field(&text, "token").unwrap_or_default();
     http.issuers.prepare(token.trim()).await;
     let owner_of = |profile: &str| Some(http.registry.of_profile(profile).first()?.owner.clone());
@@ -170,7 +176,7 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form, visitor
         _ => http.admit_login(visitor)?,
     }
     match identified {
-        Ok(known) => complete(http, known, &wanted, StatusCode::SEE_OTHER),
+        Ok(known) => complete(http, known, before.as_ref(), &wanted, StatusCode::SEE_OTHER),
         Err(fault) if form == Form::Html => {
             let mut answer = ask(&wanted, Some(&format!("{fault}.")), StatusCode::UNAUTHORIZED);
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, invalid_token(&fault.to_string()));
@@ -185,10 +191,17 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form, visitor
     }
 }
 
-/// Begins the session of somebody who has shown who they are.
-pub(super) fn complete(http: &Http, known: Known, wanted: &Wanted, status: StatusCode) -> Outcome {
+/// Begins the session of somebody who has shown who they are, in the place of the one `before` it in this
+/// browser: a logout then ends both.
+pub(super) fn complete(
+    http: &Http,
+    known: Known,
+    before: Option<&Session>,
+    wanted: &Wanted,
+    status: StatusCode,
+) -> Outcome {
     let owner = wanted.tunnel.as_ref().map(|tunnel| &tunnel.owner);
-    let session = http.sessions.begin(known, owner).map_err(|error| ours(&error))?;
+    let session = http.sessions.begin(known, owner, before).map_err(|error| ours(&error))?;
     tracing::info!(name = %session.name, env = %wanted.env, "logged in");
     go(http, &session, wanted, session::set_login(http, &session), status)
 }
@@ -210,51 +223,6 @@ fn go(
     };
     session::put(answer.headers_mut(), cookie);
     Ok((answer, reason))
-}
-
-impl Wanted {
-    /// Reads it from a query or a form.
-    pub(super) fn read(http: &Http, text: &str) -> Self {
-        let name = field(text, "env").and_then(|env| TunnelName::from_label(&env));
-        let tunnel = name.as_ref().and_then(|name| http.registry.look_up(name));
-        let env = name.map(|name| name.as_str().to_owned()).unwrap_or_default();
-        let path = field(text, "returnPath").filter(|path| is_path(path)).unwrap_or_default();
-        let browser = field(text, "browser").filter(|mark| !mark.is_empty());
-        Self { tunnel, env, path, browser }
-    }
-
-    /// The way to the preview. Without a browser to hand the login to, it is the preview itself,
-    /// which sends the browser here once more.
-    fn way(&self, http: &Http, session: &Session, tunnel: &Tunnel) -> Result<String, Failure> {
-        let base = &http.settings.base;
-        let host = HostName::child_of(tunnel.name.as_str(), &base.host);
-        let url = base.url_of(&host);
-        let url = url.trim_end_matches('/');
-        match self.browser.as_deref().filter(|_| tunnel.access == AccessLevel::Private) {
-            None => Ok(format!("{url}{}", self.path)),
-            Some(browser) => {
-                let code = http.sessions.hand_over(session, host.as_str(), browser);
-                let code = code.map_err(|error| ours(&error))?;
-                Ok(format!("{url}{}?code={code}&returnPath={}", callback::PATH, escape_query(&self.path)))
-            }
-        }
-    }
-
-    /// The same as a query, of bounded length: a path may be very long.
-    pub(super) fn query(&self) -> String {
-        let path = if self.path.len() > PATH_MAX { "" } else { &self.path };
-        let browser = self.browser.as_deref().unwrap_or_default();
-        let browser = if browser.len() > PATH_MAX { "" } else { browser };
-        let (env, path, browser) = (escape_query(&self.env), escape_query(path), escape_query(browser));
-        format!("env={env}&returnPath={path}&browser={browser}")
-    }
-
-    /// The same as fields of a form.
-    fn fields(&self) -> String {
-        let field = |name, value| format!("<input type=hidden name={name} value=\"{}\">", escape(value));
-        let browser = self.browser.as_deref().map_or(String::new(), |mark| field("browser", mark));
-        format!("{}{}{browser}", field("env", &self.env), field("returnPath", &self.path))
-    }
 }
 
 /// The page that takes a token.
@@ -290,6 +258,17 @@ fn not_theirs(http: &Http, session: &Session, wanted: &Wanted) -> Response<Answe
     html(StatusCode::FORBIDDEN, "Not allowed", &format!("<p>{}</p>{logout}", escape(&what)), "")
 }
 
+/// The same to somebody whom the hosted service has sent, with the way there.
+fn not_theirs_there(name: &str, to: &str) -> Response<Answer> {
+    let content = format!(
+        "<p>You are logged in as {}, who may not see this preview.</p><p>Ask its owner, or \
+         <a href=\"{}\">log in as somebody else</a>.</p>",
+        escape(name),
+        escape(to)
+    );
+    html(StatusCode::FORBIDDEN, "Not allowed", &content, "")
+}
+
 /// Whether the page with the form is where people log in.
 fn takes_tokens(http: &Http) -> bool {
     http.sessions.provider().is_none() && http.settings.access.login_url.is_none()
@@ -321,15 +300,28 @@ fn logout_page(http: &Http, headers: &HeaderMap) -> (Response<Answer>, Reason) {
 }
 
 /// Ends the session here and on all previews.
-async fn logout(http: &Http, headers: &HeaderMap) -> Outcome {
+async fn logout(http: &Http, headers: &HeaderMap, visitor: VisitorAddr) -> Outcome {
     if let Some(session) = session::of_login(http, headers) {
         let (sessions, name) = (http.sessions.clone(), session.name.clone());
-        if let Some(Err(error)) = off_thread(move || sessions.end(&session)).await {
-            tracing::error!(%error, "a logout could not be written down; a restart would undo it");
+        match off_thread(move || sessions.end(&session, visitor.0)).await {
+            Some(Err(fault @ LogoutFault::TooMany)) => {
+                let next = "close the browser, and log out later; the login ends by itself, too";
+                return Err(Failure::new(
+                    Reason::TooManyRequests,
+                    StatusCode::TOO_MANY_REQUESTS,
+                    fault.to_string(),
+                    next,
+                )
+                .with(header::RETRY_AFTER, HeaderValue::from_static("600")));
+            }
+            Some(Err(error)) => tracing::error!("{error}"),
+            Some(Ok(())) | None => {}
         }
         tracing::info!(%name, "logged out");
     }
-    let mut answer = html(StatusCode::OK, "Logged out", "<p>You are logged out, of all previews.</p>", "");
+    let content = "<p>You are logged out, of all previews.</p><p class=small>A preview for which this browser asked \
+        for a user name and password stays open until the browser is closed, or the token ends that was given.</p>";
+    let mut answer = html(StatusCode::OK, "Logged out", content, "");
     let cookies = [Kind::Login, Kind::Provider].map(|kind| kind.set(&http.settings.base, "", 0));
     session::put(answer.headers_mut(), cookies.into_iter().flatten());
     Ok((answer, Reason::OwnAnswer))
@@ -361,7 +353,7 @@ fn nobody_here() -> Failure {
     )
 }
 
-fn ours(error: &dyn std::fmt::Display) -> Failure {
+pub(super) fn ours(error: &dyn std::fmt::Display) -> Failure {
     let next = "try again; tell the operator of this gateway if it stays so";
     Failure::new(Reason::LoginFailed, StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), next)
 }
@@ -376,46 +368,4 @@ pub(super) fn redirect(to: &str, status: StatusCode) -> (Response<Answer>, Reaso
         headers.insert(header::LOCATION, to);
     }
     (answer, Reason::OwnAnswer)
-}
-
-/// A value in a query.
-pub(super) fn field(query: &str, name: &str) -> Option<String> {
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
-}
-
-/// Whether a text leads to a path on the host that it is put behind, and nowhere else.
-pub(super) fn is_path(text: &str) -> bool {
-    text.starts_with('/')
-        && !text.starts_with("//")
-        && text.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'\\')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_paths_are_ways_back() {
-        for good in ["/", "/a//b?c=d&e=%2F%5C#f", "/~!$'()*,;:@"] {
-            assert!(is_path(good), "{good}");
-        }
-        for evil in [
-            "",
-            "a",
-            "//evil.test",
-            "/\\evil.test",
-            "\\/evil.test",
-            "/\t/evil.test",
-            "/\r\nSet-Cookie: a=b",
-            "/é",
-            "@evil.test",
-            ".evil.test",
-            "https://evil.test",
-            "/ ",
-        ] {
-            assert!(!is_path(evil), "{evil:?}");
-        }
-    }
 }

@@ -37,6 +37,7 @@ mod stall;
 mod stay;
 mod streams;
 mod upgrade;
+mod wanted;
 
 use std::sync::Arc;
 

@@ -11,9 +11,10 @@ use time::OffsetDateTime;
 
 use super::Http;
 use super::body::Outgoing;
-use super::login::{Outcome, Wanted, complete, field, redirect};
+use super::login::{Outcome, complete, redirect};
 use super::respond::Failure;
 use super::session::{self, Browser, Kind};
+use super::wanted::{Wanted, field};
 use crate::access::{Begun, Oidc, OidcFault, Purpose, brief};
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
@@ -65,7 +66,9 @@ pub(super) async fn finish(http: &Http, request: &Request<Outgoing>, visitor: Vi
     let code = field(query, "code").ok_or_else(|| failed(&OidcFault::Stale))?;
     http.admit_login(visitor)?;
     let known = provider.finish(state.begun, code).await.map_err(|fault| failed(&fault))?;
-    complete(http, known, &Wanted::read(http, &state.wanted), StatusCode::SEE_OTHER)
+    let before = session::of_login(http, request.headers());
+    let wanted = Wanted::read(http, &state.wanted, visitor);
+    complete(http, known, before.as_ref(), &wanted, StatusCode::SEE_OTHER)
 }
 
 /// What was sent along, if by this browser and not too long ago.

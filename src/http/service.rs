@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -326,7 +326,8 @@ impl Session {
                     path: request.uri().path_and_query(),
                     headers,
                     is_own_host: own_host
-                        .is_some_and(|host| session::is_own_host(tunnel, host, &self.http.settings.base)),
+                        .is_some_and(|host| session::is_own_host(tunnel, host, &self.http.settings.base))
+                        && self.keeps_cookies(headers),
                     is_read,
                 };
                 denied(&denial, &refused, &self.http.settings.base)
@@ -336,6 +337,10 @@ impl Session {
                 Failure::new(Reason::LoginRequired, StatusCode::FORBIDDEN, denial.to_string(), "")
             }
         })
+    }
+
+    fn keeps_cookies(&self, headers: &HeaderMap) -> bool {
+        session::are_kept(&self.http.settings.base, headers, self.conn.tls.is_some(), self.trusted)
     }
 
     /// Gives the answer its record, or starts what follows a switch.

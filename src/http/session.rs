@@ -10,6 +10,7 @@ use http::{Method, Request};
 use super::Http;
 use super::body::Outgoing;
 use super::credentials::{credentials, values_of};
+use super::headers::PROTO;
 use crate::access::{self, Guest, Permit, Session, Way};
 use crate::config::BaseUrl;
 use crate::name::HostName;
@@ -66,8 +67,12 @@ impl Kind {
 
     /// `Set-Cookie` with a text that needs no quotes, for so many seconds; none takes it away.
     pub(super) fn set(self, base: &BaseUrl, value: &str, seconds: u64) -> Option<HeaderValue> {
+        self.set_for(base, value, &format!("; Max-Age={seconds}"))
+    }
+
+    fn set_for(self, base: &BaseUrl, value: &str, age: &str) -> Option<HeaderValue> {
         let (name, secure) = (self.name(base), if base.https { "; Secure" } else { "" });
-        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
+        let text = format!("{name}={value}; Path=/{age}; HttpOnly; SameSite=Lax{secure}");
         HeaderValue::try_from(text).ok()
     }
 
@@ -111,7 +116,7 @@ pub(super) fn of_guest(
 /// `Set-Cookie` for a login on the login host.
 pub(super) fn set_login(http: &Http, session: &Session) -> Option<HeaderValue> {
     let sealed = http.sessions.seal_login(session).ok()?;
-    Kind::Login.set(&http.settings.base, &sealed, http.sessions.lifetime().as_secs())
+    Kind::Login.set(&http.settings.base, &sealed, session.left().as_secs())
 }
 
 /// `Set-Cookie` for a login on a preview's own host.
@@ -122,11 +127,12 @@ pub(super) fn set_visit(
     host: &HostName,
 ) -> Option<HeaderValue> {
     let sealed = http.sessions.seal_visit(session, &tunnel.owner, host.as_str()).ok()?;
-    Kind::Visit.set(&http.settings.base, &sealed, http.sessions.lifetime().as_secs())
+    Kind::Visit.set(&http.settings.base, &sealed, session.left().as_secs())
 }
 
 /// `Set-Cookie` for a browser that showed its token by Basic, in its own dialogue: from then on
-/// scripts and WebSockets of the page have the cookie. A program that sends Basic needs none.
+/// scripts and WebSockets of the page have the cookie. A program that sends Basic needs none. As no logout
+/// ends what the browser goes on sending, both go when it is closed, and at the token's end.
 pub(super) fn set_for_basic(
     http: &Http,
     permit: &Permit,
@@ -143,8 +149,22 @@ pub(super) fn set_for_basic(
     let host = host.filter(|host| is_own_host(tunnel, host, &http.settings.base))?;
     let (_, token) = credentials(headers).authorization?;
     let known = http.issuers.identify(&token, |_| Some(tunnel.owner.clone())).ok()?;
-    let session = http.sessions.begin(known, Some(&tunnel.owner)).ok()?;
-    set_visit(http, &session, tunnel, host)
+    let ends = http.issuers.judge(&token, &tunnel.owner).ok()?.claims.expires;
+    let session = http.sessions.begin(known, Some(&tunnel.owner), None).ok()?.until_at_most(ends);
+    // The token itself may hold a little longer, because clocks differ.
+    if session.left().is_zero() {
+        return None;
+    }
+    let sealed = http.sessions.seal_visit(&session, &tunnel.owner, host.as_str()).ok()?;
+    Kind::Visit.set_for(&http.settings.base, &sealed, "")
+}
+
+/// Whether a browser would keep our cookies that sends this: over plain HTTP it takes none that is for
+/// HTTPS. A proxy that ends TLS says so if it is trusted; of another, the browser tells, which says how it
+/// fetches where it takes them, and there only (Fetch Metadata).
+pub(super) fn are_kept(base: &BaseUrl, headers: &HeaderMap, tls: bool, trusted: bool) -> bool {
+    let by_proxy = trusted && headers.get(PROTO).is_none_or(|proto| proto != "http");
+    !base.https || tls || by_proxy || headers.contains_key("sec-fetch-mode")
 }
 
 /// Whether a host is the tunnel's own, rather than one where it lies under a path with others.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::issuers::{order, set_of};
+use crate::issuers::{order, set_of, token_for, with_issuer};
 use crate::permits::{Events, go_on, still_talks, switched_with, wait_records};
 use crate::private::jose;
 use crate::support::agent::{Agent, OpenSsh, host, key_file, node};
@@ -194,6 +194,61 @@ fn a_logout_ends_the_session_everywhere_also_after_a_restart() {
     assert_eq!(with(&format!("visit={visit}")).get(&url("web", "/echo")).status, 307);
     let page = with(&format!("login={login}")).header("Accept: text/html").get(&format!("{AUTH}/login"));
     assert!(page.text().contains("<form"), "{page:?}");
+}
+
+/// One browser, two logins after each other: the page says that it is logged out of all previews.
+#[test]
+fn a_logout_ends_also_what_an_earlier_login_of_the_same_browser_opened() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    jar.login(&url("web", "/echo"), &house.token("ed25519a"));
+    let cookie = format!("Cookie: __Host-oneport-visit={}", jar.cookie(&host("web"), "visit"));
+    let mut events = Events::with(&house.gateway, &cookie, "--http2", &url("web", "/sse"));
+    let shut = house.other("/shut#access=private", "/echo");
+    let page = jar.go(&shut);
+    assert!(page.status == 403 && page.text().contains("<form method=post"), "{page:?}");
+    assert_eq!(jar.send(&page, &house.token(OTHER)).status, 200);
+    // Neither login is in the way of the other.
+    assert_eq!((jar.step(&url("web", "/echo")).status, jar.step(&shut).status), (200, 200));
+    // Another browser's logins are its own.
+    let bystander = house.jar("bystander");
+    bystander.login(&url("web", "/echo"), &house.token("ed25519a"));
+    assert_eq!(logout(&jar).status, 200);
+    events.is_cut();
+    assert_eq!((jar.step(&url("web", "/echo")).status, jar.step(&shut).status), (307, 307));
+    assert_eq!(Curl::new(&house.gateway).header(&cookie).get(&url("web", "/echo")).status, 307);
+    assert_eq!(bystander.step(&url("web", "/echo")).status, 200);
+    // What was ended is not begun again by the next login.
+    jar.login(&url("web", "/echo"), &house.token("ed25519a"));
+    assert_eq!(Curl::new(&house.gateway).header(&cookie).get(&url("web", "/echo")).status, 307);
+}
+
+fn logout(jar: &Jar<'_>) -> Response {
+    let curl = jar.curl().args(&["-X", "POST"]).header(&format!("Origin: {AUTH}"));
+    curl.get(&format!("{AUTH}/logout"))
+}
+
+#[test]
+fn what_basic_opened_ends_with_the_token_at_the_latest() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let mut command = std::process::Command::new(ONEPORT);
+    let key = key_file(house.gateway.path("").as_path(), "ed25519a");
+    let token = Process::run(command.args(["token", "--ttl", "2s", "--key"]).arg(key), SOON).stdout;
+    let user = format!("x-preevy-profile-key:{}", token.trim());
+    let page = jar.curl().args(&["-u", &user]).header("Sec-Fetch-Mode: navigate").get(&url("web", "/echo"));
+    let set = page.header("set-cookie").expect("a cookie").to_owned();
+    // It goes when the browser is closed, as what the person typed there does.
+    assert!(set.starts_with("__Host-oneport-visit=") && !set.contains("Max-Age"), "{set}");
+    let cookie = format!("Cookie: {}", set.split(';').next().expect("a pair"));
+    let ask = || Curl::new(&house.gateway).header(&cookie).get(&url("web", "/echo")).status;
+    assert_eq!(ask(), 200);
+    poll("the token's end", SOON, || (ask() == 307).then_some(()));
+    // The token itself still holds, because clocks may be apart; no cookie comes of it any more.
+    let late = jar.curl().args(&["-u", &user]).header("Sec-Fetch-Mode: navigate").get(&url("web", "/echo"));
+    assert_eq!((late.status, late.header("set-cookie")), (200, None));
+    let out = logout(&jar);
+    assert!(out.text().contains("user name and password"), "{}", out.text());
 }
 
 #[test]
@@ -575,6 +630,119 @@ fn a_token_cookie_of_the_hosted_service_becomes_a_session_of_the_host() {
     assert!(way.starts_with(&url("web", "/.oneport/login?code=")), "{way}");
     assert_eq!(jar.go(&way).json()["target"], "/echo");
     assert_eq!(jar.step(&url("web", "/echo")).status, 200, "without the token");
+}
+
+/// Any page below the base host can set that cookie, for all hosts below it.
+#[test]
+fn a_token_cookie_of_somebody_else_is_in_nobodys_way() {
+    let mut setup = Setup::new();
+    with_issuer(&mut setup);
+    let house = House::of(setup);
+    let foreign = format!("Cookie: preevy-saas-jwt={}", token_for(OTHER));
+    let tossed = house.jar("tossed");
+    let asked = tossed.curl().header(&foreign).get(&url("web", "/echo"));
+    assert_eq!(asked.status, 307, "{asked:?}");
+    let login = asked.header("location").expect("the login").to_owned();
+    let page = tossed.curl().header(&foreign).get(&login);
+    assert!(page.status == 200 && page.text().contains("<form method=post"), "{page:?}");
+    // A login that holds is not replaced by one that the cookie brings.
+    let jar = house.jar("jar");
+    jar.login(&url("web", "/echo"), &house.token("ed25519a"));
+    let label = house.other("/shut#access=private", "").replace("https://", "");
+    let label = label.split('.').next().expect("a label");
+    let lured = jar.curl().header(&foreign);
+    let lured = lured.get(&format!("{AUTH}/login?env={label}&returnPath=%2F&browser=x"));
+    assert_eq!((lured.status, lured.header("set-cookie")), (307, None), "{lured:?}");
+    assert_eq!(jar.go(&url("api", "/echo")).status, 200);
+    assert_eq!(logout(&jar).status, 200);
+    assert_eq!(jar.step(&url("web", "/echo")).status, 307);
+}
+
+/// What comes of the cookie beside a login ends with that login.
+#[test]
+fn a_token_cookie_opens_more_beside_a_login() {
+    let mut setup = Setup::new();
+    with_issuer(&mut setup);
+    let house = House::of(setup);
+    let jar = house.jar("jar");
+    jar.login(&url("web", "/echo"), &house.token("ed25519a"));
+    let shut = house.other("/shut#access=private", "/echo");
+    let login = jar.step(&shut).header("location").expect("the login").to_owned();
+    let back = jar.curl().header(&format!("Cookie: preevy-saas-jwt={}", token_for(OTHER))).get(&login);
+    assert_eq!((back.status, back.header("set-cookie")), (307, None), "{back:?}");
+    assert_eq!(jar.go(back.header("location").expect("a way")).status, 200);
+    assert_eq!((jar.step(&shut).status, jar.step(&url("web", "/echo")).status), (200, 200));
+    logout(&jar);
+    assert_eq!((jar.step(&shut).status, jar.step(&url("web", "/echo")).status), (307, 307));
+}
+
+/// Without a hosted service and without an issuer, nobody sets it but other previews.
+#[test]
+fn a_token_cookie_is_read_only_where_somebody_issues_it() {
+    let house = House::new();
+    let cookie = format!("Cookie: preevy-saas-jwt={}", house.token("ed25519a"));
+    let asked = Curl::new(&house.gateway).header(&cookie).get(&url("web", "/echo"));
+    assert_eq!(asked.status, 307, "{asked:?}");
+    let page = house.jar("jar").curl().header(&cookie).get(asked.header("location").expect("the login"));
+    assert!(page.status == 200 && page.text().contains("<form method=post"), "{page:?}");
+    let open = Curl::new(&house.gateway).header(&cookie).get(&house.other("/open", "/echo"));
+    assert_eq!(reached(&open), <[String; 0]>::default());
+}
+
+/// At the hosted service, who comes back with a token for other previews is told so, and can go there
+/// again: by hand, or browsers would be sent to and fro.
+#[test]
+fn who_comes_back_from_the_hosted_service_without_the_profile_is_told_so() {
+    let mut setup = Setup::new();
+    with_issuer(&mut setup);
+    let mut command = setup.command();
+    command.env("SAAS_BASE_URL", "https://app.test");
+    let gateway = setup.start_with(command);
+    let backend = Backend::start();
+    let agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
+    let other = OpenSsh::new(&gateway).key(OTHER).forward("/open", backend.address()).start();
+    let house = House { gateway, backend, _agent: agent, other };
+    let jar = house.jar("jar");
+    let login = jar.step(&url("web", "/echo")).header("location").expect("the login").to_owned();
+    let back = jar.curl().header(&format!("Cookie: preevy-saas-jwt={}", token_for(OTHER))).get(&login);
+    assert_eq!((back.status, back.header("location")), (403, None), "{back:?}");
+    assert!(back.text().contains("href=\"https://app.test/api/auth/login?redirectTo="), "{}", back.text());
+    assert_eq!(jar.step(&login).status, 307);
+}
+
+/// A path may be longer than what a browser can ask the login host for.
+#[test]
+fn who_comes_for_a_very_long_path_can_log_in() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let path = format!("/echo?{}", "/".repeat(25_000));
+    let sent = jar.step(&url("web", &path));
+    let location = sent.header("location").expect("the login");
+    assert!(location.len() < 1500, "{} octets", location.len());
+    assert_eq!(jar.login(&url("web", &path), &house.token("ed25519a")).json()["target"], "/");
+    let fits = format!("/echo?{}", "/".repeat(1000));
+    assert_eq!(house.jar("other").login(&url("web", &fits), &house.token("ed25519a")).json()["target"], fits);
+}
+
+/// A browser takes no cookie of ours over plain HTTP.
+#[test]
+fn who_comes_over_plain_http_logs_in_over_https() {
+    let mut setup = Setup::new();
+    setup.set("plain.http", vec!["127.0.0.1:0"]);
+    let house = House::of(setup);
+    let jar = house.jar("jar");
+    let plain = format!("::127.0.0.1:{}", house.gateway.address_of("plain-http").port());
+    let plain = plain.replacen(':', &format!("{}:80", host("web")), 1);
+    let curl = || jar.curl().args(&["--connect-to", &plain]);
+    let first = curl().get(&url("web", "/echo?a=b").replace("https", "http"));
+    assert_eq!((first.status, first.header("set-cookie")), (307, None), "{first:?}");
+    let login = first.header("location").expect("the login").to_owned();
+    assert!(!login.contains("browser="), "{login}");
+    let there = jar.send(&jar.go(&login), &house.token("ed25519a"));
+    assert_eq!((there.status, there.json()["target"].as_str()), (200, Some("/echo?a=b")), "{there:?}");
+    // Where somebody ends TLS before the gateway, the browser knows better: only over HTTPS does it send this.
+    let secure = curl().header("Sec-Fetch-Mode: navigate").get(&url("web", "/echo").replace("https", "http"));
+    assert!(secure.header("location").expect("the login").contains("&browser="), "{secure:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::reload::{rewrite, section};
 use crate::support::agent::{Agent, OpenSsh, host, node, vector_key};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::library_agent::LibraryAgent;
 use crate::support::process::Process;
 use crate::support::visitor::{Curl, Response};
 use crate::support::{SOON, poll};
@@ -297,6 +298,24 @@ fn an_id_token_is_for_this_client_and_for_now() {
     let slower = House::whose_clock_is_slow(60, true, |_| {});
     let refused = slower.jar("ann").log_in(&url("/small"), "ann");
     assert!(refused.status == 400 && refused.text().contains("expired"), "{}", refused.text());
+}
+
+/// A key of a kind that signs no tokens has no profile, but whoever may see everybody's previews sees its too.
+#[test]
+fn who_may_see_all_sees_what_an_agent_with_a_security_key_offers() {
+    let house = House::new(true);
+    let _agent = LibraryAgent::with_security_key(&house.gateway, "/fido#access=private", |visit| async {
+        visit.answer_and_end(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfido").await;
+    });
+    let record = house.gateway.wait_log("the tunnel", |record| {
+        record["tunnel"].as_str().is_some_and(|name| name.starts_with("fido-"))
+    });
+    let there = format!("https://{}.gw.test/", record["tunnel"].as_str().expect("text"));
+    let cat = house.jar("cat").log_in(&there, "cat");
+    assert_eq!((cat.status, cat.text().as_str()), (200, "fido"), "{cat:?}");
+    // Who may see one profile does not see what has none.
+    let ann = house.jar("ann").log_in(&there, "ann");
+    assert!(ann.status == 403 && ann.text().contains("may not see"), "{ann:?}");
 }
 
 #[test]

@@ -10,7 +10,12 @@ use std::task::{Context, Poll};
 
 use russh::Channel;
 use russh::client::{self, ChannelOpenHandle, Handle, Msg, Session};
-use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_key};
+use russh::keys::agent::AgentIdentity;
+use russh::keys::ssh_key::public::{KeyData, SkEd25519};
+use russh::keys::{
+    HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate, decode_secret_key,
+    signature, ssh_key,
+};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -21,7 +26,7 @@ use super::visitor::tls_async;
 
 type Treat = dyn Fn(Visit) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 
-/// A session of `me` with the key `ed25519a`.
+/// A session of `me` with the key `ed25519a`, or one that a security key of its own would hold.
 pub struct LibraryAgent {
     pub runtime: tokio::runtime::Runtime,
     pub handle: Handle<Answers>,
@@ -98,7 +103,24 @@ impl LibraryAgent {
     {
         // A small queue would let this client dead-lock itself, whatever the gateway does.
         let config = client::Config { nodelay: true, channel_buffer_size: 4096, ..client::Config::default() };
-        let agent = Self::begin(gateway, config, false, treat);
+        let agent = Self::begin(gateway, config, Login { stays: false, in_device: false }, treat);
+        agent.runtime.block_on(agent.handle.streamlocal_forward(request)).expect("forwards");
+        agent
+    }
+
+    /// The same with a key of the kind that lies in security keys (FIDO), which signs logins and nothing
+    /// else. What the device would do is done here.
+    #[track_caller]
+    pub fn with_security_key<F>(
+        gateway: &Gateway,
+        request: &str,
+        treat: impl Fn(Visit) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let config = client::Config { nodelay: true, ..client::Config::default() };
+        let agent = Self::begin(gateway, config, Login { stays: false, in_device: true }, treat);
         agent.runtime.block_on(agent.handle.streamlocal_forward(request)).expect("forwards");
         agent
     }
@@ -106,14 +128,14 @@ impl LibraryAgent {
     /// Logs in only, and never hangs up as long as the value lives.
     #[track_caller]
     pub fn that_stays(gateway: &Gateway, config: client::Config) -> Self {
-        Self::begin(gateway, config, true, |_| async {})
+        Self::begin(gateway, config, Login { stays: true, in_device: false }, |_| async {})
     }
 
     #[track_caller]
     fn begin<F>(
         gateway: &Gateway,
         config: client::Config,
-        stays: bool,
+        login: Login,
         treat: impl Fn(Visit) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -127,7 +149,7 @@ impl LibraryAgent {
         let (opened, ended) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
         let treat: Box<Treat> = Box::new(move |visit| Box::pin(treat(visit)));
         let answers = Answers { treat, opened: opened.clone(), ended: ended.clone() };
-        let (handle, socket) = runtime.block_on(log_in(gateway, config, stays, answers));
+        let (handle, socket) = runtime.block_on(log_in(gateway, config, login, answers));
         Self { runtime, handle, opened, ended, socket }
     }
 
@@ -166,18 +188,69 @@ impl LibraryAgent {
 async fn log_in(
     gateway: &Gateway,
     config: client::Config,
-    stays: bool,
+    login: Login,
     answers: Answers,
 ) -> (Handle<Answers>, Option<std::net::TcpStream>) {
+    let Login { stays, in_device } = login;
     let key = vector_key("ed25519a");
     let key = decode_secret_key(key["openssh_private_key"].as_str().expect("a key"), None).expect("a key");
     let stream = tls_async(gateway, "gw.test", &["ssh"]).await;
     let socket = stays.then(|| stream.get_ref().0.as_fd().try_clone_to_owned().expect("a descriptor").into());
     let stream = Stream { stream, stays };
     let mut handle = client::connect_stream(Arc::new(config), stream, answers).await.expect("SSH");
+    if in_device {
+        let KeyData::Ed25519(public) = key.public_key().key_data() else { panic!("another kind") };
+        let public = PublicKey::from(KeyData::SkEd25519(SkEd25519::new(*public, APPLICATION)));
+        let mut device = Device(key);
+        let answer = handle.authenticate_publickey_with("me", public, None, &mut device).await;
+        assert!(answer.expect("answers").success());
+        return (handle, socket);
+    }
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
     assert!(handle.authenticate_publickey("me", key).await.expect("answers").success());
     (handle, socket)
+}
+
+/// How to log in.
+#[derive(Clone, Copy)]
+struct Login {
+    /// Whether the connection stays open whatever the library does.
+    stays: bool,
+    /// Whether the key is as one that lies in a device.
+    in_device: bool,
+}
+
+/// What a device's keys are for.
+const APPLICATION: &str = "ssh:";
+
+/// Signs as a device does (OpenSSH's PROTOCOL.u2f).
+struct Device(PrivateKey);
+
+impl russh::Signer for Device {
+    type Error = russh::AgentAuthError;
+
+    async fn auth_sign(
+        &mut self,
+        _: &AgentIdentity,
+        _: Option<HashAlg>,
+        mut to_sign: Vec<u8>,
+    ) -> Result<Vec<u8>, russh::AgentAuthError> {
+        let sha256 =
+            |octets: &[u8]| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, octets).as_ref().to_vec();
+        // Somebody touched it, for the first time.
+        let flags_and_counter = [1, 0, 0, 0, 1];
+        let signed = [&sha256(APPLICATION.as_bytes())[..], &flags_and_counter, &sha256(&to_sign)].concat();
+        let signature = signature::Signer::<ssh_key::Signature>::try_sign(&self.0, &signed).expect("signs");
+        let mut blob = Vec::new();
+        for part in [b"sk-ssh-ed25519@openssh.com", signature.as_bytes()] {
+            blob.extend_from_slice(&u32::try_from(part.len()).expect("short").to_be_bytes());
+            blob.extend_from_slice(part);
+        }
+        blob.extend_from_slice(&flags_and_counter);
+        to_sign.extend_from_slice(&u32::try_from(blob.len()).expect("short").to_be_bytes());
+        to_sign.extend_from_slice(&blob);
+        Ok(to_sign)
+    }
 }
 
 /// A connection whose end perhaps nobody is told of.
