@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::failures::{Failures, LockedOut, Login};
 use super::network_files::{NetworkList, NetworksError, PlannedList, look};
 use super::networks::NetworkDenial;
-use super::requests::{Requests, Running, TooMany, Visitors};
+use super::requests::{Requests, Running, TooManyRequests, Visitors};
 use crate::config::watch::{Complaint, FileWatch, POLL, off_thread};
 use crate::config::{NetworkSettings, RequestLimits, RouteSettings, Settings};
 use crate::name::HostName;
@@ -82,27 +82,6 @@ pub enum Refusal {
     /// Not for a while.
     #[error(transparent)]
     LockedOut(#[from] LockedOut),
-}
-
-/// There are too many requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TooManyRequests {
-    /// To what was asked for.
-    #[error("{0}, to this host")]
-    Target(TooMany),
-    /// From where they come.
-    #[error("{0}, from your address")]
-    Visitor(TooMany),
-}
-
-impl TooManyRequests {
-    /// When it is worth another try, in whole seconds.
-    #[must_use]
-    pub fn retry_after(&self) -> u64 {
-        match self {
-            Self::Target(many) | Self::Visitor(many) => many.retry_after(),
-        }
-    }
 }
 
 impl Admission {

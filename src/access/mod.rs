@@ -32,7 +32,7 @@ mod verdicts;
 mod verifying_key;
 mod visit;
 
-pub use admission::{Admission, Bounds, Counted, OwnVisitors, PlannedLists, Refusal, TooManyRequests};
+pub use admission::{Admission, Bounds, Counted, OwnVisitors, PlannedLists, Refusal};
 pub use check::check_issuers;
 pub use codes::CodeFault;
 pub use failures::{AgentThere, Failures, LockedOut, Login, is_guess};
@@ -47,7 +47,7 @@ pub use network_files::{NetworkList, NetworksError};
 pub use networks::{DecidedBy, NetworkDenial, NetworkTable, Place};
 pub use oidc::{Begun, Oidc, OidcError};
 pub use oidc_fault::OidcFault;
-pub use requests::{Requests, Running, TooMany, Visitors};
+pub use requests::{Requests, Running, TooMany, TooManyRequests, Visitors};
 pub use seal::{Purpose, SealError, Seals, random_text};
 pub use session::{Known, Origin, Sees, Session};
 pub use sessions::{PlannedSessions, Sessions, SessionsError};

@@ -175,6 +175,27 @@ impl Shard {
     }
 }
 
+/// There are too many requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooManyRequests {
+    /// To what was asked for.
+    #[error("{0}, to this host")]
+    Target(TooMany),
+    /// From where they come.
+    #[error("{0}, from your address")]
+    Visitor(TooMany),
+}
+
+impl TooManyRequests {
+    /// When it is worth another try, in whole seconds.
+    #[must_use]
+    pub fn retry_after(&self) -> u64 {
+        match self {
+            Self::Target(many) | Self::Visitor(many) => many.retry_after(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

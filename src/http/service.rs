@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -296,7 +296,7 @@ impl Session {
             Target::Route(_) => Host::Route,
             Target::Tunnel(tunnel) => Host::Tunnel(tunnel.access, &tunnel.owner),
         };
-        let headers = request.headers();
+        let (headers, base) = (request.headers(), &self.http.settings.base);
         let other_site = match target {
             Target::Tunnel(tunnel) if tunnel.access == AccessLevel::Private => {
                 origin::other_site(&self.http, request, tunnel, own_host)
@@ -325,22 +325,17 @@ impl Session {
                     name: &tunnel.name,
                     path: request.uri().path_and_query(),
                     headers,
-                    is_own_host: own_host
-                        .is_some_and(|host| session::is_own_host(tunnel, host, &self.http.settings.base))
-                        && self.keeps_cookies(headers),
+                    is_own_host: own_host.is_some_and(|host| session::is_own_host(tunnel, host, base))
+                        && session::are_kept(base, headers, self.conn.tls.is_some(), self.trusted),
                     is_read,
                 };
-                denied(&denial, &refused, &self.http.settings.base)
+                denied(&denial, &refused, base)
             }
             // Everybody may visit a route.
             Target::Route(_) => {
                 Failure::new(Reason::LoginRequired, StatusCode::FORBIDDEN, denial.to_string(), "")
             }
         })
-    }
-
-    fn keeps_cookies(&self, headers: &HeaderMap) -> bool {
-        session::are_kept(&self.http.settings.base, headers, self.conn.tls.is_some(), self.trusted)
     }
 
     /// Gives the answer its record, or starts what follows a switch.
