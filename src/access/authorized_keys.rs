@@ -3,7 +3,8 @@
 //!
 //! Honours `from=` and `expiry-time=`. Refuses a line whose options would hold the key back in
 //! a way that means something here but cannot be honoured, rather than let it do more than was
-//! meant. Options about shells mean nothing here and are skipped.
+//! meant. Options about shells mean nothing here and are skipped. Refuses as well to quote a line that
+//! is none: it may be a piece of a private key.
 
 use std::net::IpAddr;
 
@@ -68,10 +69,28 @@ const WITHOUT_EFFECT: &[&str] = &[
     "x11-forwarding",
 ];
 
+/// Options that say something here, or must not be passed over.
+const WITH_EFFECT: &[&str] = &[
+    "cert-authority",
+    "expiry-time",
+    "from",
+    "no-port-forwarding",
+    "permitlisten",
+    "restrict",
+    "verify-required",
+];
+
+/// Whether a line begins a private key, in the form of OpenSSH, PEM or PuTTY.
+pub(super) fn is_private_key(line: &str) -> bool {
+    let line = line.trim();
+    (line.starts_with("-----BEGIN ") && line.contains("PRIVATE KEY"))
+        || line.starts_with("PuTTY-User-Key-File-")
+}
+
 /// Reads one line; `None` for a blank one or a comment.
 ///
 /// # Errors
-/// In words, when the line cannot be used as a whole.
+/// In words, when the line cannot be used as a whole. They quote nothing of it.
 pub(super) fn parse_line(line: &str) -> Result<Option<Line>, String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
@@ -160,9 +179,10 @@ fn parse_key(text: &str) -> Option<Result<PublicKey, String>> {
         return Some(Err("this is a certificate; list the plain public key".to_owned()));
     }
     let Some(blob) = blob else { return Some(Err("the key itself is missing after its type".to_owned())) };
-    Some(PublicKey::from_openssh(&format!("{kind} {blob}")).map_err(|error| {
-        format!("the public key cannot be read: {error}; copy the whole line of the `.pub` file")
-    }))
+    Some(
+        PublicKey::from_openssh(&format!("{kind} {blob}"))
+            .map_err(|_| "the public key cannot be read; copy the whole line of the `.pub` file".to_owned()),
+    )
 }
 
 /// Splits `name,name="value",… rest` into the options and the rest.
@@ -178,7 +198,7 @@ fn split_options(line: &str) -> Result<(Vec<WrittenOption>, &str), String> {
         let (value, after) = match after.strip_prefix('=') {
             Some(after) => {
                 let (value, after) = unquote(after)
-                    .ok_or_else(|| format!("the value of the option `{name}` is not quoted to its end"))?;
+                    .ok_or_else(|| format!("the value of {} is not quoted to its end", called(name)))?;
                 (Some(value), after)
             }
             None => (None, after),
@@ -188,8 +208,18 @@ fn split_options(line: &str) -> Result<(Vec<WrittenOption>, &str), String> {
             Some(next) => rest = next,
             None if after.starts_with([' ', '\t']) => return Ok((options, after)),
             None if after.is_empty() => return Ok((options, after)),
-            None => return Err(format!("something follows the value of the option `{name}`")),
+            None => return Err(format!("something follows the value of {}", called(name))),
         }
+    }
+}
+
+/// An option in words. One that is not known may be no name at all.
+fn called(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    if WITHOUT_EFFECT.contains(&&*name) || WITH_EFFECT.contains(&&*name) {
+        format!("the option `{name}`")
+    } else {
+        "an option that is not known".to_owned()
     }
 }
 
@@ -225,7 +255,7 @@ fn read_options(options: &[WrittenOption]) -> Result<(Entry, Vec<String>), Strin
             ("from", Some(_)) => return Err("the option `from` is given twice".to_owned()),
             ("expiry-time", Some(text)) => {
                 let expires = parse_time(text).ok_or_else(|| {
-                    format!("`{text}` is not a time; write `expiry-time=\"YYYYMMDD[HHMM[SS]]Z\"`")
+                    "what is in `expiry-time` is not a time; write `expiry-time=\"YYYYMMDD[HHMM[SS]]Z\"`".to_owned()
                 })?;
                 // As in sshd, the earliest of several counts.
                 entry.expires = Some(entry.expires.map_or(expires, |earlier| earlier.min(expires)));
@@ -242,7 +272,7 @@ fn read_options(options: &[WrittenOption]) -> Result<(Entry, Vec<String>), Strin
             (name, _) if WITHOUT_EFFECT.contains(&name) => {
                 notes.push(format!("the option `{name}` has no effect here"));
             }
-            (name, _) => return Err(format!("`{name}` is not an option of this format")),
+            _ => return Err("there is an option that this format does not have; a line is `[OPTIONS] TYPE BASE64 [COMMENT]`".to_owned()),
         }
     }
     if forwarding {
@@ -266,9 +296,9 @@ fn parse_from(list: &str) -> Result<(Vec<Pattern>, Vec<String>), String> {
         let matcher = if text.contains('/') {
             let net: IpNet = text
                 .parse()
-                .map_err(|_| format!("`{text}` in `from` is not an address block such as `10.0.0.0/8`"))?;
+                .map_err(|_| "`from` has something with `/` that is no address block such as `10.0.0.0/8`")?;
             if net.addr() != net.network() {
-                return Err(format!("`{text}` in `from` has bits after its prefix; write `{}`", net.trunc()));
+                return Err("a block in `from` has bits after its prefix; write its first address".to_owned());
             }
             Matcher::Net(net)
         } else if let Ok(address) = text.parse::<IpAddr>() {
@@ -345,7 +375,7 @@ mod tests {
             ("from=\"192.0.2.1", "not quoted"),
             ("from", "needs a value"),
             ("from=\"a\",from=\"b\"", "given twice"),
-            ("from=\"10.0.0.1/8\"", "10.0.0.0/8"),
+            ("from=\"10.0.0.1/8\"", "first address"),
             ("from=\"10.0.0.0/99\"", "address block"),
             ("from=\"\"", "empty pattern"),
             ("no-such", "not an option"),
@@ -365,6 +395,33 @@ mod tests {
         assert!(line("ssh-ed25519 AAAA").is_err());
         assert!(line(&KEY.replace("ssh-ed25519 ", "ssh-rsa ")).is_err());
         assert_eq!(entry("restrict,port-forwarding"), Entry::default());
+    }
+
+    #[test]
+    fn nothing_of_a_bad_line_is_quoted() {
+        for bad in [
+            "hidden",
+            "hidden=\"x\"",
+            "hidden=hidden",
+            "from=\"hidden/8\"",
+            "expiry-time=\"hidden\"",
+            "from=\"10.0.0.1\"hidden",
+            "hidden=\"x\"hidden",
+        ] {
+            let error = line(&format!("{bad} {KEY}")).expect_err(bad);
+            assert!(!error.contains("hidden"), "{bad}: {error}");
+        }
+        assert!(!line("ssh-hidden AAAA").expect_err("no key").contains("hidden"));
+        for private in [
+            "-----BEGIN OPENSSH PRIVATE KEY-----",
+            " -----BEGIN PRIVATE KEY----- x",
+            "PuTTY-User-Key-File-3: x",
+        ] {
+            assert!(is_private_key(private), "{private}");
+        }
+        assert!(
+            !is_private_key("# -----BEGIN PRIVATE KEY-----") && !is_private_key("-----BEGIN PUBLIC KEY-----")
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The files that agents' keys are read from: one file, or a folder of them. A malformed line is
-//! left out with a warning; a file that cannot be read, or is no list by its size, is refused.
+//! left out with a warning; a file that cannot be read, or is no list by its size, is refused. So is a
+//! private key, unless it is one file of several: then it is left out.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use russh::keys::ssh_key::public::KeyData;
 
-use super::authorized_keys::{Entry, parse_line};
+use super::authorized_keys::{Entry, is_private_key, parse_line};
 use crate::config::watch::{Places, Stamp, stamp};
 
 /// Largest file of keys, in octets.
@@ -33,6 +34,9 @@ pub enum KeysError {
     /// A file is larger than any list of keys.
     #[error("`{0}` has more than 16 MiB, which is no list of keys; is the path right?")]
     TooLarge(PathBuf),
+    /// A file is the secret half of a key.
+    #[error("`{0}`: this is a private key; name its `.pub` file instead")]
+    PrivateKey(PathBuf),
 }
 
 /// Where the list is, and the stamp of its files.
@@ -76,7 +80,15 @@ pub fn read_all(path: &Path) -> Result<List, KeysError> {
             return Err(KeysError::TooLarge(file));
         }
         // Comments may be in any encoding; keys and options are ASCII.
-        for (number, text) in (1..).zip(String::from_utf8_lossy(&octets).lines()) {
+        let text = String::from_utf8_lossy(&octets);
+        if text.lines().any(is_private_key) {
+            if file == path {
+                return Err(KeysError::PrivateKey(file));
+            }
+            tracing::warn!(path = %file.display(), "this file in the folder of agents' keys is a private key, and left out; keep only `.pub` files there");
+            continue;
+        }
+        for (number, text) in (1..).zip(text.lines()) {
             let place = format_args!("{}:{number}", file.display());
             match parse_line(text) {
                 Ok(None) => {}

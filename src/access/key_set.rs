@@ -20,7 +20,9 @@ pub fn key_set(text: &str) -> Result<Vec<VerifyingKey>, String> {
         if !may_verify(key) {
             continue;
         }
-        let read = serde_json::from_value(key.clone()).map_err(|error| error.to_string());
+        // The library's words quote what it does not expect, which may be secret.
+        let read = serde_json::from_value(key.clone())
+            .map_err(|_| "it is not written as RFC 7517 describes keys".to_owned());
         match read.and_then(|jwk| VerifyingKey::of_jwk(&jwk)) {
             Ok(key) => usable.push(key),
             Err(what) => last = what,

@@ -30,7 +30,7 @@ use super::oidc_fault::OidcFault;
 use super::oidc_rules::{ADDRESS, Granted, VERIFIED, granted, name_of};
 use super::session::{Known, Origin};
 use super::token::{LEEWAY, Terms, brief, claims_of as token_claims};
-use crate::config::OidcSettings;
+use crate::config::{OidcSettings, SecretSource};
 use crate::net::{Fetch, FetchError, FetchOptions};
 
 /// How long one request to the provider may take.
@@ -85,6 +85,11 @@ pub enum OidcError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// There is no secret in its file.
+    #[error(
+        "`{0}` is empty; write the client's secret into it, or leave `access.oidc.client_secret_file` out"
+    )]
+    NoSecret(std::path::PathBuf),
     /// Requests.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -157,10 +162,15 @@ impl Oidc {
                     .map_err(|error| OidcError::Root { path: path.clone(), error })?,
             ),
         };
-        if let Some(Err((path, error))) = settings.client_secret.as_ref().map(|source| source.reveal()) {
-            return Err(OidcError::Secret { path: path.to_owned(), error });
+        match settings.client_secret.as_ref().map(|source| (source, source.reveal())) {
+            Some((_, Err((path, error)))) => return Err(OidcError::Secret { path: path.to_owned(), error }),
+            Some((SecretSource::File(path), Ok(secret))) if secret.is_empty() => {
+                return Err(OidcError::NoSecret(path.clone()));
+            }
+            _ => {}
         }
-        let fetch = Fetch::new(FetchOptions { deadline: DEADLINE, max_body: ANSWER_MAX, extra_roots })?;
+        let (deadline, max_body, root_setting) = (DEADLINE, ANSWER_MAX, Some("`access.oidc.root`"));
+        let fetch = Fetch::new(FetchOptions { deadline, max_body, extra_roots, root_setting })?;
         let origin = Origin::oidc(settings);
         let (settings, described) = (settings.clone(), Mutex::default());
         Ok(Self(Arc::new(Inner { settings, redirect, origin, fetch, described })))

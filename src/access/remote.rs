@@ -178,7 +178,8 @@ fn client(root: Option<&Path>) -> Result<Fetch, String> {
         fs::read_to_string(path).map_err(unreadable)
     };
     let extra_roots = root.map(read).transpose()?;
-    let options = FetchOptions { deadline: DEADLINE, max_body: SET_MAX, extra_roots };
+    let root_setting = Some("`root` of the issuer in `access.issuer`");
+    let options = FetchOptions { deadline: DEADLINE, max_body: SET_MAX, extra_roots, root_setting };
     Fetch::new(options).map_err(|error| match (root, error) {
         (Some(root), error @ FetchError::BadRoots(_)) => format!("`{}`: {error}", root.display()),
         (_, error) => error.to_string(),

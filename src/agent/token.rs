@@ -98,8 +98,9 @@ impl SigningKey {
             .map_err(|error| TokenError::Unreadable { path: path.clone(), error })?;
         let not_a_key = |what: String| TokenError::NotAKey { path: path.clone(), what };
         if !text.contains("PRIVATE KEY-----") {
-            let public =
-                PublicKey::from_openssh(text.trim()).map_err(|error| not_a_key(error.to_string()))?;
+            // The library's words may quote what stands there.
+            let public = PublicKey::from_openssh(text.trim())
+                .map_err(|_| not_a_key("it is neither a private key nor a `.pub` file".to_owned()))?;
             return Ok(Self { path, public, private: None });
         }
         let private = match russh::keys::decode_secret_key(&text, None) {
@@ -109,7 +110,7 @@ impl SigningKey {
                 russh::keys::decode_secret_key(&text, Some(&passphrase))
                     .map_err(|_| locked("that is not its passphrase".to_owned()))?
             }
-            read => read.map_err(|error| not_a_key(error.to_string()))?,
+            read => read.map_err(|_| not_a_key("the private key in it cannot be read".to_owned()))?,
         };
         Ok(Self { public: private.public_key().clone(), private: Some(private), path })
     }

@@ -11,6 +11,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::Served;
 use crate::config::{PemPair, PemSource, Shared};
+use crate::net::pem_fault;
 
 /// Why a certificate cannot be used. `source` says where it came from: a path in back-ticks, or
 /// that it was given inline.
@@ -31,8 +32,8 @@ pub enum CertError {
     NotPem {
         /// Where.
         source_name: String,
-        /// What the parser said.
-        detail: String,
+        /// What is wrong with it.
+        detail: &'static str,
     },
     /// PEM, but without a certificate.
     #[error("no certificate in {source_name}; it must hold the chain, the leaf first")]
@@ -139,7 +140,7 @@ pub fn read_source(source: &PemSource) -> Result<String, CertError> {
 pub fn parse_certificates(pem: &str, source_name: &str) -> Result<Vec<CertificateDer<'static>>, CertError> {
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|error| {
-            CertError::NotPem { source_name: source_name.to_owned(), detail: error.to_string() }
+            CertError::NotPem { source_name: source_name.to_owned(), detail: pem_fault(&error) }
         })?;
     if chain.is_empty() {
         return Err(CertError::NoCertificate { source_name: source_name.to_owned() });
@@ -159,7 +160,7 @@ fn parse_key(pem: &str, source_name: &str) -> Result<PrivateKeyDer<'static>, Cer
     use rustls::pki_types::pem::Error;
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| match error {
         Error::NoItemsFound => CertError::NoKey { source_name: source_name.to_owned() },
-        other => CertError::NotPem { source_name: source_name.to_owned(), detail: other.to_string() },
+        other => CertError::NotPem { source_name: source_name.to_owned(), detail: pem_fault(&other) },
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::value::{NOT_A_PATH, is_pem};
 use super::written::Value;
 use super::{IssuerKeys, IssuerSettings, JwksUrl, PemSource};
 
@@ -33,6 +34,7 @@ fn of_table(item: &toml::Value, relative: &impl Fn(&str) -> PathBuf) -> Result<I
         None => Ok(None),
         Some(value) => match value.as_str() {
             Some("") | None => Err(format!("`{name}` must be a quoted text that is not empty; {HINT}")),
+            Some(text) if is_pem(text) => Err(format!("`{name}` is {NOT_A_PATH}")),
             text => Ok(text),
         },
     };
@@ -69,6 +71,9 @@ fn of_text(item: &str, relative: &impl Fn(&str) -> PathBuf) -> Result<IssuerSett
             "`{item}` is not an issuer; write `NAME=KEY.pem` or `NAME=https://…`, with commas between issuers"
         )
     };
+    if is_pem(item) {
+        return Err(NOT_A_PATH.to_owned());
+    }
     // A name may be a URL, and a URL may hold the sign as well.
     let at = item.find("=https://").or_else(|| item.rfind('=')).ok_or_else(bad)?;
     let (name, key) = (&item[..at], &item[at + 1..]);

@@ -108,6 +108,15 @@ pub(super) fn list(value: &Value) -> Result<Vec<&str>, String> {
     }
 }
 
+/// Whether a text is PEM, and perhaps a private key: it is in no message then.
+pub(super) fn is_pem(text: &str) -> bool {
+    text.contains("-----BEGIN")
+}
+
+/// What is said of PEM where a path should be.
+pub(super) const NOT_A_PATH: &str =
+    "a PEM text where a path should be; put the text into a file, and write that file's path";
+
 pub(super) fn parse_base_url(url: &str) -> Result<BaseUrl, String> {
     const HINT: &str = "write `https://HOST[:PORT]`";
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -167,13 +176,21 @@ pub(super) fn parse_certificate(
 ) -> Result<CertificateSource, String> {
     const HINT: &str =
         "write `{ cert = \"cert.pem\", key = \"key.pem\" }`, or `{ folder = \"/etc/letsencrypt/live\" }`";
+    if item.as_str().is_some_and(is_pem) {
+        return Err(NOT_A_PATH.to_owned());
+    }
     let table = item.as_table().ok_or_else(|| format!("`{item}` is not a pair; {HINT}"))?;
     if let Some(unknown) = table.keys().find(|key| !["cert", "key", "folder"].contains(&key.as_str())) {
         return Err(format!("a pair has no `{unknown}`; {HINT}"));
     }
     let path = |name: &str| {
         let path = table.get(name).and_then(toml::Value::as_str).filter(|path| !path.is_empty());
-        path.map(&relative).ok_or_else(|| format!("a pair without the path of its `{name}`; {HINT}"))
+        match path {
+            Some(pem) if is_pem(pem) => Err(format!("`{name}` is {NOT_A_PATH}")),
+            path => {
+                path.map(&relative).ok_or_else(|| format!("a pair without the path of its `{name}`; {HINT}"))
+            }
+        }
     };
     if !table.contains_key("folder") {
         let (cert, key) = (PemSource::File(path("cert")?), PemSource::File(path("key")?));
@@ -191,6 +208,7 @@ pub(super) fn parse_colon_pair(
     relative: impl Fn(&str) -> PathBuf,
 ) -> Result<CertificateSource, String> {
     match item.split_once(':') {
+        _ if is_pem(item) => Err(NOT_A_PATH.to_owned()),
         Some((cert, key)) if !cert.is_empty() && !key.is_empty() => {
             let (cert, key) = (PemSource::File(relative(cert)), PemSource::File(relative(key)));
             Ok(PemPair { cert, key }.into())

@@ -21,7 +21,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::Tasks;
+use super::{Tasks, pem_fault};
 
 /// Who asks.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("oneport/", env!("CARGO_PKG_VERSION")));
@@ -39,11 +39,13 @@ pub struct FetchOptions {
     pub max_body: usize,
     /// Authorities that are trusted besides the system's, in PEM.
     pub extra_roots: Option<String>,
+    /// Where the operator can name them, in words for [`FetchError::Untrusted`]. `None`: nowhere.
+    pub root_setting: Option<&'static str>,
 }
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), max_body: 1 << 20, extra_roots: None }
+        Self { deadline: Duration::from_secs(30), max_body: 1 << 20, extra_roots: None, root_setting: None }
     }
 }
 
@@ -73,13 +75,15 @@ pub enum FetchError {
     },
     /// Its certificate is not trusted, or TLS failed otherwise.
     #[error(
-        "`{host}` cannot be trusted ({cause}); check the name and this machine's clock, and name its authority where it is a private one"
+        "`{host}` cannot be trusted ({cause}); check the name and this machine's clock{}", private(*.root_setting)
     )]
     Untrusted {
         /// The host.
         host: String,
         /// What TLS said.
         cause: String,
+        /// Where its authority could be named.
+        root_setting: Option<&'static str>,
     },
     /// It took too long.
     #[error("`{host}` did not answer within {}s; try again later", .deadline.as_secs_f32())]
@@ -174,10 +178,10 @@ impl Fetch {
     pub async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, FetchError> {
         let host = host_of(request.uri())?;
         request.headers_mut().entry(USER_AGENT).or_insert(AGENT);
-        let FetchOptions { deadline, max_body, .. } = self.0.options;
+        let FetchOptions { deadline, max_body, root_setting, .. } = self.0.options;
         let whole = async {
             let answer = self.0.client.request(request.map(Full::new)).await;
-            let (head, body) = answer.map_err(|error| explain(&error, &host))?.into_parts();
+            let (head, body) = answer.map_err(|error| explain(&error, &host, root_setting))?.into_parts();
             let body = Limited::new(body, max_body).collect().await.map_err(|error| {
                 let host = host.clone();
                 if error.is::<LengthLimitError>() {
@@ -201,7 +205,7 @@ fn roots(extra: Option<&str>) -> Result<RootCertStore, FetchError> {
     roots.add_parsable_certificates(native.certs);
     if let Some(pem) = extra {
         let more: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-        let more = more.map_err(|error| FetchError::BadRoots(error.to_string()))?;
+        let more = more.map_err(|error| FetchError::BadRoots(pem_fault(&error).to_owned()))?;
         if roots.add_parsable_certificates(more).0 == 0 {
             return Err(FetchError::BadRoots("none was found".to_owned()));
         }
@@ -224,12 +228,16 @@ fn host_of(uri: &Uri) -> Result<String, FetchError> {
 }
 
 /// What a failed request means.
-fn explain(error: &hyper_util::client::legacy::Error, host: &str) -> FetchError {
+fn explain(
+    error: &hyper_util::client::legacy::Error,
+    host: &str,
+    root_setting: Option<&'static str>,
+) -> FetchError {
     let host = host.to_owned();
     let cause = innermost(error);
     let chain = || std::iter::successors(Some(error as &dyn StdError), |error| cause_of(*error));
     if chain().any(|error| error.is::<rustls::Error>()) {
-        return FetchError::Untrusted { host, cause };
+        return FetchError::Untrusted { host, cause, root_setting };
     }
     if !error.is_connect() {
         return FetchError::Broken { host, cause };
@@ -237,6 +245,11 @@ fn explain(error: &hyper_util::client::legacy::Error, host: &str) -> FetchError 
     // The connector's error has no other sign than its words, which a test pins.
     let is_lookup = chain().any(|error| error.to_string().starts_with("dns error"));
     if is_lookup { FetchError::NotFound { host, cause } } else { FetchError::Unreachable { host, cause } }
+}
+
+fn private(root_setting: Option<&str>) -> String {
+    let hint = |setting| format!(", and name its authority in {setting} where it is a private one");
+    root_setting.map(hint).unwrap_or_default()
 }
 
 fn innermost(error: &(dyn StdError + 'static)) -> String {
@@ -343,7 +356,7 @@ mod tests {
     }
 
     fn options() -> FetchOptions {
-        FetchOptions { deadline: Duration::from_secs(5), max_body: 64, extra_roots: None }
+        FetchOptions { deadline: Duration::from_secs(5), max_body: 64, ..FetchOptions::default() }
     }
 
     fn get(url: &str) -> Request<Bytes> {

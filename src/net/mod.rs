@@ -8,6 +8,7 @@ mod any_certificate;
 mod bind;
 mod fetch;
 mod io;
+mod pem;
 mod slots;
 mod tasks;
 
@@ -20,6 +21,7 @@ pub use any_certificate::AnyCertificate;
 pub use bind::{BindError, bind, bind_udp, prepare_socket};
 pub use fetch::{Fetch, FetchError, FetchOptions};
 pub use io::{ByteStream, CopyEnd, CopyOutcome, Duplex, Held, Replay, copy_both, copy_both_until};
+pub use pem::pem_fault;
 pub use slots::{Slot, Slots, SlotsFull, address_group};
 pub use tasks::{Isolated, Tasks};
 

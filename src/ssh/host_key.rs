@@ -56,7 +56,13 @@ pub fn load(source: &PemSource) -> Result<PrivateKey, HostKeyError> {
 
 fn parse(text: &str, place: String) -> Result<PrivateKey, HostKeyError> {
     let fail = |fault: String| HostKeyError::Invalid { place: place.clone(), fault };
-    let key = russh::keys::decode_secret_key(text, None).map_err(|error| fail(error.to_string()))?;
+    let key = russh::keys::decode_secret_key(text, None).map_err(|error| {
+        // The library's words may quote what stands there.
+        fail(match error {
+            russh::keys::Error::KeyIsEncrypted => "it is locked with a passphrase".to_owned(),
+            _ => "it is no private key of SSH".to_owned(),
+        })
+    })?;
     if matches!(key.algorithm(), Algorithm::Ed25519 | Algorithm::Rsa { .. } | Algorithm::Ecdsa { .. }) {
         return Ok(key);
     }
