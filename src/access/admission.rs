@@ -10,11 +10,11 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::failures::{Failures, LockedOut, Login};
-use super::network_files::{NetworkList, NetworksError, PlannedList, look};
+use super::network_files::{NetworkList, NetworksError, PlannedList, faults_in, look};
 use super::networks::NetworkDenial;
 use super::requests::{Requests, Running, TooManyRequests, Visitors};
 use crate::config::watch::{Complaint, FileWatch, POLL, off_thread};
-use crate::config::{NetworkSettings, RequestLimits, RouteSettings, Settings};
+use crate::config::{Fault, NetworkSettings, RequestLimits, RouteSettings, Settings};
 use crate::name::HostName;
 use crate::net::{Tasks, VisitorAddr};
 use crate::observe::Metrics;
@@ -105,6 +105,28 @@ impl Admission {
             visitors: Visitors::limited(limits.visitor),
             changes: watch::Sender::new(0),
         })))
+    }
+
+    /// Everything that is wrong with the files of the lists. Reads files: not for a busy task.
+    #[must_use]
+    pub fn examine(settings: &Settings) -> Vec<Fault> {
+        let of = |allow: &'static str, deny: &'static str, written: &NetworkSettings| {
+            let both = [(allow, faults_in(&written.allow)), (deny, faults_in(&written.deny))];
+            both.into_iter()
+                .flat_map(|(place, faults)| {
+                    faults.into_iter().map(move |error| Fault::new(place, error.to_string()))
+                })
+                .collect::<Vec<_>>()
+        };
+        let mut faults = of("networks.allow", "networks.deny", &settings.networks);
+        faults.extend(of("ssh.allow", "ssh.deny", &settings.ssh.networks));
+        for route in &settings.routes {
+            for fault in of("allow", "deny", &route.bounds.networks) {
+                let what = format!("{}: {}", list_of(&fault.place, route), fault.what);
+                faults.push(Fault::new("routes", what));
+            }
+        }
+        faults
     }
 
     /// May somebody connect to a listener? A trusted proxy may: its requests are looked at one by one.
@@ -350,7 +372,7 @@ impl Admission {
 impl Bounds {
     fn of_route(route: &RouteSettings, limits: RequestLimits) -> Result<Self, NetworksError> {
         let written = &route.bounds;
-        let name = |list| format!("{list} of the route {}{}", route.host, route.path);
+        let name = |list| list_of(list, route);
         let own = (written.visitor != Default::default()).then(|| written.visitor.over(limits.visitor));
         Ok(Self {
             networks: Some(Arc::new(NetworkList::open(&name("allow"), &name("deny"), &written.networks)?)),
@@ -367,6 +389,11 @@ impl Bounds {
     pub fn check(&self, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
         self.networks.as_ref().map_or(Ok(()), |list| check(list, visitor.0))
     }
+}
+
+/// What a route's list is called in the log and in faults.
+fn list_of(list: &str, route: &RouteSettings) -> String {
+    format!("{list} of the route {}{}", route.host, route.path)
 }
 
 /// The same for somebody who is here already: not for the log.

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::access::{Admission, AgentKeys, Issuers, Oidc, Seals};
-use crate::certs::{acme, dns, examine};
+use crate::certs::{CertError, acme, dns, examine};
 use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
 use crate::name::HostName;
 use crate::ssh::host_key;
@@ -30,6 +31,7 @@ pub fn validate(settings: &Settings) -> Result<(), Faults> {
         faults.push(Fault::new("access.oidc", error.to_string()));
     }
     check_networks(settings, &mut faults);
+    warn_of_plain_text(settings);
     check_admin(settings, &mut faults);
     faults.extend(dns::check_files(&settings.dns));
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
@@ -40,7 +42,7 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
     for source in &settings.tls.certificates {
         let (broken, covered) = examine(source);
         names.extend(covered);
-        faults.extend(broken.iter().map(|error| Fault::new("tls.certificates", error.to_string())));
+        faults.extend(broken.iter().map(|error| Fault::new("tls.certificates", said(error))));
     }
     if let Some(ordered) = &settings.acme {
         names.extend(ordered.names.iter().map(ToString::to_string));
@@ -76,10 +78,34 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
     }
 }
 
-fn check_networks(settings: &Settings, faults: &mut Vec<Fault>) {
-    if let Err(error) = Admission::open(settings, &Default::default()) {
-        faults.push(Fault::new("networks", error.to_string()));
+/// A fault of a certificate's file. Where there is none, it may be that none is needed.
+fn said(error: &CertError) -> String {
+    let is_absent =
+        matches!(error, CertError::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound);
+    let hint =
+        if is_absent { ", or leave `tls.certificates` out if `acme.email` is to order them" } else { "" };
+    format!("{error}{hint}")
+}
+
+/// What may be meant, but is often not.
+fn warn_of_plain_text(settings: &Settings) {
+    let is_near = |address: &SocketAddr| address.ip().is_loopback();
+    if settings.base.https
+        && let Some(address) = settings.plain_http.iter().find(|address| !is_near(address))
+    {
+        tracing::warn!(
+            "`plain.http` serves previews without encryption to whoever reaches `{address}`, which is meant for a proxy in front that ends TLS; to lead visitors to HTTPS and answer `http-01`, write that address into `listen` instead"
+        );
     }
+    if !settings.base.https && settings.acme.is_some() {
+        tracing::warn!(
+            "`acme.email` has certificates ordered, but `base_url` begins with `http://`, so that agents are told URLs without encryption; write `https://` there"
+        );
+    }
+}
+
+fn check_networks(settings: &Settings, faults: &mut Vec<Fault>) {
+    faults.extend(Admission::examine(settings));
     if settings.acme.is_some() && settings.dns.way.is_none() && !settings.networks.allow.is_empty() {
         tracing::warn!(
             "`networks.allow` keeps certificate authorities out, who come from anywhere to see a name proved; set a way under `[dns]` (docs/dns.md), or use `ssh.allow` and lists of routes and tunnels instead"

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::Secret;
+use super::{Secret, Settings};
 use crate::name::CertName;
 
 /// Certificates that are ordered and renewed (ACME, RFC 8555).
@@ -84,6 +84,27 @@ impl ChallengeWay {
 impl std::fmt::Display for ChallengeWay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.word())
+    }
+}
+
+impl Settings {
+    /// Whether what a way to prove names needs is set up. HTTP-01 comes to port 80, where the single port
+    /// answers it as well; a plain listener elsewhere may have that port led to it.
+    #[must_use]
+    pub fn offers(&self, way: ChallengeWay) -> bool {
+        match way {
+            ChallengeWay::TlsAlpn01 => !self.listen.is_empty(),
+            ChallengeWay::Http01 => {
+                !self.plain_http.is_empty() || self.listen.iter().any(|address| address.port() == 80)
+            }
+            ChallengeWay::Dns01 => self.dns.way.is_some(),
+        }
+    }
+
+    /// Whether a name can be proved in a way here: wildcards by DNS-01 only (RFC 8555, section 7.1.3).
+    #[must_use]
+    pub fn proves(&self, name: &CertName, way: ChallengeWay) -> bool {
+        self.offers(way) && (way == ChallengeWay::Dns01 || !name.is_wildcard())
     }
 }
 

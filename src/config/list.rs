@@ -141,7 +141,7 @@ const GENERAL: &[Setting] = &[
         "acme.challenges",
         "list of ways",
         "tls-alpn-01,http-01,dns-01",
-        "How names are proved, in the order in which it is tried: `tls-alpn-01` on the single port, `http-01` on `plain.http`, `dns-01` as `[dns]` says. Ways that are not set up are passed over; wildcards have `dns-01` only.",
+        "How names are proved, in the order in which it is tried: `tls-alpn-01` on the single port, `http-01` on port 80 in `listen`, `dns-01` as `[dns]` says. Ways that are not set up are passed over; wildcards have `dns-01` only.",
     ),
     setting(
         "acme.profile",
@@ -365,7 +365,7 @@ const GENERAL: &[Setting] = &[
         "plain.http",
         "list of addresses",
         "",
-        "Where HTTP is served without TLS, for the time of a move or behind another proxy.",
+        "Where HTTP, previews included, is served without TLS: for the time of a move, or behind another proxy that ends TLS. To lead visitors from port 80 to HTTPS, write port 80 into `listen` instead.",
     ),
     setting("plain.ssh", "list of addresses", "", "Where SSH is served without TLS, for the time of a move."),
     setting(

@@ -55,7 +55,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     let state_dir = r.path("state_dir").unwrap_or_default();
     let drain_timeout = r.duration("drain_timeout", Duration::ZERO, 24 * HOUR);
     let routes = r.routes(base.as_ref());
-    let acme = r.acme(base.as_ref(), &routes, dns.way.is_some());
+    let acme = r.acme(base.as_ref(), &routes);
     let ssh = r.ssh(base.as_ref(), &state_dir);
     let http = r.http();
     let limits = r.limits();
@@ -82,6 +82,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
         admin,
         log,
     };
+    r.check_ways(&settings);
     (settings, Faults(r.faults))
 }
 
@@ -367,6 +368,7 @@ impl Resolver {
         let folder = self.written.given.get(path).and_then(|given| given.folder.clone());
         self.read(path, |value| match text(value) {
             Ok("") => Err("empty; write a path, or leave the setting out".to_owned()),
+            Ok(written) if value::is_pem(written) => Err(value::NOT_A_PATH.to_owned()),
             Ok(written) => Ok(place(written, folder.as_deref())),
             Err(shown) => Err(format!("`{shown}` is not a path; write it in quotes")),
         })

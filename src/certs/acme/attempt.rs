@@ -1,7 +1,6 @@
 //! One attempt to get a certificate: one directory after the other, and at each one way to prove the
 //! name after the other.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::order::{Issued, Wish};
 use super::places::Place;
 use super::vault::{About, Kept, Status};
 use super::{Inner, account, off_thread};
-use crate::config::{ChallengeWay, DirectorySettings, Settings};
+use crate::config::{ChallengeWay, DirectorySettings};
 use crate::name::CertName;
 
 impl Inner {
@@ -144,21 +143,8 @@ impl Inner {
 
     /// How a name can be proved here, in the order in which it is tried.
     fn ways(&self, name: &CertName) -> Vec<ChallengeWay> {
-        let (has_tls, has_plain) = listens(&self.settings);
-        let is_there = |way: &ChallengeWay| match way {
-            ChallengeWay::TlsAlpn01 => !name.is_wildcard() && has_tls,
-            ChallengeWay::Http01 => !name.is_wildcard() && has_plain,
-            ChallengeWay::Dns01 => self.answers.dns.is_some(),
-        };
-        self.acme.challenges.iter().copied().filter(is_there).collect()
+        self.acme.challenges.iter().copied().filter(|way| self.settings.proves(name, *way)).collect()
     }
-}
-
-/// Whether authorities can come to look: with TLS, and without.
-pub(super) fn listens(settings: &Settings) -> (bool, bool) {
-    let is_plain = |address: &SocketAddr| address.port() == 80;
-    let has_plain = !settings.plain_http.is_empty() || settings.listen.iter().any(is_plain);
-    (!settings.listen.is_empty(), has_plain)
 }
 
 /// What an authority calls a certificate of its own (RFC 9773, section 4.1).
@@ -174,7 +160,7 @@ fn no_way(name: &CertName) -> Fault {
         )
     } else {
         format!(
-            "no way to prove `{name}` is left; name one in `acme.challenges` that is set up: `tls-alpn-01` needs `listen`, `http-01` needs `plain.http`, `dns-01` needs `[dns]`"
+            "no way to prove `{name}` is left; name one in `acme.challenges` that is set up: `tls-alpn-01` needs `listen`, `http-01` needs port 80 in `listen`, `dns-01` needs a way under `[dns]`"
         )
     };
     Fault::new(FaultKind::NoWay, text)

@@ -8,9 +8,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use super::attempt::listens;
 use super::short_hash;
-use crate::config::{DnsWay, SecretSource, Settings};
+use crate::config::{ChallengeWay, DnsWay, SecretSource, Settings};
 
 /// Octets of a file that count, besides its length. Programs may be long.
 const READ_MAX: u64 = 1 << 20;
@@ -19,8 +18,8 @@ const READ_MAX: u64 = 1 << 20;
 pub(super) fn of(settings: &Settings) -> String {
     let Some(acme) = &settings.acme else { return String::new() };
     let dns = &settings.dns;
-    let mut all =
-        format!("{} {:?} {:?} {:?}\n", acme.email, acme.challenges, acme.profile, listens(settings));
+    let listens = (settings.offers(ChallengeWay::TlsAlpn01), settings.offers(ChallengeWay::Http01));
+    let mut all = format!("{} {:?} {:?} {listens:?}\n", acme.email, acme.challenges, acme.profile);
     all.push_str(&format!("{:?} {:?} {:?}\n", dns.resolver, dns.servers, dns.timeout));
     for directory in &acme.directories {
         let root = directory.root.as_deref().map(content);

@@ -32,7 +32,7 @@ use crate::net::BindError;
 use crate::registry::BoxFuture;
 
 pub use ask::AskError;
-pub use check::{Finding, check, records_to_add};
+pub use check::{Finding, Outcome, check, records_to_add};
 pub use cloudflare::CloudflareError;
 pub use exec::ExecError;
 pub(super) use names::{Caa, CaaSet, Names};
@@ -151,7 +151,7 @@ pub enum DnsError {
     #[error(
         "the DNS responder {0} (on port 53 of a loopback address there is often the system's own resolver: then write this machine's public address into `dns.responder` instead of `0.0.0.0`)"
     )]
-    Bind(#[from] BindError),
+    Bind(BindError),
     /// A socket failed.
     #[error("the DNS responder cannot listen: {0}")]
     Socket(io::Error),
@@ -172,6 +172,13 @@ pub enum DnsError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+// Not as its source: its words stand in the sentence already.
+impl From<BindError> for DnsError {
+    fn from(error: BindError) -> Self {
+        Self::Bind(error)
+    }
 }
 
 /// Who sets records, as the settings say; `None` where they say nobody. The gateway's own responder
@@ -204,7 +211,13 @@ pub fn check_files(dns: &DnsSettings) -> Vec<Fault> {
         Ok(_) => {}
     };
     match &dns.way {
-        Some(DnsWay::Rfc2136(update)) => check("dns.rfc2136.key_secret_file", &update.key_secret),
+        Some(DnsWay::Rfc2136(update)) => {
+            const PLACE: &str = "dns.rfc2136.key_secret_file";
+            check(PLACE, &update.key_secret);
+            if faults.is_empty() {
+                faults.extend(rfc2136::fault_of(update).map(|what| Fault::new(PLACE, what)));
+            }
+        }
         Some(DnsWay::Cloudflare(cloudflare)) => check("dns.cloudflare.token_file", &cloudflare.token),
         Some(DnsWay::Exec(programs)) => {
             let cleanup = programs.cleanup.iter().map(|path| ("dns.exec_cleanup", path));

@@ -18,7 +18,7 @@ use super::ask::{AskError, ask, exchange};
 use super::lookup::{parse, show, soa_above};
 use super::propagation::Watch;
 use super::{ChallengeRecord, DnsError, DnsProvider, reveal};
-use crate::config::{DnsSettings, Rfc2136Settings, TsigHash};
+use crate::config::{DnsSettings, Rfc2136Settings, SecretSource, TsigHash};
 use crate::registry::BoxFuture;
 
 /// How long others may remember the record, in seconds. Short, since another value may follow.
@@ -67,9 +67,14 @@ pub enum UpdateError {
     },
     /// The key cannot be used.
     #[error(
-        "the key for updates cannot be used: {0}; copy its `secret` into `dns.rfc2136.key_secret` as the DNS server has it"
+        "the key for updates cannot be used: {what}; copy what is between the quotes of its `secret` on the DNS server, and nothing else, into {place}"
     )]
-    Key(String),
+    Key {
+        /// What is wrong.
+        what: String,
+        /// Where it is written.
+        place: String,
+    },
     /// The server does not know the key.
     #[error(
         "the DNS server `{server}` does not know the key `{key}` with `{algorithm}` (BADKEY); correct `dns.rfc2136.key_name` and `dns.rfc2136.algorithm`, or add the key there"
@@ -84,13 +89,15 @@ pub enum UpdateError {
     },
     /// The key has another secret there.
     #[error(
-        "the DNS server `{server}` has another secret for the key `{key}` (BADSIG); copy it to `dns.rfc2136.key_secret` again"
+        "the DNS server `{server}` has another secret for the key `{key}` (BADSIG); copy it into {place} again"
     )]
     BadSecret {
         /// The server.
         server: String,
         /// The key's name.
         key: String,
+        /// Where its secret is written.
+        place: String,
     },
     /// The clocks differ.
     #[error(
@@ -214,7 +221,7 @@ impl Rfc2136 {
             Update::Add => append(set, zone.clone(), false, false),
             Update::Remove => delete_by_rdata(set, zone.clone(), false),
         };
-        let key_fault = |error: hickory_proto::ProtoError| UpdateError::Key(error.to_string());
+        let key_fault = |error: hickory_proto::ProtoError| key_fault(&self.settings, error.to_string());
         let verifier = message.finalize(&signer, now()).map_err(key_fault)?;
         let request = message.to_vec().map_err(key_fault)?;
         let answer = exchange(server, &request)
@@ -268,16 +275,15 @@ impl Rfc2136 {
     }
 
     fn signer(&self) -> Result<TSigner, DnsError> {
-        let secret = reveal(&self.settings.key_secret)?;
-        let fault = |what: &str| UpdateError::Key(what.to_owned());
-        let secret = STANDARD.decode(secret).map_err(|_| fault("it is not base64"))?;
+        let secret = secret(&self.settings)?;
         let algorithm = match self.settings.algorithm {
             TsigHash::Sha256 => TsigAlgorithm::HmacSha256,
             TsigHash::Sha384 => TsigAlgorithm::HmacSha384,
             TsigHash::Sha512 => TsigAlgorithm::HmacSha512,
         };
         let name = parse(self.settings.key_name.as_str())?;
-        Ok(TSigner::new(secret, algorithm, name, FUDGE).map_err(|error| fault(&error.to_string()))?)
+        Ok(TSigner::new(secret, algorithm, name, FUDGE)
+            .map_err(|error| key_fault(&self.settings, error.to_string()))?)
     }
 
     /// What a refusal means.
@@ -290,7 +296,9 @@ impl Rfc2136 {
                 let algorithm = format!("{:?}", self.settings.algorithm).to_lowercase();
                 Err(UpdateError::BadKey { server, key, algorithm: format!("hmac-{algorithm}") })
             }
-            (_, Some(TsigError::BadSig)) => Err(UpdateError::BadSecret { server, key }),
+            (_, Some(TsigError::BadSig)) => {
+                Err(UpdateError::BadSecret { server, key, place: place_of(&self.settings) })
+            }
             (_, Some(TsigError::BadTime)) => {
                 Err(UpdateError::BadTime { server, apart: apart(signature, now()) })
             }
@@ -318,6 +326,28 @@ fn apart(signature: Option<&TSIG>, now: u64) -> String {
             format!("{}s", theirs.abs_diff(now))
         }
         None => format!("more than {FUDGE}s"),
+    }
+}
+
+/// What is wrong with the secret of the key. Reads its file: not for a busy task.
+pub(super) fn fault_of(settings: &Rfc2136Settings) -> Option<String> {
+    secret(settings).err().map(|error| error.to_string())
+}
+
+fn secret(settings: &Rfc2136Settings) -> Result<Vec<u8>, DnsError> {
+    let secret = STANDARD.decode(reveal(&settings.key_secret)?).ok().filter(|secret| !secret.is_empty());
+    Ok(secret.ok_or_else(|| key_fault(settings, "it is not base64".to_owned()))?)
+}
+
+fn key_fault(settings: &Rfc2136Settings, what: String) -> UpdateError {
+    UpdateError::Key { what, place: place_of(settings) }
+}
+
+/// Where the secret is written.
+fn place_of(settings: &Rfc2136Settings) -> String {
+    match &settings.key_secret {
+        SecretSource::Inline(_) => "`dns.rfc2136.key_secret`".to_owned(),
+        SecretSource::File(path) => format!("`{}` (`dns.rfc2136.key_secret_file`)", path.display()),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::config::value::{self, list, text};
 use crate::config::written::Value;
 use crate::config::{
     AcmeSettings, BaseUrl, ChallengeWay, DirectorySettings, EabSettings, KeyType, OnDemandSettings,
-    RouteSettings, Secret,
+    RouteSettings, Secret, Settings,
 };
 use crate::name::{CertName, HostName};
 
@@ -24,12 +24,9 @@ const NAME_HINT: &str = "write such as `example.com` or `*.example.com`";
 
 impl Resolver {
     /// What is ordered; nothing, unless there is an address that authorities may write to.
-    pub(super) fn acme(
-        &mut self,
-        base: Option<&BaseUrl>,
-        routes: &[RouteSettings],
-        has_dns: bool,
-    ) -> Option<AcmeSettings> {
+    pub(super) fn acme(&mut self, base: Option<&BaseUrl>, routes: &[RouteSettings]) -> Option<AcmeSettings> {
+        // Also where it cannot be understood: that is a fault of its own.
+        let has_dns = self.means_dns();
         let email = self.read("acme.email", |value| {
             let written = text(value)
                 .map_err(|shown| format!("`{shown}` is not an e-mail address; write it in quotes"))?;
@@ -67,15 +64,46 @@ impl Resolver {
             (Some(email), _) => {
                 Some(AcmeSettings { email, names, directories, challenges, profile, key_type, on_demand })
             }
-            (None, Some(path)) => {
+            (None, Some(path)) if !self.is_given("acme.email") => {
                 self.require(
                     path,
                     "set without `acme.email`, and so without effect; write an address that the certificate authority may write to",
                 );
                 None
             }
-            (None, None) => None,
+            (None, _) => None,
         }
+    }
+
+    /// Whether each name can be proved in one of the ways that are listed.
+    pub(super) fn check_ways(&mut self, settings: &Settings) {
+        const PATH: &str = "acme.challenges";
+        let Some(acme) = &settings.acme else { return };
+        let is_broken = |path: &&str| *path == "listen" || *path == "plain.http" || path.starts_with("dns.");
+        // What cannot be understood may be just what is needed.
+        if self.written.broken.iter().any(is_broken)
+            || settings.offers(ChallengeWay::Dns01) != self.means_dns()
+        {
+            return;
+        }
+        if acme.challenges.is_empty() {
+            return self.require(PATH, "empty; name at least one way, such as `tls-alpn-01`");
+        }
+        let unproved = |name: &&CertName| !acme.challenges.iter().any(|way| settings.proves(name, *way));
+        let Some(name) = acme.names.iter().find(unproved) else { return };
+        let what = if name.is_wildcard() {
+            format!(
+                "`{name}` is a wildcard, which can be proved through the DNS only; add `dns-01` here, or leave the name out of `acme.names`"
+            )
+        } else {
+            let listed: Vec<_> =
+                acme.challenges.iter().map(|way| format!("`{way}` needs {}", needs(*way))).collect();
+            format!(
+                "none of the listed ways to prove `{name}` is set up: {}; set up one of them, or list another way",
+                listed.join(", ")
+            )
+        };
+        self.require(PATH, &what);
     }
 
     fn directories(&mut self) -> Vec<DirectorySettings> {
@@ -123,8 +151,19 @@ fn default_names(base: &BaseUrl, routes: &[RouteSettings], has_dns: bool) -> Vec
     names
 }
 
-fn parse_email(text: &str) -> Result<String, String> {
-    let written = text.strip_prefix("mailto:").unwrap_or(text);
+/// What a way to prove names needs.
+const fn needs(way: ChallengeWay) -> &'static str {
+    match way {
+        ChallengeWay::TlsAlpn01 => "an address in `listen`",
+        ChallengeWay::Http01 => "port 80 in `listen`",
+        ChallengeWay::Dns01 => "a way under `[dns]`",
+    }
+}
+
+fn parse_email(written: &str) -> Result<String, String> {
+    if let Some(address) = written.strip_prefix("mailto:") {
+        return Err(format!("`{written}` begins with `mailto:`; write the address alone, `{address}`"));
+    }
     let is_good = written.split_once('@').is_some_and(|(user, host)| {
         !user.is_empty() && HostName::parse(host).is_ok_and(|host| host.as_str().contains('.'))
     });
@@ -133,7 +172,7 @@ fn parse_email(text: &str) -> Result<String, String> {
         return Ok(written.to_owned());
     }
     Err(format!(
-        "`{text}` is not an e-mail address; write one that the certificate authority may write to, such as `admin@example.com`"
+        "`{written}` is not an e-mail address; write one that the certificate authority may write to, such as `admin@example.com`"
     ))
 }
 
@@ -218,6 +257,10 @@ mod tests {
     use crate::config::written::Written;
 
     fn resolved(toml: &str) -> Result<AcmeSettings, String> {
+        outcome(written(toml))
+    }
+
+    fn written(toml: &str) -> Written {
         let mut written = Written::default();
         let table: toml::Table = toml::from_str(toml).expect("TOML");
         written.set_text("base_url", "base_url", "https://gw.test");
@@ -226,6 +269,10 @@ mod tests {
             let path = find(&format!("acme.{name}")).expect("a setting").path;
             written.set(path, path, Value::Toml(value));
         }
+        written
+    }
+
+    fn outcome(written: Written) -> Result<AcmeSettings, String> {
         let (settings, faults) = resolve(written, Vec::new());
         if faults.0.is_empty() {
             Ok(settings.acme.expect("an address is there"))
@@ -253,11 +300,61 @@ mod tests {
         assert!(format!("{acme:?}").contains("***") && !format!("{acme:?}").contains("c2VjcmV0"));
     }
 
+    /// As [`resolved`], with more settings than those of the section.
+    fn with(more: &[(&'static str, &str)], toml: &str) -> Result<AcmeSettings, String> {
+        let mut written = written(toml);
+        for (path, text) in more {
+            written.set_text(path, path, *text);
+        }
+        outcome(written)
+    }
+
+    #[test]
+    fn a_way_that_is_set_up_must_be_listed() {
+        let http = "email = 'me@example.com'\nchallenges = ['http-01']";
+        for more in [("listen", "0.0.0.0:443,0.0.0.0:80"), ("plain.http", "127.0.0.1:8080")] {
+            assert!(with(&[more], http).is_ok(), "{more:?}");
+        }
+        let responder = ("dns.responder", "0.0.0.0:53");
+        assert!(with(&[responder], "email = 'me@example.com'\nchallenges = ['dns-01']").is_ok());
+        let fault = with(&[responder], "email = 'me@example.com'\nchallenges = ['tls-alpn-01']");
+        let fault = fault.expect_err("a wildcard");
+        assert!(
+            fault.contains("acme.challenges: `*.gw.test` is a wildcard") && fault.contains("`dns-01`"),
+            "{fault}"
+        );
+        // What cannot be understood has its own fault, and no other for what follows from it.
+        for (more, toml) in [
+            (("listen", "80"), http),
+            (("dns.responder", "nowhere"), "email = 'me@example.com'\nnames = ['*.gw.test']"),
+            (
+                ("dns.rfc2136.server", "192.0.2.1"),
+                "email = 'me@example.com'\nnames = ['*.gw.test']\nchallenges = ['dns-01']",
+            ),
+        ] {
+            let faults = with(&[more], toml).expect_err("a fault");
+            assert!(!faults.contains("acme."), "{faults}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_understood_is_the_only_fault() {
+        let faults = resolved("email = 'me'\ndirectories = ['letsencrypt']").expect_err("a fault");
+        assert_eq!(faults.lines().count(), 1, "{faults}");
+    }
+
     #[test]
     fn faults_name_the_value_and_the_cure() {
         for (toml, part) in [
             ("names = ['a.test']", "set without `acme.email`"),
             ("email = 'me'", "`me` is not an e-mail address"),
+            ("email = 'mailto:me@example.com'", "write the address alone, `me@example.com`"),
+            ("email = 'me@example.com'\nchallenges = []", "empty; name at least one way"),
+            (
+                "email = 'me@example.com'\nchallenges = ['http-01']",
+                "none of the listed ways to prove `gw.test` is set up: `http-01` needs port 80 in `listen`; set",
+            ),
+            ("email = 'me@example.com'\nchallenges = ['dns-01']", "`dns-01` needs a way under `[dns]`"),
             ("email = 'a@b.c, d@e.f'", "is not an e-mail address"),
             ("email = 'me@example.com'\nnames = ['*.a.test']", "`*.a.test` is a wildcard"),
             ("email = 'me@example.com'\nnames = ['10.0.0.1']", "an IP address"),

@@ -54,6 +54,11 @@ impl Resolver {
         }
     }
 
+    /// Whether one of the ways is written, be it well or badly.
+    pub(super) fn means_dns(&self) -> bool {
+        [RESPONDER, SERVER, EXEC, TOKEN, TOKEN_FILE].iter().any(|path| self.is_given(path))
+    }
+
     fn responder(&mut self, base: Option<&BaseUrl>) -> Option<ResponderSettings> {
         let listen = self.items(RESPONDER, parse_server);
         let name = self.host_name("dns.responder_name");
@@ -80,7 +85,7 @@ impl Resolver {
         let key_name = self.host_name(KEY_NAME);
         let key_secret = self.secret(SECRET, "dns.rfc2136.key_secret_file", |secret| {
             let is_key = STANDARD.decode(secret).is_ok_and(|key| !key.is_empty());
-            is_key.then_some(()).ok_or("not base64; copy the `secret` of the key as the DNS server has it")
+            is_key.then_some(()).ok_or("not base64; copy what is between the quotes of the key's `secret` on the DNS server, and nothing else")
         });
         let algorithm = self.required("dns.rfc2136.algorithm", |value| {
             const ALL: [(&str, TsigHash); 3] = [
