@@ -109,7 +109,7 @@ fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| {
-        cli::say(&format!("oneport: {error:#}"));
+        cli::say(&format!("oneport: {}", cli::in_words(&error)));
         ExitCode::FAILURE
     })
 }

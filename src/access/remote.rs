@@ -164,7 +164,7 @@ pub fn retry_after(failures: u32) -> Duration {
 /// What a server sends that speaks no TLS is taken for a broken record.
 fn in_words(error: &FetchError) -> String {
     match error {
-        FetchError::Untrusted { host, cause } if cause.contains("InvalidContentType") => {
+        FetchError::Untrusted { host, cause, .. } if cause.contains("InvalidContentType") => {
             format!("`{host}` speaks no TLS there; check the port in `jwks_url`")
         }
         error => error.to_string(),

@@ -70,14 +70,14 @@ fn order(ordered: Ordered) -> Value {
         "retry": status.retry_at.filter(|_| status.fault.is_some()).map(time),
         "fault": status.fault.map(|fault| json!({
             "at": time(fault.at),
-            "kind": fault.word,
+            "fault": fault.word,
             "text": fault.text,
         })),
     })
 }
 
 fn unread(name: &CertName, error: &VaultError) -> Value {
-    json!({ "name": name.to_string(), "fault": { "kind": "local", "text": error.to_string() } })
+    json!({ "name": name.to_string(), "fault": { "fault": "local", "text": error.to_string() } })
 }
 
 fn certificate(served: &Served) -> Value {

@@ -17,6 +17,8 @@ use super::{EXIT_INVALID, print, say, settings};
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// How soon a running gateway takes a request up, where the system sends it no word.
 const TAKEN_UP: Duration = Duration::from_secs(15);
+/// How long it is waited without a word.
+const UNTOLD: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Prints a block for each certificate.
@@ -26,7 +28,7 @@ pub fn list(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     for served in CertStore::from_settings(&settings)?.all() {
         blocks.push(block(&served.names.join(" "), Some((&served, "a file of the operator's")), None));
     }
-    if let Some(vault) = vault(&settings)? {
+    if let Some(vault) = vault(&settings) {
         for name in vault.ordered_names(configured(&settings)) {
             let Ordered { name, kept, status } = vault.ordered(name)?;
             let shown = kept.as_ref().map(|kept| (&*kept.served, kept.about.way.as_str()));
@@ -44,7 +46,7 @@ pub fn list(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
 pub fn renew(config: Option<PathBuf>, name: &str) -> anyhow::Result<ExitCode> {
     let Some(settings) = settings(config) else { return Ok(ExitCode::from(EXIT_INVALID)) };
     let name = CertName::parse(name)?;
-    let Some(vault) = vault(&settings)? else {
+    let Some(vault) = vault(&settings) else {
         anyhow::bail!("no certificates are ordered here: `acme.email` is not set");
     };
     let known = vault.ordered_names(configured(&settings));
@@ -57,10 +59,17 @@ pub fn renew(config: Option<PathBuf>, name: &str) -> anyhow::Result<ExitCode> {
             "a certificate in `tls.certificates` covers `{name}`, so none is ordered; renew that one where it comes from, and the gateway takes it up"
         );
     }
+    if !vault.takes_requests() {
+        anyhow::bail!(
+            "no gateway has run with the `state_dir` `{}`; start it, and it orders by itself",
+            settings.state_dir.display()
+        );
+    }
     let before = vault.load(&name)?;
     let begun = OffsetDateTime::now_utc();
     vault.request(&name)?;
     let start = Instant::now();
+    let mut is_told = false;
     while start.elapsed() < PATIENCE {
         std::thread::sleep(PAUSE);
         if vault.is_requested(&name) {
@@ -80,6 +89,13 @@ pub fn renew(config: Option<PathBuf>, name: &str) -> anyhow::Result<ExitCode> {
         if let Some(fault) = vault.status(&name).fault.filter(|fault| fault.at >= begun) {
             anyhow::bail!("`{name}` was not renewed: {}", fault.text);
         }
+        // A gateway that cannot read or write its folder cannot say so there.
+        if start.elapsed() > UNTOLD && !is_told {
+            is_told = true;
+            say(&format!(
+                "the gateway has taken the request up; waiting for what comes of it, for 10 min at most. Its log says what it does for `{name}`, and what keeps it from it"
+            ));
+        }
     }
     anyhow::bail!("`{name}` is still being renewed after 10 min; see the gateway's log")
 }
@@ -88,8 +104,8 @@ fn is_another(kept: &Kept, before: Option<&Kept>) -> bool {
     before.is_none_or(|before| before.served.key.cert.first() != kept.served.key.cert.first())
 }
 
-fn vault(settings: &Settings) -> anyhow::Result<Option<Vault>> {
-    Ok(settings.acme.as_ref().map(|_| Vault::open(&settings.state_dir)).transpose()?)
+fn vault(settings: &Settings) -> Option<Vault> {
+    settings.acme.as_ref().map(|_| Vault::look(&settings.state_dir))
 }
 
 /// The names that are to have a certificate from the start on.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use oneport::access::check_issuers;
-use oneport::certs::dns::Finding;
+use oneport::certs::dns::{Finding, Outcome};
 use oneport::certs::{acme, dns};
 
 use super::{EXIT_INVALID, print, settings};
@@ -24,17 +24,33 @@ pub fn run(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let found = runtime.block_on(async {
         let mut found = Box::pin(dns::check(&settings)).await;
-        found.extend(Box::pin(acme::check(&settings)).await);
+        let more = Box::pin(acme::check(&settings, &found)).await;
+        found.extend(more);
         found.extend(Box::pin(check_issuers(&settings.access)).await.into_iter().map(|found| {
-            let is_good = found.is_ok();
-            Finding { is_good, what: found.unwrap_or_else(|what| what) }
+            let outcome = if found.is_ok() { Outcome::Good } else { Outcome::Bad };
+            Finding { outcome, what: found.unwrap_or_else(|what| what) }
         }));
         found
     });
     runtime.shutdown_background();
     for finding in &found {
-        print(&format!("{}  {}\n", if finding.is_good { "ok  " } else { "FAIL" }, finding.what));
+        print(&format!("{}  {}\n", word(finding.outcome), finding.what));
     }
-    let is_good = found.iter().all(|finding| finding.is_good);
-    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let count = |outcome| found.iter().filter(|finding| finding.outcome == outcome).count();
+    let (notes, faults) = (count(Outcome::Note), count(Outcome::Bad));
+    if found.is_empty() {
+        print("ok    nothing is ordered, and no record is needed\n");
+    } else if notes > 0 {
+        print(&format!("{notes} note{}\n", if notes == 1 { "" } else { "s" }));
+    }
+    Ok(if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a line begins with.
+const fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Good => "ok  ",
+        Outcome::Note => "note",
+        Outcome::Bad => "FAIL",
+    }
 }

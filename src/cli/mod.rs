@@ -118,6 +118,19 @@ async fn hung_up() {
     tokio::time::sleep(FAREWELL).await;
 }
 
+/// An error with what it came from. Most of them say that in their own words already: once is enough.
+pub fn in_words(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
+}
+
 /// Writes to standard error. One that is closed is nobody to tell.
 pub fn say(text: &str) {
     use std::io::Write as _;

@@ -77,6 +77,19 @@ fn http_01_is_answered_before_the_redirect() {
     assert_eq!(visit(&gateway, &pebble, "gw.test"), 200);
 }
 
+/// What the single port answers on port 80, where nobody but root may listen; a plain listener elsewhere
+/// has the way be tried.
+#[test]
+fn http_01_is_answered_on_the_single_port() {
+    let (names, port) = (Names::start(), free_port());
+    let pebble = Pebble::start(&names, 1, port);
+    let mut setup = one(port, &pebble, "gw.test");
+    setup.set("plain.http", vec!["127.0.0.1:0"]);
+    setup.set("acme.challenges", vec!["http-01"]);
+    let gateway = setup.start();
+    assert_eq!(wait_issued(&gateway, "gw.test")["way"], "http-01");
+}
+
 #[test]
 fn a_way_that_fails_falls_to_the_next_and_says_why() {
     let (names, port, plain) = (Names::start(), free_port(), free_port());
@@ -118,7 +131,7 @@ fn one_name_that_always_fails_holds_up_no_other() {
     let status = std::fs::read_to_string(gateway.path("state/acme/names/bad.gw.test/status.json"));
     let status: Value = serde_json::from_str(&status.expect("there")).expect("JSON");
     assert_eq!(
-        (&status["failures"], &status["fault"]["word"]),
+        (&status["failures"], &status["fault"]["fault"]),
         (&1.into(), &"unreachable".into()),
         "{status}"
     );
@@ -131,7 +144,7 @@ fn one_name_that_always_fails_holds_up_no_other() {
     assert_eq!((&good["proof"], &good["fault"]), (&"tls-alpn-01".into(), &Value::Null), "{good}");
     assert!(good["renewal"].is_string() && good["not_after"].is_string(), "{good}");
     assert_eq!((&bad["failures"], &bad["not_after"]), (&1.into(), &Value::Null), "{bad}");
-    assert_eq!(bad["fault"]["kind"], "unreachable");
+    assert_eq!(bad["fault"]["fault"], "unreachable");
     assert!(bad["fault"]["text"].as_str().is_some_and(|text| text.contains("127.0.0.9")), "{bad}");
     assert!(bad["retry"].is_string(), "{bad}");
     gateway = gateway.restart();

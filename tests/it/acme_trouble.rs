@@ -203,7 +203,8 @@ fn every_trouble_is_one_sentence_with_what_to_do() {
 
     let gateway = one(port, &url, &stranger.server_root()).start();
     let text = wait_failed(&gateway, "directory-unreachable");
-    assert!(text.contains("cannot be trusted"), "{text}");
+    let setting = "name its authority in `root` of the directory in `acme.directories`";
+    assert!(text.contains("cannot be trusted") && text.contains(setting), "{text}");
     drop(gateway);
 
     let gateway = one(port, &url.replace("/dir", "/nowhere"), &pebble.server_root()).start();
@@ -219,9 +220,19 @@ fn every_trouble_is_one_sentence_with_what_to_do() {
 
     let mut setup = one(port, &url, &pebble.server_root());
     setup.set("acme.challenges", vec!["http-01"]);
-    let gateway = setup.start();
-    let text = wait_failed(&gateway, "no-way");
-    assert!(text.contains("`http-01` needs `plain.http`"), "{text}");
+    let output = Process::run(&mut setup.command(), SOON);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(output.stderr.contains("`http-01` needs port 80 in `listen`"), "{output:?}");
+}
+
+#[test]
+fn a_name_without_an_address_is_told_from_another_refusal() {
+    let (names, port) = (Names::start(), free_port());
+    names.tell("set-default-ipv4", &serde_json::json!({ "ip": "" }));
+    let pebble = Pebble::start(&names, port, 1);
+    let gateway = one(port, &pebble.directory(), &pebble.server_root()).start();
+    let text = wait_failed(&gateway, "wrong-dns");
+    assert!(text.contains("finds no address of `gw.test`") && text.contains("A or AAAA record"), "{text}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::acme::wait_issued;
+use crate::support::front::{Front, Verdict, problem};
 use crate::support::gateway::{Setup, bare, oneport};
 use crate::support::named::{KEY, Named, free_port as free_port_at};
 use crate::support::pebble::{PebbleSetup, directory, free_port, ordering};
@@ -12,14 +13,17 @@ use crate::support::{SOON, poll};
 
 #[test]
 fn without_a_way_to_set_records_it_says_so() {
-    let setup = Setup::new();
+    let mut setup = Setup::new();
+    let leaf = setup.ca.leaf("one", &["gw.test"]);
+    setup.certificates(&[(&leaf.cert, &leaf.key)]);
     let path = setup.write();
     let output = oneport(&["check", "--config", path.to_str().expect("UTF-8")]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(
-        output.stdout.starts_with("ok    nobody is there to set DNS records, so `*.gw.test`"),
+        output.stdout.starts_with("note  nobody is there to set DNS records, so `*.gw.test`"),
         "{output:?}"
     );
+    assert!(output.stdout.ends_with("\n1 note\n"), "{output:?}");
 }
 
 #[test]
@@ -93,9 +97,9 @@ fn all_that_an_order_needs_is_looked_at() {
     assert_eq!(before.status.code(), Some(0), "{before:?}");
     assert!(!setup.path("state").exists(), "something was made");
     assert_eq!(pebble.count("accounts in memory"), 0, "an account was made");
-    let through = format!("ok    connections get through to `127.0.0.1:{port}` for `gw.test`; who answers");
+    let through = format!("note  connections get through to `127.0.0.1:{port}` for `gw.test`; who answers");
     assert!(before.stdout.contains(&through), "{before:?}");
-    assert!(before.stdout.contains("\nok    no gateway runs here: its port is free; "), "{before:?}");
+    assert!(before.stdout.contains("\nnote  no gateway runs here: its port is free; "), "{before:?}");
     let gateway = setup.start();
     wait_issued(&gateway, "*.gw.test");
     wait_issued(&gateway, "gw.test");
@@ -104,8 +108,9 @@ fn all_that_an_order_needs_is_looked_at() {
         "ok    the directory `{}` answers
 ok    `gw.test` is at `127.0.0.1` (this machine's)
 ok    oneport answers at `127.0.0.1:{port}` for `gw.test`
-ok    the CAA records of `gw.test` allow some to issue for `gw.test`; `{authority}` does not say under which name, so see that it is among them
-ok    the CAA records of `gw.test` allow some to issue for `*.gw.test`; `{authority}` does not say under which name, so see that it is among them
+note  the CAA records of `gw.test` allow some to issue for `gw.test`; `{authority}` does not say under which name, so see that it is among them
+note  the CAA records of `gw.test` allow some to issue for `*.gw.test`; `{authority}` does not say under which name, so see that it is among them
+2 notes
 ",
         pebble.directory(),
         authority = pebble.directory().trim_start_matches("https://").trim_end_matches("/dir"),
@@ -130,13 +135,14 @@ fn what_stands_against_an_order_is_told_with_what_to_do() {
     let refused = format!("FAIL  `app.gw.test` cannot be reached at `127.0.0.3:{port}` (Connection refused");
     for wanted in [
         "FAIL  the directory `https://localhost:1/dir` cannot be used: `localhost:1` cannot be reached",
-        "ok    `gw.test` is at `192.0.2.1` (not this machine's own); where it is not that of a router",
+        "note  `gw.test` is at `192.0.2.1` (not this machine's own); where it is not that of a router",
         &refused,
         "FAIL  `gone.gw.test` has no address; make an A or AAAA record that leads to this host",
         "FAIL  a CAA record of `caa.gw.test` forbids `localhost:1` to issue for `caa.gw.test` (`issue \";\"`); add `caa.gw.test. CAA 0 issue ",
         "ok    no CAA record limits who may issue for `*.gw.test`",
         "FAIL  the last order for `app.gw.test` failed at ",
         " (directory-unreachable), and is tried again at ",
+        "; when mended, `oneport certs renew app.gw.test` tries at once\n",
     ] {
         assert!(output.stdout.contains(wanted), "`{wanted}` is not in\n{}", output.stdout);
     }
@@ -221,4 +227,38 @@ fn a_program_beside_the_configuration_is_run() {
     command.args(["check", "--config", "oneport.toml"]).current_dir(folder);
     let output = Process::run(&mut command, SOON);
     assert!(output.stdout.contains("(exit status 5): `the right one`"), "{output:?}");
+}
+
+/// The fault is over, and the gateway would wait for its time.
+#[test]
+fn what_was_mended_is_told_to_be_tried_at_once() {
+    let named = Named::start("@ A 127.0.0.1");
+    let port = free_port();
+    let pebble = PebbleSetup::new(&named, port, 1).start();
+    let front = Front::start(&pebble);
+    front.judge(|_, request| match request.uri().path() {
+        "/order-plz" => Verdict::Answer(problem(403, "rejectedIdentifier", "not yet", 0)),
+        _ => Verdict::Pass,
+    });
+    let setup = by_update(&named, port, &["gw.test"], vec![directory(&front.directory(), &front.root())]);
+    let gateway = setup.start();
+    let record = gateway.wait_log("a failure", |record| record["failures"] == 1);
+    let hint = "; when mended, `oneport certs renew gw.test` tries at once";
+    assert!(record["message"].as_str().is_some_and(|text| text.ends_with(hint)), "{record}");
+    let output = check(&gateway.path("oneport.toml"));
+    assert!(
+        output
+            .stdout
+            .contains("; all else is in order by now, `oneport certs renew gw.test` tries at once\n"),
+        "{output:?}"
+    );
+    front.judge(|_, _| Verdict::Pass);
+    let renewed = oneport(&[
+        "certs",
+        "renew",
+        "gw.test",
+        "--config",
+        gateway.path("oneport.toml").to_str().expect("UTF-8"),
+    ]);
+    assert!(renewed.status.success(), "{renewed:?}");
 }

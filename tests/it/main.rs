@@ -16,6 +16,7 @@ mod dev;
 mod docs;
 mod drain;
 mod fair_share;
+mod first_steps;
 mod full_disk;
 mod growth;
 mod hostile;

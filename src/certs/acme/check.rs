@@ -19,13 +19,13 @@ use tokio::time::timeout;
 
 use super::client::fetch_with;
 use super::fault::host as authority;
+use super::last::last_faults;
 use super::off_thread;
 use super::probe::{Who, connect, who_answers};
-use super::vault::{Status, Vault};
 use crate::certs::dns::{Caa, CaaSet, Finding, Names};
 use crate::config::{AcmeSettings, ChallengeWay, DirectorySettings, Settings};
 use crate::name::{CertName, HostName};
-use crate::net::bind;
+use crate::net::{BindError, bind};
 
 /// Names that are looked at at once.
 const AT_ONCE: usize = 16;
@@ -53,9 +53,9 @@ struct Meta {
     profiles: Option<BTreeMap<String, serde_json::Value>>,
 }
 
-/// Looks at all that an order needs. Empty when nothing is ordered. Reads files; must be called within a
-/// tokio runtime.
-pub async fn check(settings: &Settings) -> Vec<Finding> {
+/// Looks at all that an order needs. Empty when nothing is ordered. `before`: what was found of the ways to
+/// set records. Reads files; must be called within a tokio runtime.
+pub async fn check(settings: &Settings, before: &[Finding]) -> Vec<Finding> {
     let Some(acme) = &settings.acme else { return Vec::new() };
     let asked = join_all(acme.directories.iter().map(|directory| check_directory(acme, directory))).await;
     let identities = match asked.first() {
@@ -64,24 +64,30 @@ pub async fn check(settings: &Settings) -> Vec<Finding> {
     };
     let mut found: Vec<Finding> = asked.into_iter().map(|(_, finding)| finding).collect();
     // Held to the end: where nobody listens yet, connections get through to these.
-    let hold = |addresses: &[SocketAddr]| -> Vec<TcpListener> {
+    let hold = |addresses: &[SocketAddr]| -> (Vec<TcpListener>, bool) {
         let fixed = addresses.iter().filter(|address| address.port() != 0);
-        fixed.filter_map(|address| bind(*address).ok()).collect()
+        let (mut held, mut is_in_use) = (Vec::new(), false);
+        for bound in fixed.map(|address| bind(*address)) {
+            is_in_use |= matches!(bound, Err(BindError::InUse(_)));
+            held.extend(bound.ok());
+        }
+        (held, is_in_use)
     };
-    let (tls, _plain) = (hold(&settings.listen), hold(&settings.plain_http));
+    let ((tls, is_in_use), _plain) = (hold(&settings.listen), hold(&settings.plain_http));
     let runs = tls.is_empty();
     if !runs {
-        found.push(Finding::good(
+        found.push(Finding::note(
             "no gateway runs here: its port is free; run this again while it runs, to see who answers TLS",
         ));
     }
-    let world = World { settings, acme, names: Names::new(&settings.dns), identities, runs };
+    let world = World { settings, acme, names: Names::new(&settings.dns), identities, runs, is_in_use };
     let hosts = world.hosts();
     let by_host = stream::iter(hosts.iter().map(|host| world.in_time(host, world.check_host(host))));
     found.extend(by_host.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten());
     let by_name = acme.names.iter().map(|name| world.in_time(name.host(), world.check_caa(name)));
     found.extend(stream::iter(by_name).buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten());
-    found.extend(last_faults(settings, acme).await);
+    let is_well = runs && !before.iter().chain(&found).any(Finding::is_bad);
+    found.extend(last_faults(settings, acme, is_well).await);
     found
 }
 
@@ -146,6 +152,8 @@ struct World<'a> {
     identities: Vec<String>,
     /// Whether somebody, probably the gateway, holds its port for TLS.
     runs: bool,
+    /// Whether that is known, and not only that this user may not hold it.
+    is_in_use: bool,
 }
 
 impl World<'_> {
@@ -179,7 +187,7 @@ impl World<'_> {
                 "`{host}` has no address; make an A or AAAA record that leads to this host"
             ))];
         }
-        let mut found = vec![Finding::good(says_where(host, &addresses).await)];
+        let mut found = vec![says_where(host, &addresses).await];
         let (tls, plain) = self.ports(host);
         let looks = addresses.into_iter().take(ADDRESSES_MAX).map(|ip| {
             let tls = join_all(tls.iter().map(move |port| self.check_tls(host, SocketAddr::new(ip, *port))));
@@ -203,17 +211,17 @@ impl World<'_> {
         if is_single && has(ChallengeWay::TlsAlpn01) && tls != [443] {
             tls.push(443);
         }
-        let is_plain = !self.settings.plain_http.is_empty() && is_single && has(ChallengeWay::Http01);
+        let is_plain = self.settings.offers(ChallengeWay::Http01) && is_single && has(ChallengeWay::Http01);
         (tls, is_plain.then_some(80))
     }
 
     async fn check_tls(&self, host: &HostName, at: SocketAddr) -> Finding {
         let stream = match connect(at).await {
             Ok(stream) => stream,
-            Err(error) => return refused(host, at, &error),
+            Err(error) => return refused(host, at, &error, self.is_in_use).await,
         };
         if !self.runs {
-            return Finding::good(format!(
+            return Finding::note(format!(
                 "connections get through to `{at}` for `{host}`; who answers TLS there is not looked at"
             ));
         }
@@ -234,8 +242,11 @@ impl World<'_> {
 
     async fn check_plain(&self, host: &HostName, at: SocketAddr) -> Finding {
         match connect(at).await {
-            Ok(_) => Finding::good(format!("connections get through to `{at}` for `{host}`")),
-            Err(error) => refused(host, at, &error),
+            Ok(_) if self.runs => Finding::good(format!("connections get through to `{at}` for `{host}`")),
+            Ok(_) => Finding::note(format!(
+                "connections get through to `{at}` for `{host}`; whether they come to the gateway is not looked at"
+            )),
+            Err(error) => refused(host, at, &error, self.is_in_use).await,
         }
     }
 
@@ -254,7 +265,7 @@ impl World<'_> {
                         set.at, set.at
                     ))
                 }
-                None if self.identities.is_empty() => Finding::good(format!(
+                None if self.identities.is_empty() => Finding::note(format!(
                     "the CAA records of `{}` allow some to issue for `{name}`; `{who}` does not say under which name, so see that it is among them",
                     set.at
                 )),
@@ -268,32 +279,43 @@ impl World<'_> {
 }
 
 /// Where a host is, and whether that is here.
-async fn says_where(host: &HostName, addresses: &[IpAddr]) -> String {
+async fn says_where(host: &HostName, addresses: &[IpAddr]) -> Finding {
     let mut shown = Vec::new();
     let mut is_elsewhere = false;
     for ip in addresses {
-        // The system lets nobody take an address that is not its own.
-        let is_own = UdpSocket::bind((*ip, 0)).await.is_ok();
+        let is_own = is_own(*ip).await;
         is_elsewhere |= !is_own;
         shown.push(format!("`{ip}` ({})", if is_own { "this machine's" } else { "not this machine's own" }));
     }
-    let hint = if is_elsewhere {
-        "; where it is not that of a router or balancer before this machine, correct its A and AAAA records"
-    } else {
-        ""
-    };
-    format!("`{host}` is at {}{hint}", shown.join(", "))
+    let said = format!("`{host}` is at {}", shown.join(", "));
+    if is_elsewhere {
+        return Finding::note(format!(
+            "{said}; where it is not that of a router or balancer before this machine, correct its A and AAAA records"
+        ));
+    }
+    Finding::good(said)
 }
 
-fn refused(host: &HostName, at: SocketAddr, error: &io::Error) -> Finding {
+/// Whether an address is this machine's: the system lets nobody take one that is not.
+async fn is_own(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).await.is_ok()
+}
+
+async fn refused(host: &HostName, at: SocketAddr, error: &io::Error, runs: bool) -> Finding {
     use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable};
     if matches!(error.kind(), AddrNotAvailable | HostUnreachable | NetworkUnreachable) {
-        return Finding::good(format!(
+        return Finding::note(format!(
             "`{at}` for `{host}` cannot be tried from this machine ({error}); try it from elsewhere"
         ));
     }
+    if !is_own(at.ip()).await {
+        return Finding::bad(format!(
+            "`{host}` cannot be reached at `{at}` ({error}), which leads to another machine; correct its A and AAAA records, or, where that is a router or balancer before this one, let it pass this port on to the gateway (where a machine cannot reach its own public address, try from elsewhere)"
+        ));
+    }
+    let cure = if runs { "have the gateway listen there" } else { "start the gateway" };
     Finding::bad(format!(
-        "`{host}` cannot be reached at `{at}` ({error}); start the gateway, and let this port through the firewall to it (where a machine cannot reach its own public address, try from elsewhere)"
+        "`{host}` cannot be reached at `{at}` ({error}); {cure}, and let this port through the firewall to it (where a machine cannot reach its own public address, try from elsewhere)"
     ))
 }
 
@@ -328,49 +350,27 @@ fn allows(value: &str, identities: &[String], ways: &[ChallengeWay]) -> bool {
     !issuer.is_empty() && is_known && methods.is_none_or(is_way)
 }
 
-/// What failed last, and when it is tried again.
-async fn last_faults(settings: &Settings, acme: &AcmeSettings) -> Vec<Finding> {
-    let state = settings.state_dir.clone();
-    // Not made here: it would belong to whoever runs this.
-    if !state.join("acme").is_dir() {
-        return Vec::new();
-    }
-    let names = acme.names.clone();
-    let looked = off_thread(move || {
-        let vault = Vault::open(&state)?;
-        // Those that were ordered on demand, too.
-        let names = vault.ordered_names(&names);
-        Ok::<_, super::VaultError>(
-            names.iter().filter_map(|name| of_status(name, &vault.status(name))).collect(),
-        )
-    });
-    match looked.await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => vec![Finding::bad(error.to_string())],
-        Err(fault) => vec![Finding::bad(fault.text)],
-    }
-}
-
-fn of_status(name: &CertName, status: &Status) -> Option<Finding> {
-    let fault = status.fault.as_ref()?;
-    let again = status.retry_at.map_or_else(|| "soon".to_owned(), minute);
-    Some(Finding::bad(format!(
-        "the last order for `{name}` failed at {} ({}), and is tried again at {again}: {}",
-        minute(fault.at),
-        fault.word,
-        fault.text
-    )))
-}
-
-/// A time in UTC, to the minute.
-fn minute(at: time::OffsetDateTime) -> String {
-    let at = at.to_offset(time::UtcOffset::UTC);
-    format!("{} {:02}:{:02} UTC", at.date(), at.hour(), at.minute())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn another_machine_is_told_from_a_gateway_that_does_not_run() {
+        let host = HostName::parse("a.test").expect("valid");
+        let said = async |at: &str, runs| {
+            let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+            refused(&host, at.parse().expect("an address"), &error, runs).await.what
+        };
+        let other = said("192.0.2.1:443", true).await;
+        assert!(
+            other.contains("leads to another machine") && !other.contains("start the gateway"),
+            "{other}"
+        );
+        let own = said("127.0.0.1:443", false).await;
+        assert!(own.contains("start the gateway"), "{own}");
+        let own = said("127.0.0.1:443", true).await;
+        assert!(!own.contains("start the gateway"), "{own}");
+    }
 
     #[test]
     fn caa_records_allow_or_forbid() {

@@ -226,7 +226,7 @@ impl Fault {
                     "`{authority}` does not find the record `_acme-challenge.{host_of_name}` ({detail}); check that the name servers of its zone are those that the record was set at"
                 ),
             ),
-            "dns" => (
+            word if word == "dns" || way.is_some() && !is_dns && not_found(word, &detail) => (
                 Kind::WrongDns,
                 format!(
                     "`{authority}` finds no address of `{name}` ({detail}); make an A or AAAA record that leads to this host"
@@ -340,6 +340,15 @@ fn nobody_there(detail: &str) -> bool {
         .any(|sign| detail.contains(sign))
 }
 
+/// Whether an authority that has no word of its own for it did not find the name in the DNS.
+fn not_found(kind: &str, detail: &str) -> bool {
+    const KINDS: [&str; 5] =
+        ["connection", "incorrectResponse", "malformed", "serverInternal", "unauthorized"];
+    let detail = detail.to_ascii_lowercase();
+    let signs = ["not resolve", "no such host", "nxdomain", "no valid a records", "no valid ip"];
+    KINDS.contains(&kind) && signs.iter().any(|sign| detail.contains(sign))
+}
+
 /// Whether an order may only have been refused for what it says of the certificate before (RFC 9773,
 /// section 5): another order named that already, the authority does not know it, or made it for
 /// another account.
@@ -394,6 +403,14 @@ mod tests {
             way,
         };
         Fault::of(&Error::Api(serde_json::from_str(&problem).expect("a problem")), asked)
+    }
+
+    #[test]
+    fn a_name_that_is_not_found_is_told_from_other_refusals() {
+        assert!(not_found("malformed", "could not resolve gw.test"));
+        assert!(not_found("connection", "dial tcp: lookup gw.test: no such host"));
+        assert!(!not_found("malformed", "the key is too short"));
+        assert!(!not_found("rateLimited", "no such host"));
     }
 
     #[test]

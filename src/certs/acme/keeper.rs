@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::fault::{Fault, FaultKind};
 use super::known::{Known, leaf};
+use super::last::at_once;
 use super::on_demand::NotNow;
 use super::places::Place;
 use super::vault::{FaultNote, Kept, Lock, Status};
@@ -261,8 +262,9 @@ impl Inner {
         status.retry_at = Some(retry_at);
         status.fault = Some(note.clone());
         let written = self.write(name, status).await;
-        let text = &fault.text;
-        tracing::warn!(%name, fault = fault.kind.word(), failures, %retry_at, "no certificate: {text}");
+        let (text, word) = (&fault.text, fault.kind.word());
+        let hint = at_once(name, word, "when mended");
+        tracing::warn!(%name, fault = word, failures, %retry_at, "no certificate: {text}{hint}");
         self.tell(line, note);
         written.map(|()| retry_at)
     }

@@ -29,6 +29,7 @@ mod fault;
 mod folders;
 mod keeper;
 mod known;
+mod last;
 mod left;
 mod mark;
 mod notes;

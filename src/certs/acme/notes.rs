@@ -16,8 +16,18 @@ use crate::name::CertName;
 /// Why something could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
+    /// A folder.
+    #[error("cannot make the folder `{path}`: {error}; let the gateway's user write to `{nearest}`")]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// The nearest that is there.
+        nearest: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// The disk.
-    #[error("cannot keep `{path}`: {error}; let this user write to `state_dir`, and make room there")]
+    #[error("cannot keep `{path}`: {error}; let the gateway's user write there, and make room")]
     Disk {
         /// Which file or folder.
         path: PathBuf,
@@ -34,12 +44,13 @@ pub enum VaultError {
     },
     /// A file that nothing can be made of.
     #[error(
-        "cannot understand `{path}`: {error}; put it back from a copy, or remove it and have it made anew"
+        "cannot understand `{path}` (line {}, column {}); put it back from a copy, or remove it and have it made anew",
+        .error.line(), .error.column()
     )]
     Torn {
         /// Which file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with it. Its words may quote a key, and are not told.
         error: serde_json::Error,
     },
     /// A certificate that cannot be used.
@@ -67,7 +78,7 @@ pub(super) fn try_read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Va
     let Some(text) = text(path)? else { return Ok(None) };
     let read = serde_json::from_slice(&text);
     Ok(read
-        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot be understood; going on without it"))
+        .inspect_err(|error| tracing::warn!(path = %path.display(), line = error.line(), column = error.column(), "cannot be understood; going on without it"))
         .ok())
 }
 
@@ -94,4 +105,11 @@ pub(super) fn disk(path: &Path, error: io::Error) -> VaultError {
 
 pub(super) fn unreadable(path: &Path, error: io::Error) -> VaultError {
     VaultError::Unreadable { path: path.to_owned(), error }
+}
+
+/// A folder could not be made: what must be written to is the nearest above it that is there.
+pub(super) fn no_folder(path: &Path, error: io::Error) -> VaultError {
+    let nearest = path.ancestors().skip(1).find(|above| fs::symlink_metadata(above).is_ok());
+    let nearest = nearest.unwrap_or(Path::new(".")).to_owned();
+    VaultError::Folder { path: path.to_owned(), nearest, error }
 }

@@ -68,7 +68,8 @@ pub struct FaultNote {
     /// When.
     #[serde(with = "rfc3339")]
     pub at: OffsetDateTime,
-    /// Its word.
+    /// Its word. Earlier versions wrote it down as `word`.
+    #[serde(rename = "fault", alias = "word")]
     pub word: String,
     /// What happened, and what to do.
     pub text: String,
@@ -102,4 +103,21 @@ pub(super) struct AccountFile {
     pub(super) id: Option<String>,
     /// The address that the directory knows.
     pub(super) contact: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_an_earlier_version_wrote_down_is_read() {
+        let note = |name: &str| {
+            let text =
+                format!(r#"{{"at": "2026-11-22T12:00:00Z", "{name}": "wrong-dns", "text": "so it is"}}"#);
+            serde_json::from_str::<FaultNote>(&text).expect("a note")
+        };
+        assert_eq!(note("word"), note("fault"));
+        let written = serde_json::to_value(note("word")).expect("JSON");
+        assert_eq!(written["fault"], "wrong-dns");
+    }
 }

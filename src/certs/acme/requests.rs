@@ -51,6 +51,12 @@ impl Acme {
 }
 
 impl Vault {
+    /// Whether a gateway has made the place where requests come.
+    #[must_use]
+    pub fn takes_requests(&self) -> bool {
+        self.at(REQUESTS).is_dir()
+    }
+
     /// Requests that a name's certificate be renewed now, of the gateway that runs.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use super::super::{Served, files};
 use super::folders::{self, CHAIN, FRESH, KEY};
 pub use super::notes::VaultError;
-use super::notes::{disk, read, text, to_text, try_read, unreadable, write};
+use super::notes::{disk, no_folder, read, text, to_text, try_read, unreadable, write};
 pub use super::records::{About, FaultNote, Status, Window};
 pub(super) use super::records::{AccountFile, Pending};
 use super::requests::REQUESTS;
@@ -61,12 +61,19 @@ impl Vault {
     /// # Errors
     /// When it cannot be made.
     pub fn open(state_dir: &Path) -> Result<Self, VaultError> {
-        let dir = state_dir.join("acme");
+        let vault = Self::look(state_dir);
         for folder in ["accounts", "names", REQUESTS] {
-            let path = dir.join(folder);
-            files::private_folder(&path).map_err(|error| disk(&path, error))?;
+            let path = vault.at(folder);
+            files::private_folder(&path).map_err(|error| no_folder(&path, error))?;
         }
-        Ok(Self(dir.into()))
+        Ok(vault)
+    }
+
+    /// The vault of a state folder, for those who only look: nothing is made, since it would belong to
+    /// whoever looks, and not to the gateway.
+    #[must_use]
+    pub fn look(state_dir: &Path) -> Self {
+        Self(state_dir.join("acme").into())
     }
 
     /// Every name that something is kept of.
@@ -248,7 +255,7 @@ impl Vault {
 
     fn private(&self, name: &CertName) -> Result<PathBuf, VaultError> {
         let folder = self.folder(name);
-        files::private_folder(&folder).map_err(|error| disk(&folder, error))?;
+        files::private_folder(&folder).map_err(|error| no_folder(&folder, error))?;
         Ok(folder)
     }
 

@@ -3,7 +3,7 @@
 //! For the gateway's own responder: the record in the zone above, the address that it leads to, the
 //! answers there, and what resolvers make of it. For the others: a value is set, seen and removed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use futures_util::future::join_all;
 use hickory_proto::rr::{Name, RecordType};
@@ -13,6 +13,7 @@ use super::delegation::{Leads, ask_parent, is_ours};
 use super::lookup::{Lookup, ZoneServer, parse, show};
 use super::responder::Responder;
 use super::{ChallengeRecord, DnsError, provider};
+use crate::certs::examine;
 use crate::config::{DnsWay, ResponderSettings, Settings};
 use crate::net::BindError;
 
@@ -22,19 +23,40 @@ const TRIED: &str = "oneport-check";
 /// Something that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether it is as it should be.
-    pub is_good: bool,
-    /// One sentence; what to do, where it is not.
+    /// How it is.
+    pub outcome: Outcome,
+    /// One sentence; what to do, where it is not good.
     pub what: String,
 }
 
+/// How something is that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should be.
+    Good,
+    /// Not known, or not as is usual; the operator knows better.
+    Note,
+    /// Not as it should be.
+    Bad,
+}
+
 impl Finding {
+    /// Whether it is not as it should be.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        self.outcome == Outcome::Bad
+    }
+
     pub(in crate::certs) fn good(what: impl Into<String>) -> Self {
-        Self { is_good: true, what: what.into() }
+        Self { outcome: Outcome::Good, what: what.into() }
+    }
+
+    pub(in crate::certs) fn note(what: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Note, what: what.into() }
     }
 
     pub(in crate::certs) fn bad(what: impl Into<String>) -> Self {
-        Self { is_good: false, what: what.into() }
+        Self { outcome: Outcome::Bad, what: what.into() }
     }
 }
 
@@ -59,24 +81,51 @@ pub async fn check(settings: &Settings) -> Vec<Finding> {
 
 pub(super) async fn check_with(settings: &Settings, lookup: &Lookup) -> Vec<Finding> {
     match &settings.dns.way {
-        None => vec![Finding::good(format!(
+        None if has_wildcard(settings) => Vec::new(),
+        None => vec![Finding::note(format!(
             "nobody is there to set DNS records, so `*.{}` cannot be proved; docs/dns.md has four ways",
             settings.base.host
         ))],
         Some(DnsWay::Responder(responder)) => {
             // Answers while the gateway does not run; while it does, the port is held by it.
             let own = Responder::start(responder, settings);
-            let mut found = check_responder(settings, responder, lookup).await;
+            let is_in_use = matches!(own, Err(DnsError::Bind(BindError::InUse(_))));
+            let is_foreign = is_in_use && !holds_port(settings, responder).await;
+            let mut found = check_responder(settings, responder, lookup, is_foreign).await;
             match &own {
-                Ok(_) | Err(DnsError::Bind(BindError::InUse(_))) => {}
+                Ok(_) => {}
+                Err(_) if is_in_use && !is_foreign => {}
                 // The gateway may run as somebody else, or elsewhere: the answers decide.
-                Err(_) if found.iter().all(|finding| finding.is_good) => {}
+                Err(_) if !found.iter().any(Finding::is_bad) => {}
                 Err(error) => found.insert(0, Finding::bad(error.to_string())),
             }
             found
         }
         Some(_) => vec![try_it(settings).await],
     }
+}
+
+/// Whether the operator's own certificates cover the previews, so that nothing has to be proved for them.
+fn has_wildcard(settings: &Settings) -> bool {
+    let wildcard = format!("*.{}", settings.base.host);
+    settings.tls.certificates.iter().any(|source| examine(source).1.contains(&wildcard))
+}
+
+/// Whether a gateway's responder answers where this one would listen.
+async fn holds_port(settings: &Settings, responder: &ResponderSettings) -> bool {
+    let names = parse(&format!("_acme-challenge.{}", settings.base.host))
+        .and_then(|apex| Ok((apex, parse(responder.host.as_str())?)));
+    let Ok((apex, host)) = names else { return false };
+    let asked = responder.listen.iter().map(|at| {
+        let ip = match at.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        ask_over(SocketAddr::new(ip, at.port()), &apex, RecordType::SOA, Over::Udp)
+    });
+    let answers = join_all(asked).await;
+    answers.iter().flatten().any(|answer| is_ours(&answer.message, &host))
 }
 
 /// Sets a value, and removes it.
@@ -108,6 +157,7 @@ async fn check_responder(
     settings: &Settings,
     responder: &ResponderSettings,
     lookup: &Lookup,
+    is_foreign: bool,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
     let names = parse(&format!("_acme-challenge.{}", settings.base.host))
@@ -126,12 +176,12 @@ async fn check_responder(
             show(&host)
         ))),
         Ok(addresses) => {
-            let tried = addresses.iter().map(|ip| check_address(*ip, lookup.port(), &apex, &host));
+            let tried = addresses.iter().map(|ip| check_address(*ip, lookup.port(), &apex, &host, is_foreign));
             found.extend(join_all(tried).await.into_iter().flatten());
         }
         Err(error) => found.push(Finding::bad(error.to_string())),
     }
-    if found.iter().all(|finding| finding.is_good) {
+    if !found.iter().any(Finding::is_bad) {
         found.push(check_resolver(lookup, &apex, &host).await);
     }
     found
@@ -173,17 +223,18 @@ async fn check_parent(server: &ZoneServer, apex: &Name, host: &Name, zone: &Name
     }
 }
 
-/// Whether the responder answers at an address, over UDP and TCP.
-async fn check_address(ip: IpAddr, port: u16, apex: &Name, host: &Name) -> Vec<Finding> {
+/// Whether the responder answers at an address, over UDP and TCP. `is_foreign`: another program holds
+/// its port on this machine.
+async fn check_address(ip: IpAddr, port: u16, apex: &Name, host: &Name, is_foreign: bool) -> Vec<Finding> {
     let at = SocketAddr::new(ip, port);
     let tried = [(Over::Udp, "UDP"), (Over::Tcp, "TCP")].map(|(over, word)| async move {
         let answer = ask_over(at, apex, RecordType::SOA, over).await;
-        judge_answer(answer, host, &format!("`{at}` over {word}"))
+        judge_answer(answer, host, &format!("`{at}` over {word}"), is_foreign)
     });
     join_all(tried).await
 }
 
-fn judge_answer(answer: Result<Answer, AskError>, host: &Name, place: &str) -> Finding {
+fn judge_answer(answer: Result<Answer, AskError>, host: &Name, place: &str, is_foreign: bool) -> Finding {
     match answer {
         Ok(answer) if is_ours(&answer.message, host) => {
             Finding::good(format!("the responder answers at {place}"))
@@ -191,8 +242,11 @@ fn judge_answer(answer: Result<Answer, AskError>, host: &Name, place: &str) -> F
         Ok(_) => Finding::bad(format!(
             "another DNS server answers at {place}; stop it, or let the NS record lead to this machine"
         )),
-        Err(AskError::Unreachable(error)) => Finding::good(format!(
+        Err(AskError::Unreachable(error)) => Finding::note(format!(
             "{place} cannot be tried from this machine ({error}); try it from elsewhere"
+        )),
+        Err(error) if is_foreign => Finding::bad(format!(
+            "{error} at {place}, since another program holds the port; stop it, or let `dns.responder` listen elsewhere"
         )),
         Err(error) => Finding::bad(format!(
             "{error} at {place}; let it through the firewall to this machine, and see that `dns.responder` listens there (where a machine cannot reach its own public address, try from elsewhere)"

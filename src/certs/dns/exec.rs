@@ -26,6 +26,8 @@ const KEPT: &[&str] = &["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"
 const OUTPUT_MAX: usize = 16 * 1024;
 /// Characters of what it said that an error tells.
 const TOLD_MAX: usize = 500;
+/// Octets of its first line that the system looks at.
+const LINE_MAX: u64 = 256;
 /// How long its outputs may stay open after its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -33,9 +35,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// It did not start.
-    #[error(
-        "the program `{program}` in `dns.exec` cannot be run: {error}; check its path, and that this user may execute it"
-    )]
+    #[error("the program `{program}` in `dns.exec` cannot be run: {error}; {}", hint(program, error))]
     Start {
         /// The program.
         program: PathBuf,
@@ -177,8 +177,36 @@ pub(super) fn fault_of(program: &Path) -> Option<String> {
         Ok(facts) if facts.permissions().mode() & 0o111 == 0 => {
             Some(format!("`{shown}` may not be executed; make it executable with `chmod +x`"))
         }
-        Ok(_) => None,
+        Ok(_) => interpreter_of(program).filter(|interpreter| !interpreter.exists()).map(|interpreter| {
+            format!(
+                "the first line of `{shown}` names the interpreter `{}`, which is not there; correct that line, or install it",
+                interpreter.display()
+            )
+        }),
     }
+}
+
+/// What helps where a program does not start.
+fn hint(program: &Path, error: &std::io::Error) -> &'static str {
+    // The system says the same of a script without its interpreter as of no file at all.
+    if error.kind() == std::io::ErrorKind::NotFound && program.exists() {
+        "the interpreter in its first line (`#!`) is not there: correct that line, or install it"
+    } else if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) {
+        "it is no program of this system: let a script begin with a line such as `#!/bin/sh`"
+    } else {
+        "check its path, and that this user may execute it"
+    }
+}
+
+/// What a script's first line names (execve(2)); `None` where it names none, or cannot be read.
+fn interpreter_of(program: &Path) -> Option<PathBuf> {
+    use std::io::Read as _;
+    let mut line = Vec::new();
+    std::fs::File::open(program).ok()?.take(LINE_MAX).read_to_end(&mut line).ok()?;
+    let line = line.strip_prefix(b"#!")?.split(|octet| *octet == b'\n').next()?;
+    let path = std::str::from_utf8(line).ok()?.trim_start().split([' ', '\t']).next()?;
+    // A relative one depends on where the program is started.
+    Some(PathBuf::from(path)).filter(|path| path.is_absolute())
 }
 
 /// A program with all that it started: a process group of its own. Dropped before its end, all of it

@@ -115,7 +115,8 @@ pub(super) async fn wait(
     loop {
         let round = ask_all(&home, value, number).await;
         let missing = round.missing.join(", ");
-        let is_late = start.elapsed() + pause > limit;
+        let left = limit.saturating_sub(start.elapsed());
+        let is_late = left.is_zero();
         if !missing.is_empty() && is_late && round.will_do() {
             tracing::warn!(name = %show(&home.name), "going on, although not all name servers of the zone can be asked: {missing}; mend them, or take them out of its NS records");
         } else if missing.is_empty() {
@@ -124,7 +125,8 @@ pub(super) async fn wait(
             return Err(late(missing));
         } else {
             tracing::debug!(name = %show(&home.name), servers = missing, "the record is not seen yet");
-            tokio::time::sleep(pause).await;
+            // The last look is at the end of the time.
+            tokio::time::sleep(pause.min(left)).await;
             (number, pause) = (number + 1, (pause * 2).min(LONGEST_PAUSE));
             // Where a wildcard's alias stood, there may be the record itself now.
             if let Ok(Ok(found)) = find().await {

@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 
 use super::servers::{DnsServer, KEY, dig, free_port, named, settings};
+use crate::certs::dns::DnsError;
 use crate::certs::dns::check::{check_with, records_to_add};
-use crate::certs::dns::lookup::Lookup;
+use crate::certs::dns::lookup::{Lookup, parse};
+use crate::certs::dns::propagation::wait;
 use crate::certs::dns::responder::Responder;
 use crate::config::{DnsWay, ResponderSettings, Rfc2136Settings, Secret, SecretSource, Settings, TsigHash};
 use crate::name::HostName;
@@ -33,7 +35,7 @@ async fn found(gateway: &Settings, port: u16) -> String {
     let found = check_with(gateway, &lookup).await;
     let lines = found
         .iter()
-        .map(|finding| format!("{} {}\n", if finding.is_good { "ok" } else { "FAIL" }, finding.what));
+        .map(|finding| format!("{} {}\n", if finding.is_bad() { "FAIL" } else { "ok" }, finding.what));
     lines.collect()
 }
 
@@ -104,6 +106,29 @@ async fn a_closed_port_is_told_of() {
     // Another DNS server stands there.
     let said = responder_found("gw A 127.0.0.1\n_acme-challenge NS gw").await;
     assert!(said.contains("FAIL another DNS server answers at `127.0.0.1:53` over UDP; stop it"), "{said}");
+}
+
+#[tokio::test]
+async fn a_port_that_another_program_holds_is_told_of() {
+    let port = free_port(&["127.0.0.1", "127.0.0.2"]);
+    let server = named(port, "gw A 127.0.0.2\n_acme-challenge NS gw", "").await;
+    let _other = std::net::TcpListener::bind(("127.0.0.2", port)).expect("free");
+    let said = found(&gateway(&server, responder(port)), port).await;
+    assert!(said.starts_with("FAIL the DNS responder cannot listen on `127.0.0.2:"), "{said}");
+    assert!(said.contains("over UDP, since another program holds the port; stop it"), "{said}");
+    assert!(!said.contains("firewall"), "{said}");
+}
+
+/// The time that is set is the time that a record has.
+#[tokio::test]
+async fn a_record_is_waited_for_as_long_as_the_settings_say() {
+    let server = named(free_port(&["127.0.0.1"]), "", "").await;
+    let mut dns = settings(server.address);
+    dns.servers = vec![server.address];
+    let limit = std::time::Duration::from_millis(750);
+    let name = parse("_acme-challenge.preview.test").expect("a name");
+    let waited = wait(&Lookup::new(&dns), &name, "value", limit).await.expect_err("nobody set it");
+    assert!(matches!(waited, DnsError::NotSeen { waited, .. } if waited >= limit), "{waited:?}");
 }
 
 #[tokio::test]

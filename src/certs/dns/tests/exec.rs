@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::servers::{DnsServer, KEY, dig, free_port, named, present, record, script, settings};
-use crate::certs::dns::exec::Exec;
+use crate::certs::dns::exec::{Exec, fault_of};
 use crate::certs::dns::{DnsError, DnsProvider as _, ExecError};
 use crate::config::{ExecSettings, ExecStyle};
 
@@ -88,6 +88,26 @@ async fn a_failing_program_is_told_of_with_what_it_said() {
     );
     let said = exec_with(&dir.path().join("absent")).set(&record("value")).await;
     assert!(said.expect_err("absent").to_string().contains("cannot be run: No such file"));
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_run_is_told_with_its_first_line() {
+    let (server, dir) = (server().await, tempfile::tempdir().expect("temporary folder"));
+    let program = dir.path().join("hook");
+    let said = async |text: &str| {
+        script(&program, "");
+        std::fs::write(&program, text).expect("writable");
+        let exec = exec(&server, &program, ExecStyle::Lego, None);
+        exec.set(&record("value")).await.expect_err("it cannot run").to_string()
+    };
+    let missing = said("#!/absent/python3 -u\n").await;
+    assert!(missing.contains("the interpreter in its first line (`#!`) is not there"), "{missing}");
+    let fault = fault_of(&program).expect("a fault");
+    assert!(fault.contains("names the interpreter `/absent/python3`, which is not there"), "{fault}");
+    let bare = said("echo no first line\n").await;
+    assert!(bare.contains("let a script begin with a line such as `#!/bin/sh`"), "{bare}");
+    assert!(said("#! /bin/false\n").await.contains("(exit status 1)"));
+    assert_eq!(fault_of(&program), None);
 }
 
 /// All that it started ends with it, in time.
