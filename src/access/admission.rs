@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
+use super::bounds::{Bounds, OwnVisitors, check, list_of, still};
 use super::failures::{Failures, LockedOut, Login};
 use super::network_files::{NetworkList, NetworksError, PlannedList, faults_in, look};
 use super::networks::NetworkDenial;
@@ -38,26 +39,6 @@ struct Inner {
     limits: RequestLimits,
     visitors: Option<Arc<Visitors>>,
     changes: watch::Sender<u64>,
-}
-
-/// What visitors of one target are held to.
-#[derive(Clone, Debug, Default)]
-pub struct Bounds {
-    /// Where they may come from. `None`: from anywhere.
-    pub networks: Option<Arc<NetworkList>>,
-    /// How many requests there may be to it. `None`: any number.
-    pub requests: Option<Arc<Requests>>,
-    /// How many from one address, where that is not as for all.
-    pub visitors: Option<OwnVisitors>,
-}
-
-/// A route's own limits for one address.
-#[derive(Clone, Debug)]
-pub enum OwnVisitors {
-    /// None.
-    Unlimited,
-    /// These.
-    Limited(Arc<Visitors>),
 }
 
 /// What the lists are to become, by other settings.
@@ -367,45 +348,6 @@ impl Admission {
     fn is_trusted(&self, peer: IpAddr) -> bool {
         self.0.trusted.iter().any(|net| net.contains(&peer))
     }
-}
-
-impl Bounds {
-    fn of_route(route: &RouteSettings, limits: RequestLimits) -> Result<Self, NetworksError> {
-        let written = &route.bounds;
-        let name = |list| list_of(list, route);
-        let own = (written.visitor != Default::default()).then(|| written.visitor.over(limits.visitor));
-        Ok(Self {
-            networks: Some(Arc::new(NetworkList::open(&name("allow"), &name("deny"), &written.networks)?)),
-            requests: Requests::limited(written.target.over(limits.target)),
-            visitors: own
-                .map(|own| Visitors::limited(own).map_or(OwnVisitors::Unlimited, OwnVisitors::Limited)),
-        })
-    }
-
-    /// May a visitor come from there?
-    ///
-    /// # Errors
-    /// When they may not.
-    pub fn check(&self, visitor: VisitorAddr) -> Result<(), NetworkDenial> {
-        self.networks.as_ref().map_or(Ok(()), |list| check(list, visitor.0))
-    }
-}
-
-/// What a route's list is called in the log and in faults.
-fn list_of(list: &str, route: &RouteSettings) -> String {
-    format!("{list} of the route {}{}", route.host, route.path)
-}
-
-/// The same for somebody who is here already: not for the log.
-fn still(list: &NetworkList, from: IpAddr) -> Result<(), NetworkDenial> {
-    list.check(from).map(drop)
-}
-
-fn check(list: &NetworkList, from: IpAddr) -> Result<(), NetworkDenial> {
-    if let Some(by) = list.check(from)? {
-        tracing::debug!(%from, rule = %by, "an address may come");
-    }
-    Ok(())
 }
 
 /// What a route is known by.

@@ -3,6 +3,7 @@
 
 mod admission;
 mod authorized_keys;
+mod bounds;
 mod check;
 mod codes;
 mod failures;
@@ -32,7 +33,8 @@ mod verdicts;
 mod verifying_key;
 mod visit;
 
-pub use admission::{Admission, Bounds, Counted, OwnVisitors, PlannedLists, Refusal};
+pub use admission::{Admission, Counted, PlannedLists, Refusal};
+pub use bounds::{Bounds, OwnVisitors};
 pub use check::check_issuers;
 pub use codes::CodeFault;
 pub use failures::{AgentThere, Failures, LockedOut, Login, is_guess};
