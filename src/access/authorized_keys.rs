@@ -378,7 +378,7 @@ mod tests {
             ("from=\"10.0.0.1/8\"", "first address"),
             ("from=\"10.0.0.0/99\"", "address block"),
             ("from=\"\"", "empty pattern"),
-            ("no-such", "not an option"),
+            ("no-such", "does not have"),
             ("cert-authority", "cert-authority"),
             ("restrict", "forbid forwarding"),
             ("permitlisten=\"80\"", "cannot be honoured"),
