@@ -40,8 +40,6 @@ struct Inner {
     /// Who owns what keeps their keys up to date, once that has begun.
     tasks: OnceLock<Tasks>,
     allow_unexpiring: bool,
-    /// Whether people log in at the hosted service that existing agents know.
-    hosted: bool,
     /// Tokens that were checked already.
     verdicts: Verdicts,
     /// Whose tokens without an end were warned of.
@@ -78,8 +76,7 @@ impl Issuers {
         let (configured, tasks) = (ArcSwap::from_pointee(configured), OnceLock::new());
         let (allow_unexpiring, verdicts, warned) =
             (settings.allow_unexpiring_tokens, Verdicts::default(), Mutex::default());
-        let hosted = settings.login_url.is_some();
-        Ok(Self(Arc::new(Inner { configured, tasks, allow_unexpiring, hosted, verdicts, warned })))
+        Ok(Self(Arc::new(Inner { configured, tasks, allow_unexpiring, verdicts, warned })))
     }
 
     /// Starts to keep the keys those in files and at URLs, until draining begins.
@@ -120,13 +117,6 @@ impl Issuers {
                 follow(issuer, tasks);
             }
         }
-    }
-
-    /// Whether a token may be in a cookie: the hosted service sets one, or whoever else is configured. Where
-    /// nobody is, any preview could set it for all others, and nobody else would.
-    #[must_use]
-    pub fn are_in_cookies(&self) -> bool {
-        self.0.hosted || !self.0.configured.load().is_empty()
     }
 
     /// Waits for the keys that a token needs to be checked, if they are fetched from a URL and are
@@ -307,7 +297,7 @@ fn warn_of_audience(issuer: &Arc<Issuer>) {
     if issuer.settings.audience.is_none() {
         tracing::warn!(
             issuer = issuer.settings.name,
-            "an issuer has no `audience`: what it gives anybody for any other app is believed here, and goes on to services where it was not needed; set its `audience` in `[[access.issuer]]`"
+            "an issuer has no `audience`: what it gives anybody for any other app is believed here, and goes on to services where it was not needed; set its `audience`, if it stands in `[[access.issuer]]`"
         );
     }
 }

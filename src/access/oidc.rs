@@ -39,6 +39,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ANSWER_MAX: usize = 256 * 1024;
 /// How far clocks may be apart.
 const APART: Duration = Duration::from_secs(LEEWAY.unsigned_abs());
+/// Most octets of what is told of its description, where that names two URLs.
+const VALIDATION_MAX: usize = 1000;
 /// How long its description and its keys are good.
 const KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long a failure is told again without asking again.
@@ -317,6 +319,10 @@ impl Oidc {
                         OidcFault::Description(format!("it answered with the status {}", status.as_u16()))
                     }
                     DiscoveryError::Parse(error) => OidcFault::Description(brief(&error.to_string())),
+                    // Both values in full: they often differ by their last character.
+                    DiscoveryError::Validation(what) if what.len() <= VALIDATION_MAX => {
+                        OidcFault::Description(what)
+                    }
                     other => OidcFault::Description(brief(&other.to_string())),
                 })
             }

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Identity;
 use super::hold::{Bases, Hold};
@@ -22,7 +21,7 @@ use super::seal::{Opened, Purpose, SealError, Seals, SecretName, random};
 use super::session::hash;
 use crate::config::watch::off_thread;
 use crate::name::TunnelName;
-use crate::observe::Reason;
+use crate::observe::{Reason, shown_time};
 
 /// Where a link leads on its preview's host, which no service there can have.
 pub const GUEST_PATH: &str = "/.oneport/guest";
@@ -367,8 +366,7 @@ fn now() -> i64 {
 }
 
 fn shown(time: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(time).ok();
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+    OffsetDateTime::from_unix_timestamp(time).map(shown_time).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -57,6 +57,13 @@ pub struct Credentials<'a> {
     pub guest: Option<Guest>,
 }
 
+impl<'a> Credentials<'a> {
+    /// The tokens in cookies that are looked at.
+    pub fn in_cookies(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.cookies.clone().into_iter().take(COOKIES_MAX)
+    }
+}
+
 /// Proof that a visit was allowed. Only this room makes one.
 #[derive(Debug)]
 pub struct Permit {
@@ -151,7 +158,7 @@ pub enum Host<'a> {
 /// Waits for keys of issuers that are needed to decide, and are fetched from URLs: a few seconds at
 /// most, and not at all where they are here. Cancel safe.
 pub async fn prepare(issuers: &Issuers, credentials: &Credentials<'_>) {
-    let in_cookies = issuers.in_cookies(credentials);
+    let in_cookies = credentials.in_cookies();
     let in_header = credentials.authorization.as_ref().map(|(_, token)| &**token);
     let all = async {
         for token in in_cookies.chain(in_header) {
@@ -213,7 +220,7 @@ pub fn authenticate(
         return Ok(Permit::held(Way::Guest, guest.hold()));
     }
     let mut not_yet = None;
-    for token in issuers.in_cookies(credentials) {
+    for token in credentials.in_cookies() {
         match issuers.judge(token, owner) {
             Ok(verdict) => return Ok(Permit::held(Way::Cookie, &verdict.hold)),
             Err(Refused::Fault(fault @ TokenFault::NoKeysYet(_))) => not_yet = Some(fault),
@@ -232,13 +239,5 @@ pub fn authenticate(
         // Logging in again would not help: it cannot be told yet whether the token is good.
         Some(fault) => Err(Denial::BadToken { way: Way::Cookie, fault }),
         None => Err(Denial::LoginRequired),
-    }
-}
-
-impl Issuers {
-    /// The tokens in cookies that are looked at: none where nobody would set them but other previews.
-    pub fn in_cookies<'a>(&self, credentials: &Credentials<'a>) -> impl Iterator<Item = &'a str> + use<'a> {
-        let most = if self.are_in_cookies() { COOKIES_MAX } else { 0 };
-        credentials.cookies.clone().into_iter().take(most)
     }
 }

@@ -15,6 +15,7 @@ use super::{CertError, CertStore, Served, load_pair};
 use crate::config::watch::{Complaint, FileWatch, POLL, Places, Stamp, off_thread, stamp};
 use crate::config::{CertificateSource, PemPair, PemSource};
 use crate::net::Tasks;
+use crate::observe::shown_time;
 
 /// What the two files of a pair are called in a folder: by certbot, and by Kubernetes.
 const FILE_NAMES: [(&str, &str); 2] = [("fullchain.pem", "privkey.pem"), ("tls.crt", "tls.key")];
@@ -155,7 +156,12 @@ fn renew(held: &Held, found: Vec<Found>, complaints: &mut BTreeMap<Key, Complain
 fn announce(key: &Key, served: Served) -> Arc<Served> {
     served.warn(&key.1);
     let names = served.names.join(" ");
-    tracing::info!(certificate = key.1, names, not_after = %served.not_after, "certificate read anew");
+    tracing::info!(
+        certificate = key.1,
+        names,
+        not_after = shown_time(served.not_after),
+        "certificate read anew"
+    );
     Arc::new(served)
 }
 

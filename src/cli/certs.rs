@@ -8,8 +8,8 @@ use oneport::certs::acme::{Kept, Ordered, Status, Vault};
 use oneport::certs::{CertStore, Served};
 use oneport::config::Settings;
 use oneport::name::CertName;
+use oneport::observe::shown_time;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::{EXIT_INVALID, print, say, settings};
 
@@ -140,7 +140,7 @@ fn block(name: &str, shown: Option<(&Served, &str)>, status: Option<(&Status, bo
 
 /// The time, to the second, and how far away it is.
 fn in_words(at: OffsetDateTime) -> String {
-    let shown = at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| at.to_string());
+    let shown = shown_time(at);
     let away = at - OffsetDateTime::now_utc();
     let (days, hours) = (away.whole_days().unsigned_abs(), away.whole_hours().unsigned_abs());
     let length = match (days, hours) {

@@ -137,7 +137,7 @@ enum Shown {
 fn by_token_cookie(http: &Http, headers: &HeaderMap, wanted: &Wanted) -> Shown {
     let Some(tunnel) = &wanted.tunnel else { return Shown::Nothing };
     let mut other = Shown::Nothing;
-    for token in http.issuers.in_cookies(&credentials(headers)) {
+    for token in credentials(headers).in_cookies() {
         match http.issuers.identify(token, |_| Some(tunnel.owner.clone())) {
             Ok(known) if known.may_see(&tunnel.owner) => return Shown::Theirs(known),
             Ok(known) => other = Shown::Others(known.name),
@@ -250,6 +250,8 @@ fn ask(wanted: &Wanted, trouble: Option<&str>, status: StatusCode) -> Response<A
 
 /// Tells somebody that a preview is not for them, whoever they say they are.
 fn not_theirs(http: &Http, session: &Session, wanted: &Wanted) -> Response<Answer> {
+    let profile = wanted.tunnel.as_ref().and_then(|tunnel| tunnel.owner.thumbprint.as_ref());
+    tracing::info!(name = %session.name, tunnel = wanted.env, profile = profile.map(|own| own.as_str()), "somebody logged in who may not see this preview: nothing gives them its profile");
     let what = format!("You are logged in as {}, who may not see this preview.", session.name);
     if takes_tokens(http) {
         return ask(wanted, Some(&what), StatusCode::FORBIDDEN);

@@ -3,6 +3,8 @@
 use std::io::IsTerminal as _;
 
 use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tracing_subscriber::EnvFilter;
 
 /// How a log record is written.
@@ -40,4 +42,11 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), String> {
         }
     };
     Ok(())
+}
+
+/// A time as it stands in logs and answers (RFC 3339), to the second.
+#[must_use]
+pub fn shown_time(at: OffsetDateTime) -> String {
+    // Fails only for years that no clock of ours shows.
+    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }

@@ -8,7 +8,7 @@ mod reason;
 mod sparse;
 
 pub use exposition::{Now, OPENMETRICS, SshNow, openmetrics};
-pub use log::{LogFormat, init_logging};
+pub use log::{LogFormat, init_logging, shown_time};
 pub use metrics::{
     AccessMetrics, ByReason, Counter, EdgeMetrics, Histogram, HttpMetrics, Metrics, NetMetrics, Requests,
     SshMetrics,

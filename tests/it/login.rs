@@ -676,19 +676,6 @@ fn a_token_cookie_opens_more_beside_a_login() {
     assert_eq!((jar.step(&shut).status, jar.step(&url("web", "/echo")).status), (307, 307));
 }
 
-/// Without a hosted service and without an issuer, nobody sets it but other previews.
-#[test]
-fn a_token_cookie_is_read_only_where_somebody_issues_it() {
-    let house = House::new();
-    let cookie = format!("Cookie: preevy-saas-jwt={}", house.token("ed25519a"));
-    let asked = Curl::new(&house.gateway).header(&cookie).get(&url("web", "/echo"));
-    assert_eq!(asked.status, 307, "{asked:?}");
-    let page = house.jar("jar").curl().header(&cookie).get(asked.header("location").expect("the login"));
-    assert!(page.status == 200 && page.text().contains("<form method=post"), "{page:?}");
-    let open = Curl::new(&house.gateway).header(&cookie).get(&house.other("/open", "/echo"));
-    assert_eq!(reached(&open), <[String; 0]>::default());
-}
-
 /// At the hosted service, who comes back with a token for other previews is told so, and can go there
 /// again: by hand, or browsers would be sent to and fro.
 #[test]

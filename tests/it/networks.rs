@@ -12,7 +12,6 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 use toml::Table;
 
-use crate::issuers::with_issuer;
 use crate::permits::{Events, go_on, still_talks, switched_with, wait_records};
 use crate::support::agent::{Agent, OpenSsh, Via, host, key_file, node, public_key};
 use crate::support::backend::{Backend, nobody};
@@ -449,9 +448,7 @@ impl House {
 
 #[test]
 fn wrong_tokens_are_answered_later_and_then_not_at_all() {
-    let house = House::new(|setup| {
-        with_issuer(setup);
-    });
+    let house = House::new(|_| {});
     let (gateway, wrong) = (&house.gateway, house.wrong());
     // Nothing shown, and a cookie, which any page below the same domain can set, are no failures.
     for _ in 0..6 {

@@ -181,6 +181,10 @@ fn people_log_in_at_a_provider_and_see_what_the_rules_say() {
     assert_eq!(ann.curl().get(&url("/small")).status, 200);
     let shut = ann.go(&house.shut());
     assert!(shut.status == 403 && shut.text().contains("Ann@example.com, who may not see"), "{shut:?}");
+    let profile = vector_key("ed25519b")["thumbprint_uri"].as_str().expect("a URI").to_owned();
+    house.gateway.wait_log("who lacks what", |record| {
+        record["profile"] == *profile && record["name"] == "Ann@example.com"
+    });
     assert!(!shut.text().contains("name=token"), "{}", shut.text());
     let cat = house.jar("cat");
     assert_eq!(cat.log_in(&house.shut(), "cat").status, 200);
@@ -328,6 +332,15 @@ fn a_provider_that_cannot_be_used_is_told_of_in_a_sentence() {
     assert!(refused.status == 502 && refused.text().contains("access.oidc.client_id"), "{}", refused.text());
     let record = wrong.gateway.wait_reason("provider-unusable");
     assert_eq!(record["at_fault"], "gateway", "{record}");
+    // One character too many: both are told whole.
+    let issuer = format!("https://localhost:{}", wrong.port);
+    rewrite(&wrong.gateway, |table| {
+        section(section(table, "access"), "oidc").insert("issuer".to_owned(), format!("{issuer}/").into());
+    });
+    poll("both issuers", SOON, || {
+        let text = wrong.jar("slash").go(&url("/small")).text();
+        (text.contains(&format!("`{issuer}`")) && text.contains(&format!("`{issuer}/`"))).then_some(())
+    });
     let untrusted = House::of(true, |setup| {
         setup.unset("access", "oidc");
         setup.set("access.oidc.issuer", "https://127.0.0.1:1/nowhere");

@@ -11,7 +11,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::issuers::with_issuer;
 use crate::support::agent::{Agent, OpenSsh, host, key_file, node, public_key, vector_key};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, ONEPORT, Setup};
@@ -90,9 +89,7 @@ fn reached(response: &Response, name: &str) -> Vec<String> {
 
 #[test]
 fn a_token_of_the_agents_own_key_opens_its_tunnel_in_every_way() {
-    let mut setup = Setup::new();
-    with_issuer(&mut setup);
-    let house = House::of(setup);
+    let house = House::new();
     let token = token_of("ed25519a", "EdDSA");
     let response = house.bearer(&token);
     assert_eq!(reached(&response, "authorization"), <[&str; 0]>::default());
@@ -416,9 +413,7 @@ fn the_hosted_services_login_is_sent_to_if_there_is_one() {
 
 #[test]
 fn who_comes_from_the_login_goes_back_to_the_tunnel_and_nowhere_else() {
-    let mut setup = Setup::new();
-    with_issuer(&mut setup);
-    let house = House::of(setup);
+    let house = House::new();
     let cookie = format!("Cookie: preevy-saas-jwt={}", token_of("ed25519a", "EdDSA"));
     let back = |path: &str| {
         let login = format!("https://auth.gw.test/login?env=web-dzk582uo&returnPath={path}");

@@ -19,6 +19,7 @@ use super::vault::{FaultNote, Kept, Lock, Status};
 use super::{Inner, mark, off_thread, times};
 use crate::certs::Served;
 use crate::name::CertName;
+use crate::observe::shown_time;
 
 /// The longest sleep: clocks are set, machines sleep, and other processes renew.
 const NAP_MAX: Duration = Duration::from_secs(60 * 60);
@@ -141,7 +142,7 @@ impl Inner {
                 return Ok(Next::At(file.not_after));
             }
             if !line.told_of_end.swap(true, Ordering::Relaxed) {
-                tracing::warn!(%name, not_after = %file.not_after, "the certificate in `tls.certificates` for this name has ended; one is ordered, and shown until there is a newer file");
+                tracing::warn!(%name, not_after = shown_time(file.not_after), "the certificate in `tls.certificates` for this name has ended; one is ordered, and shown until there is a newer file");
             }
         }
         let (known, mark) = self.look(line).await?;
@@ -230,7 +231,7 @@ impl Inner {
         // Noted with the fault otherwise.
         let written = if is_due { Ok(()) } else { self.write(name, status.clone()).await };
         let (way, issuer) = (&kept.about.way, &served.issuer);
-        tracing::info!(%name, way, issuer, not_after = %served.not_after, %renew_at, "a certificate is there");
+        tracing::info!(%name, way, issuer, not_after = shown_time(served.not_after), renew_at = shown_time(renew_at), "a certificate is there");
         if is_due {
             return self.note_failure(line, Some(&kept), status, &wrong_clock(served, begun_at)).await;
         }
@@ -264,7 +265,7 @@ impl Inner {
         let written = self.write(name, status).await;
         let (text, word) = (&fault.text, fault.kind.word());
         let hint = at_once(name, word, "when mended");
-        tracing::warn!(%name, fault = word, failures, %retry_at, "no certificate: {text}{hint}");
+        tracing::warn!(%name, fault = word, failures, retry_at = shown_time(retry_at), "no certificate: {text}{hint}");
         self.tell(line, note);
         written.map(|()| retry_at)
     }
@@ -309,7 +310,7 @@ impl Inner {
             return;
         }
         let (name, word, retry_at) = (&line.name, &fault.word, known.order_at(mark));
-        tracing::info!(%name, fault = word, %retry_at, "not ordered again before its time: {}", fault.text);
+        tracing::info!(%name, fault = word, retry_at = shown_time(retry_at), "not ordered again before its time: {}", fault.text);
         self.tell(line, fault);
     }
 }

@@ -13,6 +13,7 @@ use super::known::Known;
 use super::vault::{Kept, Window};
 use super::{Inner, account, off_thread, times};
 use crate::name::CertName;
+use crate::observe::shown_time;
 
 /// When to ask again where there was no answer.
 const AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -34,7 +35,7 @@ impl Inner {
         status.ask_at = Some(now + times::ask_again(wait, served.not_before, served.not_after));
         if let Some(window) = window.filter(|window| status.window.as_ref() != Some(window)) {
             let renew_at = times::by_window(&window, times::chance());
-            tracing::info!(%name, start = %window.start, end = %window.end, renew_at = %renew_at, "the authority says when to renew");
+            tracing::info!(%name, start = shown_time(window.start), end = shown_time(window.end), renew_at = shown_time(renew_at), "the authority says when to renew");
             status.renew_at = Some(renew_at);
             status.window = Some(window);
         }
