@@ -111,14 +111,11 @@ impl Logouts {
             keep::append(&self.path, &line(&id, until))?;
             written.lines += 1;
         } else {
-            let mut text = String::new();
-            let mut lines = 0;
-            for (id, ended) in self.known.lock().ended.iter().filter(|(_, ended)| ended.until > now) {
-                text.push_str(&line(id, ended.until));
-                lines += 1;
-            }
-            keep::write(&self.path, &text)?;
-            written.lines = lines;
+            // Every visit waits for this lock: nothing is written out under it.
+            let all: Vec<_> = self.known.lock().ended.iter().map(|(id, ended)| (*id, ended.until)).collect();
+            let living = || all.iter().filter(|(_, until)| *until > now);
+            keep::write(&self.path, &living().map(|(id, until)| line(id, *until)).collect::<String>())?;
+            written.lines = living().count();
         }
         written.is_whole = true;
         Ok(())

@@ -98,9 +98,9 @@ impl Permit {
         self.is_for_preflight
     }
 
-    /// Whether a cookie allowed it, which a browser sends along whatever page asks for it.
-    const fn is_by_cookie(&self) -> bool {
-        matches!(self.by, Some(Way::Cookie | Way::Session | Way::Guest))
+    /// Whether a cookie or a password allowed it, which a browser sends along whatever page asks for it.
+    const fn is_by_browser(&self) -> bool {
+        matches!(self.by, Some(Way::Cookie | Way::Session | Way::Guest | Way::Basic))
     }
 
     /// How long the visit is allowed, which whoever serves it has to see to; `None`: without end.
@@ -180,7 +180,7 @@ pub fn visit(issuers: &Issuers, host: Host<'_>, request: &Request<'_>) -> Result
         Host::Tunnel(AccessLevel::Private, owner) => {
             match (authenticate(issuers, owner, &request.credentials), &request.other_site) {
                 (Err(_), _) if request.is_preflight => Ok(Permit::for_preflight()),
-                (Ok(permit), Some(site)) if permit.is_by_cookie() => {
+                (Ok(permit), Some(site)) if permit.is_by_browser() => {
                     by_itself(issuers, owner, &request.credentials, site.clone())
                 }
                 (decided, _) => decided,
@@ -189,15 +189,16 @@ pub fn visit(issuers: &Issuers, host: Host<'_>, request: &Request<'_>) -> Result
     }
 }
 
-/// Decides about what another site's page sent: browsers send cookies along for whoever asks, and all
-/// previews are one site to them. What else is in the request, the page had to know.
+/// Decides about what another site's page sent: browsers send cookies and passwords along for whoever asks,
+/// and all previews are one site to them. What else is in the request, the page had to know.
 fn by_itself(
     issuers: &Issuers,
     owner: &Identity,
     credentials: &Credentials<'_>,
     site: String,
 ) -> Result<Permit, Denial> {
-    let alone = Credentials { authorization: credentials.authorization.clone(), ..Credentials::default() };
+    let authorization = credentials.authorization.clone().filter(|(way, _)| *way == Way::Bearer);
+    let alone = Credentials { authorization, ..Credentials::default() };
     authenticate(issuers, owner, &alone).map_err(|_| Denial::OtherSite(site))
 }
 

@@ -12,7 +12,7 @@ use crate::config::watch::{Complaint, FileWatch, POLL, Places, off_thread, stamp
 use crate::config::{AccessSettings, Faults, Reading, RouteSettings, Settings, Source};
 use crate::net::Tasks;
 
-/// What begins the paths of settings that are reread.
+/// The settings that are reread; those in a section, where a path ends in a dot.
 const REREAD: [&str; 6] =
     ["networks.allow", "networks.deny", "ssh.allow", "ssh.deny", "access.issuer", "access.oidc."];
 /// The routes, of which only the lists are reread.
@@ -129,9 +129,13 @@ fn waiting(now: &Reading, first: &Reading) -> Vec<&'static str> {
     let is_waiting = |path: &&'static str| match *path {
         ROUTES => !are_same_routes(new, old),
         SECRETS => has_secrets(&new.access) != has_secrets(&old.access),
-        path => !REREAD.iter().any(|reread| path.starts_with(reread)),
+        path => !is_reread(path),
     };
     now.changed_since(first).into_iter().filter(is_waiting).collect()
+}
+
+fn is_reread(path: &str) -> bool {
+    REREAD.iter().any(|reread| if reread.ends_with('.') { path.starts_with(reread) } else { path == *reread })
 }
 
 fn has_secrets(access: &AccessSettings) -> bool {
@@ -146,4 +150,19 @@ fn are_same_routes(one: &Settings, other: &Settings) -> bool {
         route
     };
     one.routes.iter().map(bare).eq(other.routes.iter().map(bare))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_whose_name_begins_as_anothers_is_none_that_is_reread() {
+        for path in ["ssh.allow", "ssh.deny", "access.issuer", "access.oidc.client_id"] {
+            assert!(is_reread(path), "{path}");
+        }
+        for path in ["ssh.allow_any_key", "ssh.authorized_keys", "networks.allowed", "access.share_max"] {
+            assert!(!is_reread(path), "{path}");
+        }
+    }
 }

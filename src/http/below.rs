@@ -17,8 +17,11 @@ const PREFIX: &str = "oneport-proxy.";
 /// Longest path of a cookie, in octets. Browsers take none above 1,024 (RFC 6265bis, section 5.6).
 const PATH_MAX: usize = 900;
 /// What would be for all tunnels there: which service workers may be in charge, what a browser is to
-/// forget, and where it reports what goes wrong.
-const FOR_ALL: [HeaderName; 4] = [
+/// forget, where it reports what goes wrong, how it connects, and what it tells of itself.
+const FOR_ALL: [HeaderName; 7] = [
+    HeaderName::from_static("strict-transport-security"),
+    HeaderName::from_static("alt-svc"),
+    HeaderName::from_static("accept-ch"),
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("nel"),

@@ -94,6 +94,8 @@ async fn begin(http: &Http, request: &Request<Outgoing>, form: Form, visitor: Vi
             let owner = wanted.tunnel.as_ref().map(|tunnel| &tunnel.owner);
             let beside =
                 http.sessions.begin(known.clone(), owner, Some(before)).map_err(|error| ours(&error))?;
+            // A logout is remembered for as long as the login would have lived.
+            let beside = beside.until_at_most(Some(before.until()));
             return go(http, &beside, &wanted, None, StatusCode::TEMPORARY_REDIRECT);
         }
         (None, Shown::Theirs(known)) => {
@@ -307,14 +309,10 @@ async fn logout(http: &Http, headers: &HeaderMap, visitor: VisitorAddr) -> Outco
         let (sessions, name) = (http.sessions.clone(), session.name.clone());
         match off_thread(move || sessions.end(&session, visitor.0)).await {
             Some(Err(fault @ LogoutFault::TooMany)) => {
-                let next = "close the browser, and log out later; the login ends by itself, too";
-                return Err(Failure::new(
-                    Reason::TooManyRequests,
-                    StatusCode::TOO_MANY_REQUESTS,
-                    fault.to_string(),
-                    next,
-                )
-                .with(header::RETRY_AFTER, HeaderValue::from_static("600")));
+                let next = "clear this browser's cookies; the login ends by itself, too";
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                return Err(Failure::new(Reason::TooManyRequests, status, fault.to_string(), next)
+                    .with(header::RETRY_AFTER, HeaderValue::from_static("600")));
             }
             Some(Err(error)) => tracing::error!("{error}"),
             Some(Ok(())) | None => {}

@@ -11,8 +11,8 @@ use crate::name::{HostName, TunnelName};
 use crate::registry::Tunnel;
 
 /// Where the page is from, if that is neither this host nor one of the same agent's, and it asks for more
-/// than to read something: browsers show it no answer, but a deed is done, and a WebSocket is open to all.
-/// Who says nothing of a page is none that any page could use.
+/// than to read something: browsers show it no answer, if the service does not allow it, but a deed is done, and
+/// a WebSocket is open to all. Who says nothing of a page is none that any page could use.
 pub(super) fn other_site<B>(
     http: &Http,
     request: &Request<B>,

@@ -214,7 +214,7 @@ impl Session {
         let forwarded =
             forward(&self.http.pool, (&permit, &stay), target, record.visitor, request, upload.clone());
         let mut response = forwarded.await?;
-        if permit.is_for_preflight() {
+        if permit.is_for_preflight() && !response.status().is_informational() {
             return Ok(Outcome::Answered(preflight::answer(response), Reason::Answered));
         }
         if let Some(changed) = isolate::isolate(response.headers_mut(), &visit, &self.http.settings) {
@@ -297,6 +297,7 @@ impl Session {
             Target::Tunnel(tunnel) => Host::Tunnel(tunnel.access, &tunnel.owner),
         };
         let (headers, base) = (request.headers(), &self.http.settings.base);
+        let is_own_host = session::is_home(target, own_host, base);
         let other_site = match target {
             Target::Tunnel(tunnel) if tunnel.access == AccessLevel::Private => {
                 origin::other_site(&self.http, request, tunnel, own_host)
@@ -311,7 +312,10 @@ impl Session {
                     Target::Tunnel(tunnel) => session::of_guest(&self.http, headers, tunnel, own_host),
                     Target::Route(_) => None,
                 };
-                Credentials { session, guest, ..credentials(headers) }
+                let mut shown = credentials(headers);
+                // Below a path of a host that all share, a page of any of them could use the cookie.
+                shown.cookies.retain(|_| is_own_host);
+                Credentials { session, guest, ..shown }
             }
             _ => Credentials::default(),
         };
@@ -325,7 +329,7 @@ impl Session {
                     name: &tunnel.name,
                     path: request.uri().path_and_query(),
                     headers,
-                    is_own_host: own_host.is_some_and(|host| session::is_own_host(tunnel, host, base))
+                    is_own_host: is_own_host
                         && session::are_kept(base, headers, self.conn.tls.is_some(), self.trusted),
                     is_read,
                 };

@@ -172,6 +172,14 @@ pub(super) fn is_own_host(tunnel: &Tunnel, host: &HostName, base: &BaseUrl) -> b
     host.label_under(&base.host).is_some_and(|label| label == tunnel.name.as_str())
 }
 
+/// Whether this is a host of the target's own in that sense.
+pub(super) fn is_home(target: &Target, host: Option<&HostName>, base: &BaseUrl) -> bool {
+    match (target, host) {
+        (Target::Tunnel(tunnel), Some(host)) => is_own_host(tunnel, host, base),
+        _ => false,
+    }
+}
+
 /// A browser that is sent to the login.
 #[derive(Debug)]
 pub(super) struct Browser {

@@ -168,8 +168,7 @@ fn label_in(text: &str, base: &HostName) -> Option<String> {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (host, _) = HostName::parse_authority(authority).ok()?;
-    let label = host.as_str().strip_suffix(base.as_str())?.strip_suffix('.')?;
-    (!label.is_empty() && !label.contains('.')).then(|| label.to_owned())
+    host.label_under(base).map(str::to_owned)
 }
 
 /// Who may visit it, if this key offers it now.

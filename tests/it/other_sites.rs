@@ -4,6 +4,8 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::issuers::{token_for, with_issuer};
@@ -102,10 +104,15 @@ fn another_previews_page_can_neither_post_nor_open_a_websocket_with_a_login() {
     // Forms of a page of its own that wants no referrer, but none of a frame that may do nothing.
     let of = |site: &str| house.post(&[&cookie, "Origin: null", &format!("Sec-Fetch-Site: {site}")]);
     assert_eq!(["same-origin", "same-site", "cross-site", "none"].map(of), [200, 403, 403, 403]);
-    // What is only read, browsers keep from the page.
+    // What is only read, browsers keep from the page, where the service does not say otherwise.
     let evil = format!("Origin: {}", house.stranger());
     let read = Curl::new(&house.gateway).header(&cookie).header(&evil).get(&url("web", "/echo"));
     assert_eq!(read.status, 200);
+    // Browsers keep passwords, too; programs have no `Origin`.
+    let basic = format!("x-preevy-profile-key:{token}");
+    let basic = format!("Authorization: Basic {}", STANDARD.encode(basic));
+    assert_eq!((house.post(&[&basic, &evil]), house.upgrade(&[&basic, &evil])), (403, 403));
+    assert_eq!((house.post(&[&basic]), house.upgrade(&[&basic])), (200, 101));
     // Who shows a token in the request itself has it.
     let bearer = format!("Authorization: Bearer {token}");
     for headers in [&[&*bearer, &evil][..], &[&bearer, &evil, &cookie]] {
@@ -143,5 +150,10 @@ fn nor_over_http2_nor_by_a_guest_link_nor_by_the_cookie_of_the_hosted_service() 
         let cookie = format!("Cookie: {cookie}");
         assert_eq!((house.post(&[&cookie, &evil]), house.upgrade(&[&cookie, &evil])), (403, 403), "{cookie}");
         assert_eq!((house.post(&[&cookie, &own]), house.upgrade(&[&cookie, &own])), (200, 101), "{cookie}");
+        // Below a path, where pages of all agents are of one origin, none of that counts.
+        let path = format!("https://gw.test/proxy/{}/echo", host("web").trim_end_matches(".gw.test"));
+        let post = Curl::new(&house.gateway).args(&["-d", "a=b"]).header(&cookie);
+        assert_eq!(post.header("Origin: https://gw.test").get(&path).status, 401, "{cookie}");
+        assert_eq!(Curl::new(&house.gateway).header(&cookie).get(&path).status, 307, "{cookie}");
     }
 }
