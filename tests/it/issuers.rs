@@ -94,6 +94,18 @@ fn is_fetched(gateway: &Gateway) {
     gateway.wait_log("the first keys", |record| record["message"] == "an issuer's keys have changed");
 }
 
+/// A house that believes an issuer, whose only key it has fetched.
+#[track_caller]
+fn with_keys_at_a_url() -> (House, Keys) {
+    let mut setup = Setup::new();
+    let keys = Keys::start(&setup, false);
+    keys.has(&["ecdsa256"]);
+    setup.set("access.issuer", vec![keys.issuer()]);
+    let house = House::of(setup);
+    is_fetched(&house.gateway);
+    (house, keys)
+}
+
 #[track_caller]
 fn is_refused(response: &Response, what: &str) {
     assert_eq!(response.status, 401, "{response:?}");
@@ -102,12 +114,7 @@ fn is_refused(response: &Response, what: &str) {
 
 #[test]
 fn keys_at_a_url_are_fetched_again_for_a_new_one_and_at_sighup() {
-    let mut setup = Setup::new();
-    let keys = Keys::start(&setup, false);
-    keys.has(&["ecdsa256"]);
-    setup.set("access.issuer", vec![keys.issuer()]);
-    let house = House::of(setup);
-    is_fetched(&house.gateway);
+    let (house, keys) = with_keys_at_a_url();
     let tokens = jose(&json!([
         order(ISSUER, "ecdsa256", "ES256"),
         order(ISSUER, "ed25519b", "EdDSA"),
@@ -133,12 +140,7 @@ fn keys_at_a_url_are_fetched_again_for_a_new_one_and_at_sighup() {
 
 #[test]
 fn a_token_that_names_no_key_has_them_fetched_when_none_has_signed_it() {
-    let mut setup = Setup::new();
-    let keys = Keys::start(&setup, false);
-    keys.has(&["ecdsa256"]);
-    setup.set("access.issuer", vec![keys.issuer()]);
-    let house = House::of(setup);
-    is_fetched(&house.gateway);
+    let (house, keys) = with_keys_at_a_url();
     let unnamed = |key: &str, alg: &str| {
         let mut token = order(ISSUER, key, alg);
         token["header"] = json!({});
@@ -211,12 +213,7 @@ fn oneport_check_fetches_the_keys_once_and_says_what_is_wrong() {
 
 #[test]
 fn tokens_with_made_up_key_names_cause_few_fetches() {
-    let mut setup = Setup::new();
-    let keys = Keys::start(&setup, false);
-    keys.has(&["ecdsa256"]);
-    setup.set("access.issuer", vec![keys.issuer()]);
-    let house = House::of(setup);
-    is_fetched(&house.gateway);
+    let (house, keys) = with_keys_at_a_url();
     let made_up: Vec<Value> = (0..20)
         .map(|number| {
             let mut token = order(ISSUER, "ecdsa384", "ES384");
@@ -234,12 +231,7 @@ fn tokens_with_made_up_key_names_cause_few_fetches() {
 
 #[test]
 fn a_failed_fetch_keeps_the_keys_and_says_so() {
-    let mut setup = Setup::new();
-    let keys = Keys::start(&setup, false);
-    keys.has(&["ecdsa256"]);
-    setup.set("access.issuer", vec![keys.issuer()]);
-    let house = House::of(setup);
-    is_fetched(&house.gateway);
+    let (house, keys) = with_keys_at_a_url();
     let good = jose(&json!([order(ISSUER, "ecdsa256", "ES256")])).remove(0);
     let complaint = |what: &str| {
         house.gateway.signal(Signal::HUP);

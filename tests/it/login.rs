@@ -34,6 +34,16 @@ pub(crate) struct Jar<'a> {
 }
 
 impl House {
+    /// Where people log in at the hosted service that existing agents know.
+    fn hosted(setup: Setup) -> Self {
+        let mut command = setup.command();
+        command.env("SAAS_BASE_URL", "https://app.test");
+        let (gateway, backend) = (setup.start_with(command), Backend::start());
+        let agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
+        let other = OpenSsh::new(&gateway).key(OTHER).forward("/open", backend.address()).start();
+        Self { gateway, backend, _agent: agent, other }
+    }
+
     pub(crate) fn new() -> Self {
         Self::of(Setup::new())
     }
@@ -607,14 +617,7 @@ fn cookies_of_a_preview_stay_on_its_host() {
 /// Existing agents' hosted service leaves a token in a cookie of the whole base host.
 #[test]
 fn a_token_cookie_of_the_hosted_service_becomes_a_session_of_the_host() {
-    let setup = Setup::new();
-    let mut command = setup.command();
-    command.env("SAAS_BASE_URL", "https://app.test");
-    let gateway = setup.start_with(command);
-    let backend = Backend::start();
-    let agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
-    let other = OpenSsh::new(&gateway).key(OTHER).forward("/open", backend.address()).start();
-    let house = House { gateway, backend, _agent: agent, other };
+    let house = House::hosted(Setup::new());
     let jar = house.jar("jar");
     let sent = jar.step(&url("web", "/echo"));
     let login = sent.header("location").expect("the login").to_owned();
@@ -682,13 +685,7 @@ fn a_token_cookie_opens_more_beside_a_login() {
 fn who_comes_back_from_the_hosted_service_without_the_profile_is_told_so() {
     let mut setup = Setup::new();
     with_issuer(&mut setup);
-    let mut command = setup.command();
-    command.env("SAAS_BASE_URL", "https://app.test");
-    let gateway = setup.start_with(command);
-    let backend = Backend::start();
-    let agent = OpenSsh::new(&gateway).forward("/web#access=private", backend.address()).start();
-    let other = OpenSsh::new(&gateway).key(OTHER).forward("/open", backend.address()).start();
-    let house = House { gateway, backend, _agent: agent, other };
+    let house = House::hosted(setup);
     let jar = house.jar("jar");
     let login = jar.step(&url("web", "/echo")).header("location").expect("the login").to_owned();
     let back = jar.curl().header(&format!("Cookie: preevy-saas-jwt={}", token_for(OTHER))).get(&login);
