@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use super::oidc_fault::OidcFault;
-use super::oidc_rules::{ADDRESS, Granted, VERIFIED, granted, name_of};
+use super::oidc_rules::{ADDRESS, Granted, VERIFIED, granted, is_open, name_of};
 use super::session::{Known, Origin};
 use super::token::{LEEWAY, Terms, brief, claims_of as token_claims};
 use crate::config::{OidcSettings, SecretSource};
@@ -227,11 +227,18 @@ impl Oidc {
             // It may have new keys since.
             Err(_) => claims_of(&self.client(true).await?, &tokens, &nonce).map_err(OidcFault::Token)?,
         };
-        if !is_decided(&granted(&self.0.settings.allow, &claims)) {
-            claims = self.with_user_info(&client, tokens.access_token(), claims).await?;
+        let rules = &self.0.settings.allow;
+        if is_open(rules, &claims) {
+            match self.user_info(&client, tokens.access_token(), &claims).await {
+                Ok(more) => add(&mut claims, more),
+                Err(fault) if matches!(granted(rules, &claims), Granted::Some(_)) => {
+                    tracing::warn!("{fault}; going by the ID token alone");
+                }
+                Err(fault) => return Err(fault),
+            }
         }
         let name = name_of(&claims);
-        match granted(&self.0.settings.allow, &claims) {
+        match granted(rules, &claims) {
             Granted::Some(profiles) => Ok(Known { name, origin: self.0.origin, key: None, profiles }),
             Granted::Unverified(address) => Err(OidcFault::Unverified(brief(&address))),
             Granted::Nothing => Err(OidcFault::Nobody(brief(&name))),
@@ -245,23 +252,22 @@ impl Oidc {
     }
 
     /// Many providers say of somebody only when asked what they do not put into the token.
-    async fn with_user_info(
+    async fn user_info(
         &self,
         client: &Asking,
         access: &AccessToken,
-        mut claims: Map<String, Value>,
+        claims: &Map<String, Value>,
     ) -> Result<Map<String, Value>, OidcFault> {
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Ok(request) = client.user_info(access.clone(), Some(SubjectIdentifier::new(subject))) else {
-            return Ok(claims);
+            return Ok(Map::new());
         };
         let http = |request: HttpRequest| self.ask(request);
         let more: UserInfoClaims<OtherClaims, CoreGenderClaim> = request
             .request_async(&http)
             .await
             .map_err(|error| OidcFault::Token(brief(&error.to_string())))?;
-        add(&mut claims, as_map(&more));
-        Ok(claims)
+        Ok(as_map(&more))
     }
 
     async fn client(&self, anew: bool) -> Result<Asking, OidcFault> {
@@ -391,8 +397,4 @@ fn add(claims: &mut Map<String, Value>, mut more: Map<String, Value>) {
     for (name, value) in more {
         claims.entry(name).or_insert(value);
     }
-}
-
-const fn is_decided(granted: &Granted) -> bool {
-    matches!(granted, Granted::Some(_))
 }

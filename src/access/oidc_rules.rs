@@ -69,6 +69,17 @@ pub fn granted(rules: &[OidcRule], claims: &Map<String, Value>) -> Granted {
     }
 }
 
+/// Whether a rule looks at something of which the claims say nothing, so that it may be worth asking
+/// for more.
+#[must_use]
+pub fn is_open(rules: &[OidcRule], claims: &Map<String, Value>) -> bool {
+    let is_unsaid = |rule: &OidcRule| match &rule.who {
+        OidcWho::Email(_) | OidcWho::Domain(_) => !claims.contains_key(ADDRESS),
+        OidcWho::Claim { name, .. } => claim(claims, name).is_none(),
+    };
+    granted(rules, claims) != Granted::Some(None) && rules.iter().any(is_unsaid)
+}
+
 /// Where an address is; `None` where readers could differ: it has no `@`, or more than one.
 fn domain_of(address: &str) -> Option<&str> {
     let (user, domain) = address.split_once('@')?;
@@ -136,6 +147,17 @@ mod tests {
         assert_eq!(of(&json!({ "app": { "profiles": ["a", "b"] } })), some(&["a", "b"]));
         assert_eq!(of(&json!({ "role": "boss" })), Granted::Some(None));
         assert_eq!(of(&json!({ "groups": ["devs"], "role": 1 })), Granted::Nothing);
+    }
+
+    #[test]
+    fn what_a_rule_looks_at_and_the_claims_lack_is_open() {
+        let open = |claims: Value, rules: &[OidcRule]| is_open(rules, claims.as_object().expect("an object"));
+        let ann = json!({ "email": "ann@example.com", "email_verified": true });
+        assert!(open(ann.clone(), &rules()) && !open(ann, &rules()[..3]));
+        assert!(open(json!({ "groups": ["dev"] }), &rules()[..4]));
+        // Not verified is an answer as well, and who may see all can be given no more.
+        assert!(!open(json!({ "email": "ann@example.com" }), &rules()[..3]));
+        assert!(!open(json!({ "role": "boss" }), &rules()));
     }
 
     #[test]

@@ -86,6 +86,10 @@ impl House {
                         "email": "jon@example.com", "email_verified": true,
                         "id_token": { "azp": "oneport", "nbf": now + 10 },
                     },
+                    "kim": {
+                        "email": "kim@example.com", "email_verified": true,
+                        "userinfo": { "groups": ["dev"] },
+                    },
                     "gus": { "userinfo": { "email": "gus@example.com", "email_verified": true } },
                 },
             }),
@@ -207,6 +211,12 @@ fn what_a_provider_says_only_when_asked_counts_too() {
     assert_eq!(house.jar("ann").log_in(&url("/small"), "ann").status, 200);
     let bob = house.jar("bob").log_in(&url("/small"), "bob");
     assert!(bob.text().contains("has not verified your address"), "{}", bob.text());
+    drop(house);
+    // Also where one of the rules matches already: another may give more.
+    let house = House::new(true);
+    let kim = house.jar("kim");
+    assert_eq!(kim.log_in(&url("/small"), "kim").status, 200);
+    assert_eq!(kim.go(&house.shut()).status, 200);
 }
 
 /// What one of the two says of an address never vouches for the address that the other names.
