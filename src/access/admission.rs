@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::bounds::{Bounds, OwnVisitors, check, list_of, still};
 use super::failures::{Failures, LockedOut, Login};
@@ -39,6 +39,8 @@ struct Inner {
     limits: RequestLimits,
     visitors: Option<Arc<Visitors>>,
     changes: watch::Sender<u64>,
+    /// Lists were put in the place of others.
+    was_put: Notify,
 }
 
 /// What the lists are to become, by other settings.
@@ -85,6 +87,7 @@ impl Admission {
             limits,
             visitors: Visitors::limited(limits.visitor),
             changes: watch::Sender::new(0),
+            was_put: Notify::new(),
         })))
     }
 
@@ -265,7 +268,13 @@ impl Admission {
         loop {
             // First: something may have changed between `open` and now.
             watch.was_read(self.reread(&mut complaint).await);
-            while !watch.is_due_within(POLL).await {}
+            tokio::select! {
+                () = async { while !watch.is_due_within(POLL).await {} } => {}
+                // There may be other files now; and one may have changed after it was read for a plan.
+                () = self.0.was_put.notified() => {
+                    watch.is_due_within(Duration::ZERO).await;
+                }
+            }
         }
     }
 
@@ -326,6 +335,7 @@ impl Admission {
                 self.has_changed(list.len());
             }
         }
+        self.0.was_put.notify_one();
     }
 
     fn has_changed(&self, networks: usize) {
@@ -353,4 +363,40 @@ impl Admission {
 /// What a route is known by.
 fn name_of(route: &RouteSettings) -> (HostName, String) {
     (route.host.clone(), route.path.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::Source;
+
+    /// A file changes after it was read for a plan, and is noticed before that is put.
+    #[tokio::test]
+    async fn what_is_put_late_is_read_once_more() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (config, file) = (dir.path().join("oneport.toml"), dir.path().join("denied.txt"));
+        let text = "base_url = \"https://gw.test\"\nlisten = []\nplain.http = [\"127.0.0.1:0\"]\nssh.allow_any_key = true";
+        let text = format!("{text}\nnetworks.deny = [\"file:{}\"]\n", file.display());
+        fs::write(&config, text).and_then(|()| fs::write(&file, "192.0.2.1\n")).expect("writable");
+        let settings = Source::new(Some(config), []).read().expect("no fault").settings;
+        let admission = Admission::open(&settings, &Arc::default()).expect("readable");
+        let tasks = Tasks::new();
+        admission.watch(&tasks);
+        let mut changes = admission.changes();
+        let visitor = |last| VisitorAddr(IpAddr::from([192, 0, 2, last]));
+        let mut second_is_out = async || {
+            let changed = changes.wait_for(|_| admission.visitor(visitor(2)).is_err());
+            assert!(tokio::time::timeout(POLL / 2, changed).await.is_ok_and(|changed| changed.is_ok()));
+        };
+
+        let planned = admission.plan(&settings).expect("readable");
+        fs::write(&file, "192.0.2.2\n").expect("writable");
+        second_is_out().await;
+        admission.put(planned);
+        second_is_out().await;
+        assert!(admission.visitor(visitor(1)).is_ok());
+        tasks.begin_drain();
+    }
 }
