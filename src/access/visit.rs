@@ -140,7 +140,7 @@ pub struct Request<'a> {
     /// Whether it is a CORS preflight, and nothing more.
     pub is_preflight: bool,
     /// Where the page is from that sent it, if that is neither the host itself nor a tunnel of the same
-    /// owner, and it asks for more than to read something.
+    /// owner.
     pub other_site: Option<String>,
     /// What the visitor shows of who they are.
     pub credentials: Credentials<'a>,
@@ -179,12 +179,12 @@ pub fn visit(issuers: &Issuers, host: Host<'_>, request: &Request<'_>) -> Result
         Host::Route | Host::Tunnel(AccessLevel::Public, _) => Ok(Permit::free()),
         Host::Tunnel(AccessLevel::Private, owner) => {
             match (authenticate(issuers, owner, &request.credentials), &request.other_site) {
-                (Err(_), _) if request.is_preflight => Ok(Permit::for_preflight()),
                 (Ok(permit), Some(site)) if permit.is_by_browser() => {
                     by_itself(issuers, owner, &request.credentials, site.clone())
                 }
                 (decided, _) => decided,
             }
+            .or_else(|denial| if request.is_preflight { Ok(Permit::for_preflight()) } else { Err(denial) })
         }
     }
 }

@@ -10,16 +10,18 @@ use crate::access::brief;
 use crate::name::{HostName, TunnelName};
 use crate::registry::Tunnel;
 
-/// Where the page is from, if that is neither this host nor one of the same agent's, and it asks for more
-/// than to read something: browsers show it no answer, if the service does not allow it, but a deed is done, and
-/// a WebSocket is open to all. Who says nothing of a page is none that any page could use.
+/// Where the page is from, if that is neither this host nor one of the same agent's. A request that names
+/// none passes: a program's, what a browser opens in its window, and what it shows in a page without letting
+/// that read it, such as pictures.
 pub(super) fn other_site<B>(
     http: &Http,
     request: &Request<B>,
     tunnel: &Tunnel,
     own_host: Option<&HostName>,
 ) -> Option<String> {
-    if request.method().is_safe() && !asks_to_switch(request) {
+    // What opens in the browser's window is no page's to read, wherever the way there began.
+    let is_opened = request.headers().get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    if is_opened && request.method().is_safe() && !asks_to_switch(request) {
         return None;
     }
     let mut origins = request.headers().get_all(header::ORIGIN).iter();

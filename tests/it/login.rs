@@ -101,7 +101,7 @@ impl Jar<'_> {
 
     fn form(&self, page: &Response, token: &str) -> Curl<'_> {
         let text = page.text();
-        let mut curl = self.curl().header(&format!("Origin: {AUTH}"));
+        let mut curl = self.curl().header(&format!("Origin: {AUTH}")).header("Sec-Fetch-Mode: navigate");
         for part in text.split("<input type=hidden name=").skip(1) {
             let (name, rest) = part.split_once(" value=\"").expect("a value");
             let value = rest.split_once('"').expect("its end").0.replace("&amp;", "&").replace("&#39;", "'");

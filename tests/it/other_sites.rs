@@ -104,10 +104,7 @@ fn another_previews_page_can_neither_post_nor_open_a_websocket_with_a_login() {
     // Forms of a page of its own that wants no referrer, but none of a frame that may do nothing.
     let of = |site: &str| house.post(&[&cookie, "Origin: null", &format!("Sec-Fetch-Site: {site}")]);
     assert_eq!(["same-origin", "same-site", "cross-site", "none"].map(of), [200, 403, 403, 403]);
-    // What is only read, browsers keep from the page, where the service does not say otherwise.
     let evil = format!("Origin: {}", house.stranger());
-    let read = Curl::new(&house.gateway).header(&cookie).header(&evil).get(&url("web", "/echo"));
-    assert_eq!(read.status, 200);
     // Browsers keep passwords, too; programs have no `Origin`.
     let basic = format!("x-preevy-profile-key:{token}");
     let basic = format!("Authorization: Basic {}", STANDARD.encode(basic));
@@ -119,6 +116,39 @@ fn another_previews_page_can_neither_post_nor_open_a_websocket_with_a_login() {
         assert_eq!((house.post(headers), house.upgrade(headers)), (200, 101));
     }
     assert_eq!(house.post(&["Authorization: Bearer of.the.app", &evil, &cookie]), 403);
+}
+
+/// Some services, development servers first, let pages of every origin read what they answer.
+#[test]
+fn another_previews_page_reads_nothing_with_a_login() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let token = house.token("ed25519a");
+    jar.login(&url("web", "/echo"), &token);
+    let cookie = visit_cookie(&jar, "web");
+    let (own, evil) = (format!("Origin: {}", url("api", "")), format!("Origin: {}", house.stranger()));
+    let ask = |headers: &[&str]| {
+        let curl = headers.iter().fold(Curl::new(&house.gateway), |curl, header| curl.header(header));
+        curl.get(&url("web", "/echo")).status
+    };
+    assert_eq!((ask(&[&cookie, &evil]), ask(&[&cookie, "Origin: null"])), (403, 403));
+    assert_eq!(ask(&[&cookie, "Origin: null", "Sec-Fetch-Site: same-origin"]), 200);
+    let basic = format!("Authorization: Basic {}", STANDARD.encode(format!("x-preevy-profile-key:{token}")));
+    assert_eq!((ask(&[&basic, &evil]), ask(&[&basic, &own]), ask(&[&basic])), (403, 200, 200));
+    assert_eq!((ask(&[&cookie, &own]), ask(&[&cookie])), (200, 200));
+    // What is opened in the window after another site's form, where old browsers name that.
+    assert_eq!(ask(&[&cookie, &evil, "Sec-Fetch-Mode: navigate"]), 200);
+    for mode in ["cors", "no-cors", "same-origin", "websocket"] {
+        assert_eq!(ask(&[&cookie, &evil, &format!("Sec-Fetch-Mode: {mode}")]), 403, "{mode}");
+    }
+    // Who shows a token in the request itself has it.
+    assert_eq!(ask(&[&cookie, &evil, &format!("Authorization: Bearer {token}")]), 200);
+    // With a login or without, a preflight is a preflight.
+    let preflight = |cookie: &str| {
+        let curl = Curl::new(&house.gateway).args(&["-X", "OPTIONS"]).header(cookie).header(&evil);
+        curl.header("Access-Control-Request-Method: PUT").get(&url("web", "/echo")).status
+    };
+    assert_eq!((preflight(&cookie), preflight("Cookie: own=1")), (200, 200));
 }
 
 #[test]
