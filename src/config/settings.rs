@@ -82,13 +82,20 @@ impl BaseUrl {
         if self.https { "https" } else { "http" }
     }
 
+    /// `SCHEME://HOST[:PORT]` for any host behind this gateway: its origin, as browsers write it
+    /// (RFC 6454, section 6.2).
+    #[must_use]
+    pub fn origin_of(&self, host: &HostName) -> String {
+        match self.port {
+            Some(port) => format!("{}://{host}:{port}", self.scheme()),
+            None => format!("{}://{host}", self.scheme()),
+        }
+    }
+
     /// `SCHEME://HOST[:PORT]/` for any host behind this gateway.
     #[must_use]
     pub fn url_of(&self, host: &HostName) -> String {
-        match self.port {
-            Some(port) => format!("{}://{host}:{port}/", self.scheme()),
-            None => format!("{}://{host}/", self.scheme()),
-        }
+        format!("{}/", self.origin_of(host))
     }
 
     /// Where people log in.

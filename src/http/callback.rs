@@ -50,9 +50,9 @@ pub(super) fn elsewhere(
 ) -> Option<Response<Answer>> {
     let ours = ours(path.path()).filter(|path| *path == GUEST_PATH)?;
     let base = &http.settings.base;
-    let host = base.url_of(&HostName::child_of(tunnel.name.as_str(), &base.host));
+    let host = base.origin_of(&HostName::child_of(tunnel.name.as_str(), &base.host));
     let query = path.query().map_or(String::new(), |query| format!("?{query}"));
-    Some(go_on(request, &format!("{}{ours}{query}", host.trim_end_matches('/')), None))
+    Some(go_on(request, &format!("{host}{ours}{query}"), None))
 }
 
 /// Which of our paths it is, with slashes more or fewer: links are bent on their way.
@@ -139,7 +139,7 @@ fn welcome(
 /// Where somebody goes on to: a path on this host, and nowhere else.
 fn way_on(base: &BaseUrl, host: &HostName, query: &str) -> String {
     let path = field(query, "returnPath").filter(|path| is_path(path)).unwrap_or_else(|| "/".to_owned());
-    format!("{}{path}", base.url_of(host).trim_end_matches('/'))
+    format!("{}{path}", base.origin_of(host))
 }
 
 /// Sends somebody on. Who sends `Authorization` is told where to instead: it is redirected nowhere.

@@ -45,7 +45,7 @@ fn is_ours(http: &Http, origin: &str, tunnel: &Tunnel, own_host: Option<&HostNam
     let base = &http.settings.base;
     let Some((_, authority)) = origin.split_once("://") else { return false };
     let Ok((host, _)) = HostName::parse_authority(authority) else { return false };
-    if !origin.eq_ignore_ascii_case(base.url_of(&host).trim_end_matches('/')) {
+    if !origin.eq_ignore_ascii_case(&base.origin_of(&host)) {
         return false;
     }
     if own_host == Some(&host) {

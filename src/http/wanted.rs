@@ -43,14 +43,13 @@ impl Wanted {
     pub(super) fn way(&self, http: &Http, session: &Session, tunnel: &Tunnel) -> Result<String, Failure> {
         let base = &http.settings.base;
         let host = HostName::child_of(tunnel.name.as_str(), &base.host);
-        let url = base.url_of(&host);
-        let url = url.trim_end_matches('/');
+        let origin = base.origin_of(&host);
         match self.browser.as_deref().filter(|_| tunnel.access == AccessLevel::Private) {
-            None => Ok(format!("{url}{}", self.path)),
+            None => Ok(format!("{origin}{}", self.path)),
             Some(browser) => {
                 let code = http.sessions.hand_over(session, host.as_str(), browser, self.from.0);
                 let code = code.map_err(|error| ours(&error))?;
-                Ok(format!("{url}{}?code={code}&returnPath={}", callback::PATH, escape_query(&self.path)))
+                Ok(format!("{origin}{}?code={code}&returnPath={}", callback::PATH, escape_query(&self.path)))
             }
         }
     }

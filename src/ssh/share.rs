@@ -127,7 +127,7 @@ impl ShareCommand {
                 let shared = shares.share(identity, name, host.as_str(), *time).await;
                 let (share, link) = shared.map_err(fail)?;
                 tracing::info!(conn = %session.conn, key = %identity.fingerprint, link = %share.id, host = %host, until = share.until(), "guest link made");
-                let url = format!("{}{GUEST_PATH}?link={link}", base.url_of(&host).trim_end_matches('/'));
+                let url = format!("{}{GUEST_PATH}?link={link}", base.origin_of(&host));
                 let answer = Shown { url, ..listed(&share, base) };
                 Ok(Answer::of(&answer, note.into_iter().collect()))
             }
