@@ -161,7 +161,7 @@ impl Admission {
     /// When they may not.
     pub fn new_agent(&self, peer: IpAddr) -> Result<(), Refusal> {
         self.agent(peer)?;
-        Ok(self.login(peer)?)
+        Ok(self.login(peer, Login::Ssh)?)
     }
 
     /// May somebody be here as an agent? To be asked again for a running session, because lists
@@ -174,12 +174,12 @@ impl Admission {
         check(&self.0.ssh, peer)
     }
 
-    /// May somebody try to log in?
+    /// May somebody try to log in so?
     ///
     /// # Errors
     /// When they may not for a while.
-    pub fn login(&self, from: IpAddr) -> Result<(), LockedOut> {
-        self.0.failures.check(from)
+    pub fn login(&self, from: IpAddr, how: Login) -> Result<(), LockedOut> {
+        self.0.failures.check(from, how)
     }
 
     /// Counts a failed login, and says how long to wait before it is answered. A trusted proxy that

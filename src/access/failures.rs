@@ -1,9 +1,10 @@
 //! Failed logins of addresses: after some, refusals take longer; after more, the address is refused
 //! for a while. Showing nothing is no failure, showing something wrong is.
 //!
-//! An address from which an agent is connected is not counted: others who share it must not be able
-//! to lock that agent out. Remembers so many addresses at most, and forgets none that is locked
-//! before its time.
+//! Each kind of login counts by itself, and is slowed and refused by itself: what web pages have
+//! browsers send shuts out neither tools nor agents. An address from which an agent is connected is not
+//! counted: others who share it must not be able to lock that agent out. Remembers so many at most, and
+//! forgets none that is locked before its time.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -17,9 +18,9 @@ use crate::config::FailureSettings;
 use crate::net::address_group;
 use crate::observe::Metrics;
 
-/// Addresses that are remembered.
+/// Addresses that are remembered, those with two kinds of failed logins twice.
 const MOST: usize = 65_536;
-/// Addresses that are looked at for one that can be forgotten.
+/// How many of these are looked at for one that can be forgotten.
 const TRIES: usize = 8;
 /// The first pause before a refusal; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -52,14 +53,34 @@ pub const fn is_guess(fault: &TokenFault, is_for_us: bool) -> bool {
     }
 }
 
-/// How somebody tried to log in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How somebody tried to log in. Each way counts by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Login {
     /// As an agent, with a key.
     Ssh,
-    /// As a visitor, with a token.
-    Http,
+    /// As a visitor, with a token: a tool, or a person.
+    Token,
+    /// As a visitor, with a token in a request that a page of a browser made, which nobody at this
+    /// browser need know of.
+    Page,
 }
+
+impl Login {
+    const ALL: [Self; 3] = [Self::Ssh, Self::Token, Self::Page];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ssh => "ssh",
+            Self::Token => "token",
+            Self::Page => "page",
+        }
+    }
+}
+
+/// Whose failed logins count together: those of one kind from one address, of an IPv6 /64 together.
+type Key = (IpAddr, Login);
 
 /// The failed logins. Clones share them.
 #[derive(Clone, Debug)]
@@ -74,9 +95,9 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    by_address: HashMap<IpAddr, Entry>,
+    entries: HashMap<Key, Entry>,
     /// All of them, in the order in which they are looked at for one to forget.
-    order: VecDeque<IpAddr>,
+    order: VecDeque<Key>,
     /// How many agents are connected from an address.
     agents: HashMap<IpAddr, usize>,
 }
@@ -89,12 +110,14 @@ struct Entry {
     locked_until: Option<Instant>,
 }
 
-/// An address is refused for its failed logins.
+/// An address is refused for its failed logins of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many logins from the address {from} have failed; nobody can log in from there for {} s", .left.as_secs() + 1)]
+#[error("too many logins from the address {from} have failed; nobody can log in so (`{}`) from there for {} s", .how.word(), .left.as_secs() + 1)]
 pub struct LockedOut {
     /// The address.
     pub from: IpAddr,
+    /// The kind.
+    pub how: Login,
     /// For how long.
     pub left: Duration,
 }
@@ -113,12 +136,12 @@ impl Failures {
         Self(Arc::new(Inner { settings, metrics, state: Mutex::default() }))
     }
 
-    /// Looks whether the address may try to log in now.
+    /// Looks whether the address may try to log in so now.
     ///
     /// # Errors
     /// When it is refused.
-    pub fn check(&self, from: IpAddr) -> Result<(), LockedOut> {
-        self.check_at(from, Instant::now())
+    pub fn check(&self, from: IpAddr, how: Login) -> Result<(), LockedOut> {
+        self.check_at(from, how, Instant::now())
     }
 
     /// Counts a failed login, and says how long to wait before it is answered.
@@ -131,9 +154,9 @@ impl Failures {
 
     /// How long to wait before a refusal that does not count by itself.
     #[must_use]
-    pub fn pause(&self, from: IpAddr) -> Duration {
+    pub fn pause(&self, from: IpAddr, how: Login) -> Duration {
         let state = self.0.state.lock();
-        let entry = state.by_address.get(&address_group(from));
+        let entry = state.entries.get(&(address_group(from), how));
         entry.map_or(Duration::ZERO, |entry| self.pause_after(entry.count))
     }
 
@@ -143,18 +166,18 @@ impl Failures {
         let key = address_group(from);
         let mut state = self.0.state.lock();
         *state.agents.entry(key).or_insert(0) += 1;
-        if state.by_address.remove(&key).is_some() {
-            state.order.retain(|known| *known != key);
+        if Login::ALL.map(|how| state.entries.remove(&(key, how))).iter().any(Option::is_some) {
+            state.order.retain(|(known, _)| *known != key);
         }
         drop(state);
         AgentThere { failures: self.clone(), key }
     }
 
-    fn check_at(&self, from: IpAddr, now: Instant) -> Result<(), LockedOut> {
+    fn check_at(&self, from: IpAddr, how: Login, now: Instant) -> Result<(), LockedOut> {
         let state = self.0.state.lock();
-        let until = state.by_address.get(&address_group(from)).and_then(|entry| entry.locked_until);
+        let until = state.entries.get(&(address_group(from), how)).and_then(|entry| entry.locked_until);
         match until.map(|until| until.saturating_duration_since(now)) {
-            Some(left) if !left.is_zero() => Err(LockedOut { from, left }),
+            Some(left) if !left.is_zero() => Err(LockedOut { from, how, left }),
             _ => Ok(()),
         }
     }
@@ -163,7 +186,7 @@ impl Failures {
         let FailureSettings { most, window, lockout, .. } = self.0.settings;
         match how {
             Login::Ssh => self.0.metrics.access.failed_ssh.one(),
-            Login::Http => self.0.metrics.access.failed_http.one(),
+            Login::Token | Login::Page => self.0.metrics.access.failed_http.one(),
         }
         if most == 0 {
             return Ok(Duration::ZERO);
@@ -173,9 +196,9 @@ impl Failures {
         if state.agents.contains_key(&key) {
             return Ok(Duration::ZERO);
         }
-        let Some(entry) = state.entry(key, now, window) else { return Ok(LONGEST_PAUSE) };
+        let Some(entry) = state.entry((key, how), now, window) else { return Ok(LONGEST_PAUSE) };
         if let Some(left) = entry.locked_until.map(|until| until.saturating_duration_since(now)) {
-            return Err(LockedOut { from, left });
+            return Err(LockedOut { from, how, left });
         }
         entry.count = entry.count.saturating_add(1);
         if entry.count < most {
@@ -185,8 +208,8 @@ impl Failures {
         entry.locked_until = Some(now + lockout);
         drop(state);
         self.0.metrics.access.locked_out.one();
-        tracing::info!(address = %key, seconds = lockout.as_secs(), "an address is refused for its failed logins");
-        Err(LockedOut { from, left: lockout })
+        tracing::info!(address = %key, by = how.word(), seconds = lockout.as_secs(), "an address is refused for its failed logins");
+        Err(LockedOut { from, how, left: lockout })
     }
 
     fn pause_after(&self, count: u32) -> Duration {
@@ -200,16 +223,16 @@ impl Failures {
 
 impl State {
     /// What is known of an address; anew where it no longer counts. `None` where there is no room.
-    fn entry(&mut self, key: IpAddr, now: Instant, window: Duration) -> Option<&mut Entry> {
+    fn entry(&mut self, key: Key, now: Instant, window: Duration) -> Option<&mut Entry> {
         let fresh = Entry { count: 0, since: now, locked_until: None };
-        if !self.by_address.contains_key(&key) {
-            if self.by_address.len() >= MOST && !self.forget_one(now) {
+        if !self.entries.contains_key(&key) {
+            if self.entries.len() >= MOST && !self.forget_one(now) {
                 return None;
             }
-            self.by_address.insert(key, fresh);
+            self.entries.insert(key, fresh);
             self.order.push_back(key);
         }
-        let entry = self.by_address.get_mut(&key)?;
+        let entry = self.entries.get_mut(&key)?;
         let is_over = match entry.locked_until {
             Some(until) => until <= now,
             None => now.saturating_duration_since(entry.since) >= window,
@@ -224,8 +247,8 @@ impl State {
         for _ in 0..TRIES {
             let Some(key) = self.order.pop_front() else { return false };
             let is_locked = |entry: &Entry| entry.locked_until.is_some_and(|until| until > now);
-            if !self.by_address.get(&key).is_some_and(is_locked) {
-                self.by_address.remove(&key);
+            if !self.entries.get(&key).is_some_and(is_locked) {
+                self.entries.remove(&key);
                 return true;
             }
             self.order.push_back(key);
@@ -264,19 +287,43 @@ mod tests {
     #[test]
     fn first_slowed_then_refused_for_a_while() {
         let (failures, here, now) = (failures(), address("192.0.2.1"), Instant::now());
-        let fail = |at| failures.failed_at(here, Login::Http, at);
+        let fail = |at| failures.failed_at(here, Login::Token, at);
         let millis = Duration::from_millis;
         assert_eq!((fail(now), fail(now)), (Ok(millis(0)), Ok(millis(0))));
         assert_eq!((fail(now), fail(now)), (Ok(millis(100)), Ok(millis(200))));
-        assert_eq!(failures.pause(here), millis(200));
-        assert!(failures.check_at(here, now).is_ok());
-        assert_eq!(fail(now), Err(LockedOut { from: here, left: 20 * MINUTE }));
-        assert_eq!(failures.check_at(here, now + MINUTE).map_err(|locked| locked.left), Err(19 * MINUTE));
-        assert!(failures.check_at(address("192.0.2.2"), now).is_ok());
+        assert_eq!(failures.pause(here, Login::Token), millis(200));
+        assert!(failures.check_at(here, Login::Token, now).is_ok());
+        assert_eq!(fail(now), Err(LockedOut { from: here, how: Login::Token, left: 20 * MINUTE }));
+        assert_eq!(
+            failures.check_at(here, Login::Token, now + MINUTE).map_err(|locked| locked.left),
+            Err(19 * MINUTE)
+        );
+        assert!(failures.check_at(address("192.0.2.2"), Login::Token, now).is_ok());
         // A failure while it is refused does not make it longer.
         assert!(fail(now + 19 * MINUTE).is_err());
-        assert!(failures.check_at(here, now + 20 * MINUTE).is_ok());
+        assert!(failures.check_at(here, Login::Token, now + 20 * MINUTE).is_ok());
         assert_eq!(fail(now + 20 * MINUTE), Ok(millis(0)), "it does not begin anew");
+    }
+
+    #[test]
+    fn each_kind_counts_by_itself() {
+        let (here, now) = (address("192.0.2.1"), Instant::now());
+        for locked in Login::ALL {
+            let failures = failures();
+            let tries = (0..5).map(|_| failures.failed_at(here, locked, now));
+            assert_eq!(tries.last(), Some(Err(LockedOut { from: here, how: locked, left: 20 * MINUTE })));
+            for how in Login::ALL {
+                assert_eq!(failures.check_at(here, how, now).is_err(), how == locked, "{locked:?}, {how:?}");
+                assert_eq!(failures.pause(here, how).is_zero(), how != locked, "{locked:?}, {how:?}");
+            }
+            // An agent there ends them all.
+            let others = Login::ALL.into_iter().filter(|how| *how != locked);
+            others.for_each(|how| assert_eq!(failures.failed_at(here, how, now), Ok(Duration::ZERO)));
+            let _there = failures.agent_there(here);
+            assert!(failures.check_at(here, locked, now).is_ok());
+            let state = failures.0.state.lock();
+            assert!(state.entries.is_empty() && state.order.is_empty(), "{state:?}");
+        }
     }
 
     #[test]
@@ -292,27 +339,28 @@ mod tests {
     fn an_address_with_an_agent_is_never_refused() {
         let (failures, now) = (failures(), Instant::now());
         let (one, other) = (address("2001:db8::1"), address("2001:db8::2"));
-        let fail = || (0..20).map(|_| failures.failed_at(other, Login::Http, now)).filter(Result::is_err);
+        let fail = || (0..20).map(|_| failures.failed_at(other, Login::Token, now)).filter(Result::is_err);
         let there = failures.agent_there(one);
         assert_eq!(fail().count(), 0);
         drop(there);
-        assert!(failures.check_at(one, now).is_ok());
+        assert!(failures.check_at(one, Login::Token, now).is_ok());
         assert_eq!(fail().count(), 16);
-        assert!(failures.check_at(one, now).is_err(), "a /64 is one address");
+        assert!(failures.check_at(one, Login::Token, now).is_err(), "a /64 is one address");
     }
 
     #[test]
     fn nobody_gets_free_by_filling_the_memory() {
         let (failures, here, now) = (failures(), address("192.0.2.1"), Instant::now());
         for _ in 0..5 {
-            let _ = failures.failed_at(here, Login::Http, now);
+            let _ = failures.failed_at(here, Login::Token, now);
         }
         for number in 0..200_000_u128 {
             let address = IpAddr::from(((0x2001_0db8 << 96) | (number << 64)).to_be_bytes());
-            assert!(failures.failed_at(address, Login::Http, now).is_ok());
+            let how = Login::ALL[usize::try_from(number % 3).expect("small")];
+            assert!(failures.failed_at(address, how, now).is_ok());
         }
-        assert!(failures.check_at(here, now).is_err(), "it was forgotten");
+        assert!(failures.check_at(here, Login::Token, now).is_err(), "it was forgotten");
         let state = failures.0.state.lock();
-        assert!(state.by_address.len() <= MOST && state.order.len() == state.by_address.len());
+        assert!(state.entries.len() <= MOST && state.order.len() == state.entries.len());
     }
 }

@@ -5,6 +5,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 
 use super::Http;
+use super::credentials::login_of;
 use super::headers::Illegible;
 use super::respond::Failure;
 use crate::access::{Bounds, LockedOut, Login, NetworkDenial, Running, TooManyRequests, Way};
@@ -68,22 +69,27 @@ impl Http {
 
     /// May somebody be let in by what they have shown? Not by a token while the address is refused: it
     /// could be one of many that are tried. A cookie comes from a login.
-    pub(super) fn admit_by(&self, way: Option<Way>, visitor: VisitorAddr) -> Result<(), Failure> {
+    pub(super) fn admit_by(
+        &self,
+        way: Option<Way>,
+        headers: &HeaderMap,
+        visitor: VisitorAddr,
+    ) -> Result<(), Failure> {
         match way {
-            Some(Way::Bearer | Way::Basic) => self.admit_login(visitor),
+            Some(Way::Bearer | Way::Basic) => self.admit_login(login_of(headers), visitor),
             Some(Way::Cookie | Way::Session | Way::Guest) | None => Ok(()),
         }
     }
 
-    /// May somebody log in from here?
-    pub(super) fn admit_login(&self, visitor: VisitorAddr) -> Result<(), Failure> {
-        self.admission.login(visitor.0).map_err(|locked| locked_out(&locked))
+    /// May somebody log in so from here?
+    pub(super) fn admit_login(&self, how: Login, visitor: VisitorAddr) -> Result<(), Failure> {
+        self.admission.login(visitor.0, how).map_err(|locked| locked_out(&locked))
     }
 
     /// The same where a token is for nobody but the gateway.
     pub(super) fn admit_with(&self, headers: &HeaderMap, visitor: VisitorAddr) -> Result<(), Failure> {
         let has_token = headers.contains_key(header::AUTHORIZATION);
-        self.admit_by(has_token.then_some(Way::Bearer), visitor)
+        self.admit_by(has_token.then_some(Way::Bearer), headers, visitor)
     }
 
     /// Counts a failed login, and waits the longer the more of them there were. Cancel safe: it was
@@ -91,8 +97,8 @@ impl Http {
     ///
     /// # Errors
     /// When the address is refused from now on, or was already.
-    pub(super) async fn login_failed(&self, visitor: VisitorAddr) -> Result<(), Failure> {
-        let counted = self.admission.login_failed(visitor.0, Login::Http);
+    pub(super) async fn login_failed(&self, how: Login, visitor: VisitorAddr) -> Result<(), Failure> {
+        let counted = self.admission.login_failed(visitor.0, how);
         let pause = counted.map_err(|locked| locked_out(&locked))?;
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
@@ -102,7 +108,8 @@ impl Http {
 
     /// What a failed login is answered, once it was counted.
     pub(super) async fn answer_later(&self, failure: Failure, visitor: VisitorAddr) -> Failure {
-        self.login_failed(visitor).await.err().unwrap_or(failure)
+        let Some(how) = failure.failed_login else { return failure };
+        self.login_failed(how, visitor).await.err().unwrap_or(failure)
     }
 }
 
@@ -124,7 +131,10 @@ fn too_many(many: &TooManyRequests) -> Failure {
 
 fn locked_out(locked: &LockedOut) -> Failure {
     let after = locked.left.as_secs() + 1;
-    let what = "too many logins from your address have failed";
+    let what = match locked.how {
+        Login::Ssh | Login::Token => "too many logins from your address have failed",
+        Login::Page => "too many tokens that web pages sent from your address did not hold",
+    };
     let next = format!("try again in {after} s, with a login that holds");
     Failure::new(Reason::TooManyFailures, StatusCode::TOO_MANY_REQUESTS, what, next)
         .with(header::RETRY_AFTER, HeaderValue::from(after))

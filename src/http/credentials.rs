@@ -12,7 +12,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 
 use super::isolate;
 use super::session::Kind;
-use crate::access::{Credentials, Issuers, Way};
+use crate::access::{Credentials, Issuers, Login, Way};
 
 /// The user name under which existing agents' tools send a token as a password.
 const TOKEN_USER: &str = "x-preevy-profile-key";
@@ -35,6 +35,18 @@ pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
     };
     let cookies = values_of(headers, TOKEN_COOKIE).collect();
     Credentials { authorization, cookies, session: None, guest: None }
+}
+
+/// Whose failed logins a token in `Authorization` would be among: those of pages where a browser says that
+/// a page made the request (Fetch standard, section 3.2; Fetch metadata, section 2), and of tools and people
+/// otherwise. A page may send its visitor elsewhere, too; only where nobody did has a person gone there. Who
+/// adds such fields is counted just the same.
+pub(super) fn login_of(headers: &HeaderMap) -> Login {
+    let is_other = |name, own| headers.get_all(name).iter().any(|value| value != own);
+    let is_by_page = headers.contains_key(header::ORIGIN)
+        || is_other("sec-fetch-mode", "navigate")
+        || is_other("sec-fetch-site", "none");
+    if is_by_page { Login::Page } else { Login::Token }
 }
 
 /// The values of cookies of one name, in their order.
@@ -170,6 +182,20 @@ mod tests {
         assert_eq!(found(&[("authorization", "Bearer a.b.c"), ("authorization", "Bearer x")]).0, None);
         let cookies = [("cookie", "a=\u{e9}; preevy-saas-jwt=t"), ("cookie", "preevy-saas-jwt =u")];
         assert_eq!(found(&cookies), (None, vec!["t".to_owned(), "u".to_owned()]));
+    }
+
+    #[test]
+    fn what_a_page_sends_is_known_by_what_the_browser_says() {
+        let own = [("sec-fetch-mode", "navigate"), ("sec-fetch-site", "none")];
+        for none in [&[][..], &[("authorization", "Bearer x"), ("user-agent", "curl")], &own, &own[..1]] {
+            assert_eq!(login_of(&map(none)), Login::Token, "{none:?}");
+        }
+        let twice = [own[0], ("sec-fetch-mode", "cors")];
+        let sent = [own[0], ("sec-fetch-site", "cross-site")];
+        let fetch = [("sec-fetch-mode", "same-origin"), ("sec-fetch-site", "same-origin")];
+        for page in [&[("origin", "null")][..], &[("sec-fetch-mode", "no-cors")], &twice, &sent, &fetch] {
+            assert_eq!(login_of(&map(page)), Login::Page, "{page:?}");
+        }
     }
 
     #[test]

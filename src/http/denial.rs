@@ -5,7 +5,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::credentials::shows_basic;
+use super::credentials::{login_of, shows_basic};
 use super::respond::Failure;
 use super::session::{Browser, Kind};
 use crate::access::{Denial, TokenFault, Way, is_guess};
@@ -41,7 +41,7 @@ pub(super) struct Refused<'a> {
 /// where it would be lost.
 pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> Failure {
     if !matches!(denial, Denial::LoginRequired) {
-        return unauthorized(denial);
+        return unauthorized(denial, refused.headers);
     }
     if refused.headers.contains_key(header::AUTHORIZATION) {
         let failure = Failure::new(
@@ -82,8 +82,8 @@ pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> 
     }
 }
 
-/// What is wrong with what somebody showed, where there is nowhere to log in.
-pub(super) fn unauthorized(denial: &Denial) -> Failure {
+/// What is wrong with what somebody showed in these headers, where there is nowhere to log in.
+pub(super) fn unauthorized(denial: &Denial, headers: &HeaderMap) -> Failure {
     let what = denial.to_string();
     match denial {
         Denial::LoginRequired => Failure::new(
@@ -104,7 +104,7 @@ pub(super) fn unauthorized(denial: &Denial) -> Failure {
             let mut failure = Failure::new(Reason::BadToken, StatusCode::UNAUTHORIZED, what, next)
                 .with(header::WWW_AUTHENTICATE, challenge);
             // Any other may be what a service asks its own visitors for.
-            failure.is_failed_login = is_guess(fault, *way == Way::Basic);
+            failure.failed_login = is_guess(fault, *way == Way::Basic).then(|| login_of(headers));
             match way {
                 Way::Basic => failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC)),
                 Way::Bearer | Way::Cookie | Way::Session | Way::Guest => failure,

@@ -18,7 +18,7 @@ use super::route::Own;
 use super::session::{self, Kind};
 use super::wanted::{Wanted, field};
 use super::{Http, provider};
-use crate::access::{AccessLevel, Known, LogoutFault, Session, is_guess};
+use crate::access::{AccessLevel, Known, Login, LogoutFault, Session, is_guess};
 use crate::config::watch::off_thread;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
@@ -173,9 +173,11 @@ async fn take_token(http: &Http, request: Request<Outgoing>, form: Form, visitor
     let owner_of = |profile: &str| Some(http.registry.of_profile(profile).first()?.owner.clone());
     let identified = http.issuers.identify(token.trim(), owner_of);
     match &identified {
-        Err(fault) if is_guess(fault, true) => http.login_failed(visitor).await?,
+        // A person's own, although a page sent it: those of other sites were turned away, and ours sends what
+        // somebody typed. So no page shuts people out here.
+        Err(fault) if is_guess(fault, true) => http.login_failed(Login::Token, visitor).await?,
         // Nothing is told of any token while the address is refused.
-        _ => http.admit_login(visitor)?,
+        _ => http.admit_login(Login::Token, visitor)?,
     }
     match identified {
         Ok(known) => complete(http, known, before.as_ref(), &wanted, StatusCode::SEE_OTHER),

@@ -88,7 +88,7 @@ fn tunnels_of(http: &Http, profile: &str, headers: &HeaderMap) -> Result<Respons
         ));
     };
     access::authenticate(&http.issuers, &first.owner, &credentials(headers))
-        .map_err(|denial| unauthorized(&denial))?;
+        .map_err(|denial| unauthorized(&denial, headers))?;
     let list: Vec<_> = tunnels
         .iter()
         .map(|tunnel| {

@@ -15,7 +15,7 @@ use super::login::{Outcome, complete, redirect};
 use super::respond::Failure;
 use super::session::{self, Browser, Kind};
 use super::wanted::{Wanted, field};
-use crate::access::{Begun, Oidc, OidcFault, Purpose, brief};
+use crate::access::{Begun, Login, Oidc, OidcFault, Purpose, brief};
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
 
@@ -64,7 +64,7 @@ pub(super) async fn finish(http: &Http, request: &Request<Outgoing>, visitor: Vi
         return Err(failed(&OidcFault::Refused(format!("`{}`{more}", brief(&error)))));
     }
     let code = field(query, "code").ok_or_else(|| failed(&OidcFault::Stale))?;
-    http.admit_login(visitor)?;
+    http.admit_login(Login::Token, visitor)?;
     let known = provider.finish(state.begun, code).await.map_err(|fault| failed(&fault))?;
     let before = session::of_login(http, request.headers());
     let wanted = Wanted::read(http, &state.wanted, visitor);
@@ -98,6 +98,7 @@ fn failed(fault: &OidcFault) -> Failure {
         }
     };
     let mut failure = Failure::new(reason, status, fault.to_string(), next);
-    failure.is_failed_login = fault.is_guess();
+    // The provider's page sent the browser, but no other can: only this browser has what is in `state`.
+    failure.failed_login = fault.is_guess().then_some(Login::Token);
     failure
 }

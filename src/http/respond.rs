@@ -13,6 +13,7 @@ use http::{Response, StatusCode};
 
 use super::body::Answer;
 use super::record::RequestId;
+use crate::access::Login;
 use crate::observe::Reason;
 
 /// Why a request got no answer from a service. Only [`error`] makes an answer of it.
@@ -30,8 +31,8 @@ pub(super) struct Failure {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// What happened, where the log says more of it than the visitor hears.
     pub(super) for_log: Option<String>,
-    /// Whether it counts as a failed login.
-    pub(super) is_failed_login: bool,
+    /// The kind of failed login that it counts as, if it is one.
+    pub(super) failed_login: Option<Login>,
 }
 
 impl Failure {
@@ -43,7 +44,7 @@ impl Failure {
         next: impl Into<Cow<'static, str>>,
     ) -> Self {
         let (what, next, headers) = (what.into(), next.into(), Vec::new());
-        Self { reason, status, what, next, headers, for_log: None, is_failed_login: false }
+        Self { reason, status, what, next, headers, for_log: None, failed_login: None }
     }
 
     /// The same with a header.

@@ -97,7 +97,7 @@ impl Session {
         let unread = upload.is_some();
         record.upload = upload;
         let outcome = match self.handle(Request::from_parts(head, body), &mut record).await {
-            Err(failure) if failure.is_failed_login => {
+            Err(failure) if failure.failed_login.is_some() => {
                 Err(Box::pin(self.http.answer_later(failure, record.visitor)).await)
             }
             outcome => outcome,
@@ -203,7 +203,7 @@ impl Session {
                 return Err(denied);
             }
         };
-        self.http.admit_by(permit.by(), record.visitor)?;
+        self.http.admit_by(permit.by(), request.headers(), record.visitor)?;
         record.counted.of_target = self.http.count_target(target)?;
         let cookie = session::set_for_basic(&self.http, &permit, &request, target, host);
         let wish = Wish::of(&mut request);

@@ -20,7 +20,7 @@ use super::opener::ChannelOpener;
 use super::session::{Claim, ForwardKey, Session};
 use super::terminal::{self, Ask};
 use super::window::{Rekey, Window};
-use crate::access::{AccessLevel, Identity};
+use crate::access::{AccessLevel, Identity, Login};
 use crate::config::NetworkSettings;
 use crate::observe::Reason;
 use crate::registry::Holder as _;
@@ -75,7 +75,7 @@ impl State {
         self.session.shared.metrics.ssh.keys_refused.one();
         self.refusal = Some(words);
         self.session.refuse_key();
-        let pause = self.session.shared.admission.failures().pause(self.session.peer.ip());
+        let pause = self.session.shared.admission.failures().pause(self.session.peer.ip(), Login::Ssh);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }

@@ -16,7 +16,7 @@ use crate::permits::{Events, go_on, still_talks, switched_with, wait_records};
 use crate::support::agent::{Agent, OpenSsh, Via, host, key_file, node, public_key};
 use crate::support::backend::{Backend, nobody};
 use crate::support::gateway::{Gateway, ONEPORT, Setup};
-use crate::support::process::Process;
+use crate::support::process::{Output, Process};
 use crate::support::visitor::{self, Curl, Response, read_to_end};
 use crate::support::{SOON, poll};
 
@@ -488,18 +488,66 @@ fn wrong_tokens_are_answered_later_and_then_not_at_all() {
         curl.get("https://api.gw.test/profiles/x/tunnels").status
     };
     assert_eq!((api(OTHER), api(ONE)), (429, 404));
-    // Agents from there are told, too.
-    let output = OpenSsh::new(gateway).from(OTHER).command("hello").run();
-    assert!(
-        output.stderr.contains("too many logins") && output.stderr.contains("too-many-failures"),
-        "{output:?}"
-    );
     // Somebody known by a login, and who needs none, go on.
     let cookie = Curl::new(gateway).from(OTHER).header(&format!("Cookie: preevy-saas-jwt={}", house.token));
     assert_eq!(cookie.get(&url("/small")).text(), "small");
     assert_eq!(get(gateway, OTHER, "https://gw.test/").status, 200);
     assert_eq!(gateway.figure("oneport_logins_failed_total{by=\"http\"}"), 4);
     assert_eq!(gateway.figure("oneport_addresses_locked_out_total"), 1);
+}
+
+#[test]
+fn pages_shut_out_neither_tools_nor_people_nor_agents() {
+    let house = House::new(|_| {});
+    let gateway = &house.gateway;
+    let ask = |header: &str, token: &str| {
+        let curl = Curl::new(gateway).from(OTHER).header(header);
+        curl.header(&format!("Authorization: Bearer {token}")).get(&url("/small"))
+    };
+    let wrong = house.wrong();
+    // Whatever a browser says by which a page is known, it is one kind.
+    let by_page = ["Sec-Fetch-Mode: cors", "Origin: https://gw.test", "Sec-Fetch-Site: cross-site"];
+    let statuses = by_page.map(|header| ask(header, &wrong).status);
+    assert_eq!(statuses, [401; 3]);
+    let locked = ask(by_page[0], &wrong);
+    assert!(locked.status == 429 && locked.text().contains("that web pages sent"), "{locked:?}");
+    gateway.wait_log("the kind", |record| record["by"] == "page" && record["seconds"] == 600);
+    for header in by_page {
+        assert_eq!(ask(header, &house.token).status, 429, "{header}");
+    }
+    assert_eq!(ask("Sec-Fetch-Mode: navigate", &house.token).text(), "small");
+    assert_eq!(house.ask(OTHER, &house.token).text(), "small");
+    let form = Curl::new(gateway).from(OTHER).header("Origin: https://auth.gw.test");
+    let form = form.header("Sec-Fetch-Mode: cors").header("Accept: text/html");
+    let field = format!("token={}", house.token);
+    let form = form.args(&["--data-urlencode", &field]).get("https://auth.gw.test/login");
+    assert_eq!(form.status, 200, "{form:?}");
+    assert_eq!(gateway.figure("oneport_logins_failed_total{by=\"http\"}"), 4);
+    assert!(OpenSsh::new(gateway).from(OTHER).command("hello").run().status.success());
+}
+
+#[test]
+fn tools_and_agents_do_not_shut_each_other_out() {
+    let house = House::new(|setup| {
+        let list = setup.path("authorized_keys");
+        std::fs::write(&list, public_key("ed25519a")).expect("temporary folder");
+        setup.unset("ssh", "allow_any_key").set("ssh.authorized_keys", list.to_str().expect("UTF-8"));
+    });
+    let gateway = &house.gateway;
+    let hello = |from: &str, key: &str| OpenSsh::new(gateway).from(from).key(key).command("hello").run();
+    let is_locked = |output: &Output| output.stderr.contains("too-many-failures");
+    for _ in 0..4 {
+        hello(ONE, "ed25519b");
+    }
+    gateway.wait_log("the lock", |record| record["by"] == "ssh" && record["address"] == ONE);
+    let right = hello(ONE, "ed25519a");
+    assert!(is_locked(&right) && right.stderr.contains("too many logins"), "{right:?}");
+    assert_eq!(house.ask(ONE, &house.token).text(), "small");
+    let wrong = house.wrong();
+    let statuses: Vec<u16> = (0..4).map(|_| house.ask(OTHER, &wrong).status).collect();
+    assert_eq!(statuses, [401, 401, 401, 429]);
+    gateway.wait_log("the lock", |record| record["by"] == "token" && record["address"] == OTHER);
+    assert!(hello(OTHER, "ed25519a").status.success());
 }
 
 #[test]
