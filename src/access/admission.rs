@@ -14,6 +14,7 @@ use super::failures::{Failures, LockedOut, Login};
 use super::network_files::{NetworkList, NetworksError, PlannedList, faults_in, look};
 use super::networks::NetworkDenial;
 use super::requests::{Requests, Running, TooManyRequests, Visitors};
+use super::visit::Permit;
 use crate::config::watch::{Complaint, FileWatch, POLL, off_thread};
 use crate::config::{Fault, NetworkSettings, RequestLimits, RouteSettings, Settings};
 use crate::name::HostName;
@@ -222,13 +223,19 @@ impl Admission {
         Ok(counted.map_err(TooManyRequests::Visitor)?.flatten())
     }
 
-    /// May there be one more request to what has these bounds? To be asked last: what is refused to one
-    /// visitor takes nothing from others.
+    /// May there be one more request to what has these bounds, which was allowed by this permit? To be
+    /// asked last: what is refused to one visitor takes nothing from others. Preflights that nobody vouches
+    /// for are counted by themselves, to the same limits.
     ///
     /// # Errors
     /// When there are too many.
-    pub fn target_request(&self, bounds: &Bounds) -> Result<Option<Running>, TooManyRequests> {
-        bounds.requests.as_ref().map(Requests::begin).transpose().map_err(TooManyRequests::Target)
+    pub fn target_request(
+        &self,
+        bounds: &Bounds,
+        permit: &Permit,
+    ) -> Result<Option<Running>, TooManyRequests> {
+        let count = if permit.is_for_preflight() { &bounds.preflights } else { &bounds.requests };
+        count.as_ref().map(Requests::begin).transpose().map_err(TooManyRequests::Target)
     }
 
     /// What visitors of the routes are held to, in the order of the settings.
@@ -246,6 +253,7 @@ impl Admission {
         Bounds {
             networks: list.map(Arc::new),
             requests: Requests::limited(self.0.limits.target),
+            preflights: Requests::limited(self.0.limits.target),
             visitors: None,
         }
     }

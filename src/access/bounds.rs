@@ -16,6 +16,9 @@ pub struct Bounds {
     pub networks: Option<Arc<NetworkList>>,
     /// How many requests there may be to it. `None`: any number.
     pub requests: Option<Arc<Requests>>,
+    /// How many preflights that nobody vouches for: anybody may send these, and they are to take nothing
+    /// from who may come. `None`: any number.
+    pub preflights: Option<Arc<Requests>>,
     /// How many from one address, where that is not as for all.
     pub visitors: Option<OwnVisitors>,
 }
@@ -41,6 +44,8 @@ impl Bounds {
         Ok(Self {
             networks: Some(Arc::new(NetworkList::open(&name("allow"), &name("deny"), &written.networks)?)),
             requests: Requests::limited(written.target.over(limits.target)),
+            // To a route everybody may come.
+            preflights: None,
             visitors: own
                 .map(|own| Visitors::limited(own).map_or(OwnVisitors::Unlimited, OwnVisitors::Limited)),
         })

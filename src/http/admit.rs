@@ -8,7 +8,7 @@ use super::Http;
 use super::credentials::login_of;
 use super::headers::Illegible;
 use super::respond::Failure;
-use crate::access::{Bounds, LockedOut, Login, NetworkDenial, Running, TooManyRequests, Way};
+use crate::access::{Bounds, LockedOut, Login, NetworkDenial, Permit, Running, TooManyRequests, Way};
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
 use crate::registry::Target;
@@ -62,9 +62,9 @@ impl Http {
         self.admission.visitor_request(bounds, visitor).map_err(|many| too_many(&many))
     }
 
-    /// Counts a request that was allowed, to this target.
-    pub(super) fn count_target(&self, target: &Target) -> Result<Option<Running>, Failure> {
-        self.admission.target_request(target.bounds()).map_err(|many| too_many(&many))
+    /// Counts a request to this target that was allowed by this permit.
+    pub(super) fn count_target(&self, target: &Target, permit: &Permit) -> Result<Option<Running>, Failure> {
+        self.admission.target_request(target.bounds(), permit).map_err(|many| too_many(&many))
     }
 
     /// May somebody be let in by what they have shown? Not by a token while the address is refused: it

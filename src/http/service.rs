@@ -204,7 +204,7 @@ impl Session {
             }
         };
         self.http.admit_by(permit.by(), request.headers(), record.visitor)?;
-        record.counted.of_target = self.http.count_target(target)?;
+        record.counted.of_target = self.http.count_target(target, &permit)?;
         let cookie = session::set_for_basic(&self.http, &permit, &request, target, host);
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());

@@ -708,6 +708,29 @@ fn requests_count_before_it_is_known_whether_they_are_allowed() {
 }
 
 #[test]
+fn preflights_without_a_login_take_nothing_from_who_has_one() {
+    let house = House::new(|setup| {
+        setup.set("limits.tunnel_requests_per_second", 1).set("limits.tunnel_requests_burst", 3);
+    });
+    let preflight = || {
+        let curl = Curl::new(&house.gateway).from(OTHER).args(&["-X", "OPTIONS"]);
+        curl.header("Origin: https://other.test").header("Access-Control-Request-Method: PUT")
+    };
+    let is_limited = |ask: &dyn Fn() -> u16| {
+        let statuses: Vec<u16> = (0..6).map(|_| ask()).collect();
+        assert!(statuses.starts_with(&[200; 3]) && statuses.contains(&429), "{statuses:?}");
+    };
+    // The service is kept from both.
+    is_limited(&|| preflight().get(&url("/preflight")).status);
+    is_limited(&|| house.ask(OTHER, &house.token).status);
+    // With a login, one is a request as any other.
+    let cookie = format!("Cookie: preevy-saas-jwt={}", house.token);
+    let refused = || preflight().header(&cookie).get(&url("/preflight"));
+    let refused = poll("a refusal", SOON, || Some(refused()).filter(|response| response.status == 429));
+    assert!(refused.text().contains("too-many-requests"), "{refused:?}");
+}
+
+#[test]
 fn so_many_requests_run_at_the_same_time() {
     let (mut setup, backend) = (setup(), Backend::start());
     setup.set("limits.tunnel_requests_running", 1);
