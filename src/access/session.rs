@@ -44,6 +44,14 @@ pub enum Sees {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Origin([u8; 8]);
 
+/// Who vouches for a session: an issuer, a provider, or one of the keys that anybody can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Voucher {
+    pub(super) origin: Origin,
+    /// Which of the keys, where it is one.
+    profile: Option<[u8; HASH]>,
+}
+
 /// Somebody who has just shown who they are.
 #[derive(Clone, Debug)]
 pub struct Known {
@@ -120,6 +128,15 @@ impl Session {
     /// What names it.
     pub(super) const fn id(&self) -> SessionId {
         self.id
+    }
+
+    /// Whose logouts it is counted with.
+    pub(super) fn voucher(&self) -> Voucher {
+        let profile = match &self.sees {
+            Sees::Profiles(own) if self.origin == Origin::key() => own.first().copied(),
+            Sees::Profiles(_) | Sees::All => None,
+        };
+        Voucher { origin: self.origin, profile }
     }
 
     /// When it ends by itself.

@@ -18,13 +18,13 @@ use super::Identity;
 use super::codes::{CodeFault, Codes};
 use super::hold::{Bases, Basis, Hold};
 use super::issuers::Issuers;
-use super::logouts::{LogoutFault, Logouts, SessionId};
+use super::logouts::{By, LogoutFault, Logouts, SessionId};
 use super::oidc::{Oidc, OidcError};
 use super::seal::{Opened, PlannedSecrets, Purpose, SealError, Seals, SecretName, random};
 use super::session::{Known, Origin, Sees, Session, hash};
 use super::shares::Shares;
 use crate::config::AccessSettings;
-use crate::net::Tasks;
+use crate::net::{Tasks, address_group};
 use crate::observe::Reason;
 
 /// Most profiles that a session may see. With their octets, a cookie stays below 4 KiB.
@@ -279,10 +279,11 @@ impl Sessions {
     ///
     /// # Errors
     /// When it could not be written down, so that a restart brings the session back; or when it is not
-    /// ended, because too many were from there.
+    /// ended, because too many were from there that the same vouches for.
     pub fn end(&self, session: &Session, from: IpAddr) -> Result<(), LogoutFault> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let ended = self.0.logouts.end(session.id, session.until.unix_timestamp(), from, now);
+        let by = By { from: address_group(from), voucher: session.voucher() };
+        let ended = self.0.logouts.end(session.id, session.until.unix_timestamp(), by, now);
         if !matches!(ended, Err(LogoutFault::TooMany)) {
             self.0.bases.end(Reason::LoginEnded, |(id, _)| *id == session.id);
         }

@@ -19,6 +19,7 @@ use super::session::{self, Kind};
 use super::wanted::{Wanted, field};
 use super::{Http, provider};
 use crate::access::{AccessLevel, Known, Login, LogoutFault, Session, is_guess};
+use crate::config::BaseUrl;
 use crate::config::watch::off_thread;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
@@ -307,25 +308,33 @@ fn logout_page(http: &Http, headers: &HeaderMap) -> (Response<Answer>, Reason) {
 
 /// Ends the session here and on all previews.
 async fn logout(http: &Http, headers: &HeaderMap, visitor: VisitorAddr) -> Outcome {
+    let mut refused = None;
     if let Some(session) = session::of_login(http, headers) {
         let (sessions, name) = (http.sessions.clone(), session.name.clone());
         match off_thread(move || sessions.end(&session, visitor.0)).await {
-            Some(Err(fault @ LogoutFault::TooMany)) => {
-                let next = "clear this browser's cookies; the login ends by itself, too";
-                let status = StatusCode::TOO_MANY_REQUESTS;
-                return Err(Failure::new(Reason::TooManyRequests, status, fault.to_string(), next)
-                    .with(header::RETRY_AFTER, HeaderValue::from_static("600")));
-            }
+            Some(Err(fault @ LogoutFault::TooMany)) => refused = Some(fault),
             Some(Err(error)) => tracing::error!("{error}"),
             Some(Ok(())) | None => {}
         }
-        tracing::info!(%name, "logged out");
+        tracing::info!(%name, is_ended = refused.is_none(), "logged out");
+    }
+    logged_out(&http.settings.base, refused.as_ref())
+}
+
+/// Has the browser forget the login, and says so; also where it was not ended: who uses this browser next
+/// is not to log in with it.
+fn logged_out(base: &BaseUrl, refused: Option<&LogoutFault>) -> Outcome {
+    let cookies = [Kind::Login, Kind::Provider].into_iter().filter_map(|kind| kind.set(base, "", 0));
+    if let Some(fault) = refused {
+        let next = "close those, and clear this browser's cookies; the login ends by itself, too";
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let failure = Failure::new(Reason::TooManyRequests, status, fault.to_string(), next);
+        return Err(cookies.fold(failure, |failure, cookie| failure.with(header::SET_COOKIE, cookie)));
     }
     let content = "<p>You are logged out, of all previews.</p><p class=small>A preview for which this browser asked \
         for a user name and password stays open until the browser is closed, or the token ends that was given.</p>";
     let mut answer = html(StatusCode::OK, "Logged out", content, "");
-    let cookies = [Kind::Login, Kind::Provider].map(|kind| kind.set(&http.settings.base, "", 0));
-    session::put(answer.headers_mut(), cookies.into_iter().flatten());
+    session::put(answer.headers_mut(), cookies);
     Ok((answer, Reason::OwnAnswer))
 }
 
@@ -370,4 +379,24 @@ pub(super) fn redirect(to: &str, status: StatusCode) -> (Response<Answer>, Reaso
         headers.insert(header::LOCATION, to);
     }
     (answer, Reason::OwnAnswer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::HostName;
+
+    #[test]
+    fn the_browser_forgets_the_login_whether_or_not_it_could_be_ended() {
+        let base = BaseUrl { https: true, host: HostName::parse("gw.test").expect("a name"), port: None };
+        let (answer, _) = logged_out(&base, None).expect("an answer");
+        let cookies: Vec<_> = answer.headers().get_all(header::SET_COOKIE).iter().cloned().collect();
+        let refused = logged_out(&base, Some(&LogoutFault::TooMany)).map(drop).expect_err("refused");
+        let is_cookie = |(name, value): (_, HeaderValue)| (name == header::SET_COOKIE).then_some(value);
+        assert_eq!(refused.headers.into_iter().filter_map(is_cookie).collect::<Vec<_>>(), cookies);
+        assert_eq!((refused.status, cookies.len()), (StatusCode::TOO_MANY_REQUESTS, 2));
+        assert!(
+            cookies.iter().all(|cookie| cookie.to_str().is_ok_and(|cookie| cookie.contains("Max-Age=0")))
+        );
+    }
 }
