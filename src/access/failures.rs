@@ -310,8 +310,8 @@ mod tests {
         let (here, now) = (address("192.0.2.1"), Instant::now());
         for locked in Login::ALL {
             let failures = failures();
-            let tries = (0..5).map(|_| failures.failed_at(here, locked, now));
-            assert_eq!(tries.last(), Some(Err(LockedOut { from: here, how: locked, left: 20 * MINUTE })));
+            let tries: Vec<_> = (0..5).map(|_| failures.failed_at(here, locked, now)).collect();
+            assert_eq!(tries.last(), Some(&Err(LockedOut { from: here, how: locked, left: 20 * MINUTE })));
             for how in Login::ALL {
                 assert_eq!(failures.check_at(here, how, now).is_err(), how == locked, "{locked:?}, {how:?}");
                 assert_eq!(failures.pause(here, how).is_zero(), how != locked, "{locked:?}, {how:?}");
