@@ -57,7 +57,7 @@ pub enum TokenFault {
     #[error("the token expired {}", ago(*.0))]
     Expired(i64),
     /// It has not begun.
-    #[error("the token begins to be valid in {} s; are the clocks right?", .0)]
+    #[error("the token begins to be valid in {} s; compare the clocks of this gateway and of who made it", .0)]
     NotYet(i64),
     /// A time that is none.
     #[error("the token's `{0}` is no number of seconds")]

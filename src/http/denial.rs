@@ -44,12 +44,10 @@ pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> 
         return unauthorized(denial, refused.headers);
     }
     if refused.headers.contains_key(header::AUTHORIZATION) {
-        let failure = Failure::new(
-            Reason::LoginRequired,
-            StatusCode::UNAUTHORIZED,
-            "this tunnel is private, and the `Authorization` that was sent holds no token of a kind known here",
-            "send `Authorization: Bearer TOKEN`; `oneport token` makes one",
-        );
+        let what = "this tunnel is private, and the `Authorization` that was sent holds no token of a kind known here";
+        let next = "send `Authorization: Bearer TOKEN`; `oneport token` makes one";
+        let failure = Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, what, next)
+            .with(header::WWW_AUTHENTICATE, invalid_token(what));
         // Or a browser would go on sending what it was told once.
         return if shows_basic(refused.headers) || wants_basic(refused.path) {
             failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC))

@@ -84,7 +84,7 @@ fn tunnels_of(http: &Http, profile: &str, headers: &HeaderMap) -> Result<Respons
             Reason::NotFound,
             StatusCode::NOT_FOUND,
             format!("no agent of the profile `{profile}` offers anything now"),
-            "check the profile's id; `oneport token --profile` prints it",
+            "start the agent, or check the profile's id; `oneport token --profile` prints it",
         ));
     };
     access::authenticate(&http.issuers, &first.owner, &credentials(headers))

@@ -207,7 +207,8 @@ fn decode<T: serde::de::DeserializeOwned>(param: &'static str, value: &str) -> R
     let json = URL_SAFE_NO_PAD
         .decode(value.trim_end_matches('='))
         .map_err(|error| fail(format!("not base64url ({error})")))?;
-    serde_json::from_slice(&json).map_err(|error| fail(error.to_string()))
+    serde_json::from_slice(&json)
+        .map_err(|error| fail(format!("not the JSON that is wanted, in base64url ({error})")))
 }
 
 fn parse_meta(value: &str) -> Result<serde_json::Map<String, serde_json::Value>, ForwardError> {

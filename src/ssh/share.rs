@@ -151,8 +151,11 @@ fn meant(session: &Session, name: &str, identity: &Identity) -> Result<TunnelNam
     }
     let base = &session.shared.settings.base.host;
     if let Some(label) = label_in(name, base) {
-        let public = TunnelName::from_label(&label);
-        return public.ok_or_else(|| format!("`{}` is not the host of a preview here", shown(name)));
+        let own = format!("-{}", identity.client_id);
+        let public = TunnelName::from_label(&label).filter(|_| label.ends_with(&own));
+        return public.ok_or_else(|| {
+            format!("`{}` is not a preview of your key, whose hosts end in `{own}`", shown(name))
+        });
     }
     if name.contains("://") {
         return Err(format!(

@@ -140,6 +140,11 @@ fn judge_directory(acme: &AcmeSettings, directory: &DirectorySettings, meta: &Me
             offered.join("`, `")
         ));
     }
+    if let (Some(profile), None) = (&acme.profile, &meta.profiles) {
+        return Finding::note(format!(
+            "the directory `{url}` answers and lists no profiles, so that `{profile}` of `acme.profile` may count for nothing there"
+        ));
+    }
     Finding::good(format!("the directory `{url}` answers"))
 }
 

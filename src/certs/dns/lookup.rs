@@ -204,7 +204,12 @@ impl Lookup {
             }
         }
         let (name, kind) = (show(name), kind.to_string());
-        Err(DnsError::Resolver { name, kind, cause: causes.join(", ") })
+        let advice = if self.resolvers.is_empty() {
+            "check /etc/resolv.conf, or name others in `dns.resolver`"
+        } else {
+            "check `dns.resolver`"
+        };
+        Err(DnsError::Resolver { name, kind, cause: causes.join(", "), advice })
     }
 }
 

@@ -86,7 +86,7 @@ pub enum DnsError {
     Name(String),
     /// No resolver answered.
     #[error(
-        "no DNS resolver tells the {kind} records of `{name}` ({cause}); check /etc/resolv.conf and the domain's servers, or set `dns.resolver`"
+        "no DNS resolver tells the {kind} records of `{name}` ({cause}); {advice}, and the domain's servers"
     )]
     Resolver {
         /// What was asked for.
@@ -95,6 +95,8 @@ pub enum DnsError {
         kind: String,
         /// What each said.
         cause: String,
+        /// Where resolvers are named.
+        advice: &'static str,
     },
     /// None of a zone's own servers answered.
     #[error(

@@ -45,7 +45,7 @@ pub(super) const BOUNDS: &[Setting] = &[
         "access.fail_max",
         "number",
         "50",
-        "Failed logins from one address after which it is refused: agents, and visitors who show a token. An address from which an agent is connected is not. 0 counts none.",
+        "Failed logins from one address after which it is refused; those of agents, of tools and people with a token, and of web pages count apart. An address from which an agent is connected is not. 0 counts none.",
     ),
     setting("access.fail_window", "duration", "10m", "How long failed logins of an address count."),
     setting("access.fail_lockout", "duration", "10m", "How long an address is refused for them."),
