@@ -19,25 +19,29 @@ pub const NOT_NOW: u32 = 12;
 const BLOCK: usize = 8;
 /// Least octets of padding.
 const PADDING_LEAST: usize = 4;
-/// How long the agent has to take it.
+/// How long the agent has to take it, and to close.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it may take to close from this side, then.
+const CLOSING: Duration = Duration::from_millis(500);
 /// How much of what it sends is read meanwhile, so that it is not told of a reset instead.
 const READ_MOST: u64 = 64 * 1024;
 
-/// Sends the words, and waits until the agent has closed, for 3 s at most.
+/// Sends the words, and waits until the agent has closed, for 3 s at most. Until then nothing is closed from
+/// this side: the agent sends its own first packet before it reads this one, and the program that it sends that
+/// through must still be there, or it tells of a broken pipe and not of the words.
 pub async fn turn_away(mut io: impl Duplex, code: u32, words: &str) {
     let mut said = format!("{VERSION}\r\n").into_bytes();
     said.extend(packet(code, words));
     let tell = async {
         io.write_all(&said).await?;
         io.flush().await?;
-        io.shutdown().await?;
-        let (mut rest, mut heard) = (io.take(READ_MOST), [0; 1024]);
+        let (mut rest, mut heard) = ((&mut io).take(READ_MOST), [0; 1024]);
         while rest.read(&mut heard).await? > 0 {}
         Ok::<_, std::io::Error>(())
     };
     // Who does not listen is not told.
     let _ = tokio::time::timeout(PATIENCE, tell).await;
+    let _ = tokio::time::timeout(CLOSING, io.shutdown()).await;
 }
 
 fn packet(code: u32, words: &str) -> Vec<u8> {
@@ -62,7 +66,14 @@ fn packet(code: u32, words: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
+
+    /// How many octets are sent for these words.
+    fn said(words: &str) -> usize {
+        VERSION.len() + 2 + packet(NOT_FROM_THERE, words).len()
+    }
 
     #[test]
     fn packets_are_whole_blocks() {
@@ -79,8 +90,10 @@ mod tests {
     async fn it_ends_whether_or_not_anybody_listens() {
         let (near, mut far) = tokio::io::duplex(4096);
         let listen = async {
-            let mut heard = Vec::new();
-            far.read_to_end(&mut heard).await.expect("heard");
+            let mut heard = vec![0; said("not from there")];
+            far.read_exact(&mut heard).await.expect("heard");
+            // The other end is there until this one has gone.
+            assert!(timeout(Duration::from_millis(50), far.read_u8()).await.is_err());
             drop(far);
             String::from_utf8_lossy(&heard).into_owned()
         };
