@@ -19,7 +19,8 @@ pub(super) const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto"
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Whether a field is between two neighbours (RFC 9110, section 7.6.1), or of a proxy's own login.
+/// Whether a field is between two neighbours (RFC 9110, section 7.6.1), or of a proxy's own login
+/// (sections 11.7 and 11.6.3).
 fn is_between_neighbours(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -29,6 +30,8 @@ fn is_between_neighbours(name: &HeaderName) -> bool {
             | "transfer-encoding"
             | "upgrade"
             | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
             | "proxy-authorization"
             | "http2-settings"
     )

@@ -2,6 +2,7 @@
 
 mod addressee;
 mod admit;
+mod allow;
 mod bell;
 mod below;
 mod body;

@@ -171,9 +171,14 @@ impl Record {
         });
     }
 
-    /// Notes what went wrong, or had to be changed, for the log.
+    /// Notes what went wrong, for the log.
     pub(super) fn failed(&mut self, what: Cow<'static, str>) {
         self.detail = Some(what);
+    }
+
+    /// Notes what had to be changed, if anything had.
+    pub(super) fn changed(&mut self, what: Option<Cow<'static, str>>) {
+        self.detail = what.or(self.detail.take());
     }
 
     /// Who owns what is begun for the request.

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -16,7 +16,6 @@ use super::admit::Whence;
 use super::below::Below;
 use super::body::{Answer, Outgoing};
 use super::credentials::{credentials, withhold};
-use super::denial::{Refused, denied};
 use super::forward::{forward, not_http};
 use super::guard::Gate;
 use super::headers::{self, Origin};
@@ -25,10 +24,9 @@ use super::plain::to_https;
 use super::record::{Activity, Record, RequestId};
 use super::respond::{self, Failure, Form};
 use super::route::{Own, Route, route};
-use super::upgrade::{End, Wish, asks_to_switch, may_connect, no_connect, switch};
-use super::{Connection, Http, callback, isolate, origin, own, preflight, session};
-use crate::access::{self, AccessLevel, Credentials, Host, Permit};
-use crate::name::HostName;
+use super::upgrade::{End, Wish, may_connect, no_connect, switch};
+use super::{Connection, Http, callback, isolate, own, preflight, session};
+use crate::access::{self, Permit};
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
 use crate::registry::{BoxFuture, Target};
@@ -213,16 +211,20 @@ impl Session {
         let (request, injection) = self.to_service(request, &visit, wish.as_ref(), upload.is_some());
         let forwarded =
             forward(&self.http.pool, (&permit, &stay), target, record.visitor, request, upload.clone());
-        let mut response = forwarded.await?;
+        let response = forwarded.await?;
         if permit.is_for_preflight() && !response.status().is_informational() {
             return Ok(Outcome::Answered(preflight::answer(response), Reason::Answered));
         }
-        if let Some(changed) = isolate::isolate(response.headers_mut(), &visit, &self.http.settings) {
-            record.failed(changed);
-        }
-        session::put(response.headers_mut(), cookie);
+        // Once what is hop-by-hop is out, which a service could name what is put in here.
+        let isolate = |headers: &mut HeaderMap| {
+            let changed = isolate::isolate(headers, &visit, &self.http.settings);
+            session::put(headers, cookie);
+            changed
+        };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (answer, wish, service, end) = switch(response, wish, permit.hold().cloned(), stay)?;
+            let (mut answer, wish, service, end) = switch(response, wish, permit.hold().cloned(), stay)?;
+            let changed = isolate(answer.headers_mut());
+            record.changed(changed);
             return Ok(Outcome::Switched(answer, wish, service, end));
         }
         if wish.is_some_and(|wish| wish.is_extended()) && response.status().is_success() {
@@ -231,6 +233,8 @@ impl Session {
         }
         let (mut parts, body) = response.into_parts();
         headers::clean_answer(&mut parts, h1, upload.as_deref());
+        let changed = isolate(&mut parts.headers);
+        record.changed(changed);
         let body = relay(&mut parts, body, injection.as_ref(), &method);
         let mut answer = Response::new(body.held(permit.hold()));
         (*answer.status_mut(), *answer.headers_mut()) = (parts.status, parts.headers);
@@ -272,74 +276,6 @@ impl Session {
             injection.prepare(&mut parts.headers);
         }
         (Request::from_parts(parts, body), injection)
-    }
-
-    /// Has here what it takes to decide, where that may have to be fetched first.
-    async fn prepare_access(&self, request: &Request<Outgoing>, target: &Target) {
-        if let Target::Tunnel(tunnel) = target
-            && tunnel.access == AccessLevel::Private
-        {
-            // Boxed, because most requests need it not.
-            Box::pin(session::prepare(&self.http, session::Kind::Visit, request.headers())).await;
-            Box::pin(access::prepare(&self.http.issuers, &credentials(request.headers()))).await;
-        }
-    }
-
-    /// Lets the request through, if the visitor may see the target.
-    fn permit(
-        &self,
-        request: &Request<Outgoing>,
-        own_host: Option<&HostName>,
-        target: &Target,
-    ) -> Result<Permit, Failure> {
-        let host = match target {
-            Target::Route(_) => Host::Route,
-            Target::Tunnel(tunnel) => Host::Tunnel(tunnel.access, &tunnel.owner),
-        };
-        let (headers, base) = (request.headers(), &self.http.settings.base);
-        let is_own_host = session::is_home(target, own_host, base);
-        let other_site = match target {
-            Target::Tunnel(tunnel) if tunnel.access == AccessLevel::Private => {
-                origin::other_site(&self.http, request, tunnel, own_host)
-            }
-            _ => None,
-        };
-        // Looked for only where it matters.
-        let credentials = match host {
-            Host::Tunnel(AccessLevel::Private, _) => {
-                let session = session::of_visit(&self.http, headers, own_host);
-                let guest = match target {
-                    Target::Tunnel(tunnel) => session::of_guest(&self.http, headers, tunnel, own_host),
-                    Target::Route(_) => None,
-                };
-                let mut shown = credentials(headers);
-                // Below a path of a host that all share, a page of any of them could use the cookie.
-                shown.cookies.retain(|_| is_own_host);
-                Credentials { session, guest, ..shown }
-            }
-            _ => Credentials::default(),
-        };
-        let is_preflight = preflight::is_one(request);
-        let asked = access::Request { is_preflight, other_site, credentials };
-        access::visit(&self.http.issuers, host, &asked).map_err(|denial| match target {
-            Target::Tunnel(tunnel) => {
-                let is_read =
-                    matches!(*request.method(), Method::GET | Method::HEAD) && !asks_to_switch(request);
-                let refused = Refused {
-                    name: &tunnel.name,
-                    path: request.uri().path_and_query(),
-                    headers,
-                    is_own_host: is_own_host
-                        && session::are_kept(base, headers, self.conn.tls.is_some(), self.trusted),
-                    is_read,
-                };
-                denied(&denial, &refused, base)
-            }
-            // Everybody may visit a route.
-            Target::Route(_) => {
-                Failure::new(Reason::LoginRequired, StatusCode::FORBIDDEN, denial.to_string(), "")
-            }
-        })
     }
 
     /// Gives the answer its record, or starts what follows a switch.

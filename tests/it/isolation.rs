@@ -162,6 +162,16 @@ fn no_cache_between_keeps_what_needed_a_login() {
         }
         assert_eq!(response.text().contains("s.test"), fields.contains("text/html"), "{response:?}");
     }
+    // What a service says is for the next neighbour only is out before the gateway's own is put in.
+    let named = "Cache-Control: public\r\nConnection: cache-control, set-cookie\r\n";
+    let agent = offer(&gateway, "/named#access=private", service(named));
+    let url = agent.hello["tunnels"]["/named#access=private"].as_str().expect("a URL");
+    for curl in [Curl::new(&gateway).http1(), Curl::new(&gateway).http2()] {
+        assert_eq!(all(&curl.header(&bearer).get(url), "cache-control"), ["private"]);
+    }
+    let user = format!("x-preevy-profile-key:{}", token_of("ed25519a", "EdDSA"));
+    let browser = Curl::new(&gateway).args(&["-u", &user]).header("Sec-Fetch-Mode: navigate").get(url);
+    assert_eq!(all(&browser, "set-cookie").len(), 1, "{browser:?}");
     let _agent = offer(&gateway, "/web", service("Cache-Control: public, s-maxage=9\r\n"));
     let open = Curl::new(&gateway).get(&format!("https://{}/", host("web")));
     assert_eq!(open.header("cache-control"), Some("public, s-maxage=9"));

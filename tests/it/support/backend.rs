@@ -308,6 +308,8 @@ fn hop_by_hop() -> Response<Body> {
         ("connection", "x-mine"),
         ("x-mine", "1"),
         ("keep-alive", "timeout=1"),
+        ("proxy-authenticate", "Basic realm=\"x\""),
+        ("proxy-authentication-info", "nextnonce=\"x\""),
         ("date", "Thu, 01 Jan 1970 00:00:00 GMT"),
     ] {
         response.headers_mut().append(name, HeaderValue::from_static(value));
