@@ -277,7 +277,7 @@ const GENERAL: &[Setting] = &[
         "access.isolate_cookies",
         "true or false",
         "true",
-        "Whether a cookie that a preview sets for more than its own host (`Domain=`) is narrowed to that host, whether services below `/proxy/NAME` have cookies of their own, and whether no preview clears those of others.",
+        "Whether a cookie that a preview sets for more than its own host (`Domain=`) is narrowed to that host, whether services below `/proxy/NAME` have cookies of their own and get no password that a browser keeps, and whether no preview clears those of others.",
     ),
     setting(
         "http.trusted_proxies",

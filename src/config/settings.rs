@@ -326,7 +326,8 @@ pub struct AccessSettings {
     pub session_ttl: Duration,
     /// How long a guest link may be good; zero: there are none.
     pub share_max: Duration,
-    /// Whether a cookie of a preview stays on the host of that preview.
+    /// Whether a cookie of a preview stays on the host of that preview, and below a path is its own, as a
+    /// password is.
     pub isolate_cookies: bool,
     /// Where people log in who came with a browser: the base URL of the hosted service that
     /// existing agents know.

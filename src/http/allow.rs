@@ -12,12 +12,34 @@ use super::upgrade::asks_to_switch;
 use super::{origin, preflight, session};
 use crate::access::{self, AccessLevel, Credentials, Host, Permit};
 use crate::name::HostName;
+use crate::net::VisitorAddr;
 use crate::observe::Reason;
 use crate::registry::Target;
 
 impl Session {
+    /// Lets the request through, if this visitor may see the target.
+    pub(super) async fn allow(
+        &self,
+        request: &Request<Outgoing>,
+        own_host: Option<&HostName>,
+        target: &Target,
+        visitor: VisitorAddr,
+    ) -> Result<Permit, Failure> {
+        self.prepare_access(request, target).await;
+        let permit = match self.permit(request, own_host, target) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                // While the address is refused, nobody is told which token would have been the right one.
+                self.http.admit_with(request.headers(), visitor)?;
+                return Err(denied);
+            }
+        };
+        self.http.admit_by(permit.by(), request.headers(), visitor)?;
+        Ok(permit)
+    }
+
     /// Has here what it takes to decide, where that may have to be fetched first.
-    pub(super) async fn prepare_access(&self, request: &Request<Outgoing>, target: &Target) {
+    async fn prepare_access(&self, request: &Request<Outgoing>, target: &Target) {
         if let Target::Tunnel(tunnel) = target
             && tunnel.access == AccessLevel::Private
         {
@@ -27,8 +49,8 @@ impl Session {
         }
     }
 
-    /// Lets the request through, if the visitor may see the target.
-    pub(super) fn permit(
+    /// Decides, by what the request shows.
+    fn permit(
         &self,
         request: &Request<Outgoing>,
         own_host: Option<&HostName>,

@@ -1,5 +1,6 @@
 //! Tunnels below `/proxy/NAME`, where many share one host: each has cookies of its own there, under names
-//! that begin with its own, and says nothing that is for the host as a whole.
+//! that begin with its own, and says nothing that is for the host as a whole: neither does it have browsers
+//! ask for a password, which they would send to all of it.
 //!
 //! Their pages still are of one origin: what scripts can reach there, any of them can.
 
@@ -7,7 +8,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, StatusCode};
 
-use super::isolate::name_of;
+use super::challenge;
+use super::isolate::{name_of, shown};
 use super::respond::Failure;
 use crate::name::TunnelName;
 use crate::observe::Reason;
@@ -80,9 +82,16 @@ impl Below {
     }
 
     /// Gives the service's cookies names and paths of the tunnel's own, and takes out what is for all.
-    pub(super) fn let_out(&self, headers: &mut HeaderMap) {
+    /// Says what a person may miss.
+    pub(super) fn let_out(&self, headers: &mut HeaderMap, said: &mut Vec<String>) {
         for name in FOR_ALL {
             headers.remove(name);
+        }
+        if let Some(scheme) = challenge::take_out(headers) {
+            let scheme = shown(&scheme);
+            said.push(format!(
+                "took out the service's challenge `{scheme}`, because browsers would send the password to all below `/proxy/`; it passes on the tunnel's own host"
+            ));
         }
         if !headers.contains_key(header::SET_COOKIE) {
             return;

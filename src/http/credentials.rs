@@ -19,6 +19,9 @@ const TOKEN_USER: &str = "x-preevy-profile-key";
 /// The cookie in which the hosted service's login leaves a token.
 pub(super) const TOKEN_COOKIE: &str = "preevy-saas-jwt";
 
+/// The schemes for which browsers ask for a password or take the system's, and keep it.
+const KEPT_BY_BROWSERS: [&str; 4] = ["Basic", "Digest", "NTLM", "Negotiate"];
+
 /// As many decoders are: with padding or without.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -47,6 +50,12 @@ pub(super) fn login_of(headers: &HeaderMap) -> Login {
         || is_other("sec-fetch-mode", "navigate")
         || is_other("sec-fetch-site", "none");
     if is_by_page { Login::Page } else { Login::Token }
+}
+
+/// Whether a browser sent a request: all of today say how they fetch over HTTPS (Fetch metadata), and
+/// programs do not. A page cannot leave that out.
+pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ORIGIN) || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
 }
 
 /// The values of cookies of one name, in their order.
@@ -78,6 +87,24 @@ pub(super) fn withhold(headers: &mut HeaderMap, used: Option<Way>, issuers: &Iss
     if pairs(headers).any(is_ours) {
         withhold_cookies(headers);
     }
+}
+
+/// Takes out the `Authorization` that a browser keeps, once somebody has given it a password, and sends by
+/// itself to all of a host. Says whether there was one.
+pub(super) fn withhold_kept(headers: &mut HeaderMap) -> bool {
+    // Octets, because a name within it need not be ASCII.
+    let is_kept = |field: &HeaderValue| {
+        let mut words = field.as_bytes().trim_ascii().split(u8::is_ascii_whitespace);
+        let scheme = words.next().unwrap_or_default();
+        KEPT_BY_BROWSERS.iter().any(|kept| scheme.eq_ignore_ascii_case(kept.as_bytes()))
+    };
+    let is_withheld = headers.contains_key(header::AUTHORIZATION)
+        && is_by_browser(headers)
+        && headers.get_all(header::AUTHORIZATION).iter().any(is_kept);
+    if is_withheld {
+        headers.remove(header::AUTHORIZATION);
+    }
+    is_withheld
 }
 
 /// The token in an `Authorization`: a Bearer's, or the password of the user who stands for tokens.

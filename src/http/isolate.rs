@@ -1,6 +1,6 @@
 //! What of a service's answer must not reach further than the service: a cookie that a preview sets for
 //! more than its own host is narrowed to that host, and none may have a name of the gateway's own; no
-//! preview clears the cookies of all; no cache in between keeps what needed a login.
+//! preview clears the cookies of all; below a path, none has browsers ask for a password; no cache in between keeps what needed a login.
 //!
 //! Network error logging (`NEL`) passes, as it is for the preview's own host and what lies below it.
 
@@ -15,6 +15,8 @@ use crate::config::Settings;
 use crate::name::HostName;
 use crate::registry::Target;
 
+/// What the log says of an `Authorization` that a browser keeps for more than the service.
+const WITHHELD: &str = "withheld the browser's `Authorization`, which it sends to all below `/proxy/`; it passes on the tunnel's own host";
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// Takes out what a target must not say, and narrows what a preview says for more than its own host,
@@ -28,6 +30,9 @@ pub(super) fn isolate(
         keep_private(headers);
     }
     let mut said = Vec::new();
+    if visit.is_withheld {
+        said.push(WITHHELD.to_owned());
+    }
     let tunnel = match visit.target {
         Target::Tunnel(tunnel) => Some(tunnel),
         Target::Route(_) => None,
@@ -40,7 +45,7 @@ pub(super) fn isolate(
         confine(headers, host.as_ref().map(HostName::as_str), tunnel.is_some(), &mut said);
     }
     if let Some(below) = visit.below {
-        below.let_out(headers);
+        below.let_out(headers, &mut said);
     }
     if isolated.is_some() && headers.contains_key(CLEAR_SITE_DATA) {
         spare_cookies(headers, &mut said);
@@ -183,7 +188,7 @@ pub(super) fn name_of(cookie: &[u8]) -> &[u8] {
     }
 }
 
-fn shown(name: &[u8]) -> String {
+pub(super) fn shown(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }

@@ -7,6 +7,7 @@ mod bell;
 mod below;
 mod body;
 mod callback;
+mod challenge;
 mod coding;
 mod connection;
 mod cork;

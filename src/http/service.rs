@@ -15,7 +15,7 @@ use super::addressee::{Addressee, LastAddressee};
 use super::admit::Whence;
 use super::below::Below;
 use super::body::{Answer, Outgoing};
-use super::credentials::{credentials, withhold};
+use super::credentials::{credentials, withhold, withhold_kept};
 use super::forward::{forward, not_http};
 use super::guard::Gate;
 use super::headers::{self, Origin};
@@ -66,6 +66,8 @@ pub(super) struct Visit<'a> {
     pub(super) permit: &'a Permit,
     /// The place under a path where the target lies with others, if its cookies are to be its own.
     pub(super) below: Option<&'a Below>,
+    /// Whether an `Authorization` was taken out that a browser keeps for all of that host.
+    pub(super) is_withheld: bool,
 }
 
 impl Session {
@@ -192,22 +194,14 @@ impl Session {
         let stay = self.activity.stays.begin(record.visitor, target, self.http.admission());
         let stay = record.stay.insert(stay).clone();
         let host = addressee.host.as_ref();
-        self.prepare_access(&request, target).await;
-        let permit = match self.permit(&request, host, target) {
-            Ok(permit) => permit,
-            Err(denied) => {
-                // While the address is refused, nobody is told which token would have been the right one.
-                self.http.admit_with(request.headers(), record.visitor)?;
-                return Err(denied);
-            }
-        };
-        self.http.admit_by(permit.by(), request.headers(), record.visitor)?;
+        let permit = self.allow(&request, host, target, record.visitor).await?;
         record.counted.of_target = self.http.count_target(target, &permit)?;
         let cookie = session::set_for_basic(&self.http, &permit, &request, target, host);
         let wish = Wish::of(&mut request);
         let (h1, method) = (request.version() < Version::HTTP_2, request.method().clone());
         let upload = record.upload.clone();
-        let visit = Visit { addressee, target, permit: &permit, below: below.as_ref() };
+        let is_withheld = below.is_some() && withhold_kept(request.headers_mut());
+        let visit = Visit { addressee, target, permit: &permit, below: below.as_ref(), is_withheld };
         let (request, injection) = self.to_service(request, &visit, wish.as_ref(), upload.is_some());
         let forwarded =
             forward(&self.http.pool, (&permit, &stay), target, record.visitor, request, upload.clone());

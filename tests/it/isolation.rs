@@ -4,10 +4,12 @@
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
+use serde_json::{Value, json};
 use toml::Table;
 
 use crate::private::token_of;
-use crate::support::agent::{Agent, OpenSsh, host};
+use crate::support::SOON;
+use crate::support::agent::{Agent, OpenSsh, host, node};
 use crate::support::backend::{Backend, raw};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::visitor::{Curl, Response};
@@ -17,6 +19,23 @@ const WEB: &str = "web-dzk582uo";
 
 /// A service whose every answer has these fields.
 fn service(fields: &'static str) -> SocketAddr {
+    answering(move |_| ("200 OK", fields))
+}
+
+/// A service that asks everybody for a password who shows none.
+fn with_a_password() -> SocketAddr {
+    answering(|head| {
+        let is_known = head.to_ascii_lowercase().contains("\r\nauthorization: basic ");
+        if is_known {
+            ("200 OK", "")
+        } else {
+            ("401 Unauthorized", "WWW-Authenticate: Basic realm=\"app\"\r\n")
+        }
+    })
+}
+
+/// A service that gives each head a status and fields.
+fn answering(answer: impl Fn(&str) -> (&'static str, &'static str) + Send + Sync + 'static) -> SocketAddr {
     raw(move |mut stream, _| {
         let mut head = Vec::new();
         let mut octet = [0];
@@ -26,7 +45,8 @@ fn service(fields: &'static str) -> SocketAddr {
                 _ => return,
             }
         }
-        let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n{fields}\r\nok");
+        let (status, fields) = answer(&String::from_utf8_lossy(&head));
+        let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 2\r\n{fields}\r\nok");
         let _ = stream.write_all(answer.as_bytes());
     })
 }
@@ -38,6 +58,13 @@ fn offer(gateway: &Gateway, request: &str, service: SocketAddr) -> Agent {
 fn all(response: &Response, name: &str) -> Vec<String> {
     let fields = response.headers.iter().filter(|(known, _)| known == name);
     fields.map(|(_, value)| value.clone()).collect()
+}
+
+fn set_route(setup: &mut Setup, host: &str, to: SocketAddr) {
+    let mut route = Table::new();
+    route.insert("host".to_owned(), host.into());
+    route.insert("to".to_owned(), format!("http://{to}").into());
+    setup.set("routes", vec![toml::Value::from(route)]);
 }
 
 /// The values of a header that reached the service.
@@ -112,6 +139,113 @@ fn below_a_path_no_service_gets_another_ones_cookies() {
     let _agent = offer(&gateway, "/web", backend.address());
     let all = Curl::new(&gateway).header("Cookie: a=1").get(&proxied("/echo"));
     assert_eq!(reached(&all, "cookie"), ["a=1"]);
+}
+
+#[test]
+fn below_a_path_no_service_has_browsers_ask_for_a_password() {
+    let fields = "WWW-Authenticate: Basic realm=\"app\"\r\n\
+        WWW-Authenticate: Bearer realm=\"a, b\", error=\"invalid_token\"\r\n\
+        WWW-Authenticate: Bearer, Digest realm=\"app\", nonce=\"x\"\r\n\
+        WWW-Authenticate: Negotiate\r\n";
+    let start = |setup: Setup| {
+        let gateway = setup.start();
+        let agent = offer(&gateway, "/web", service(fields));
+        (gateway, agent)
+    };
+    let (gateway, _agent) = start(Setup::new());
+    let asked = |gateway, url: &str| all(&Curl::new(gateway).get(url), "www-authenticate");
+    assert_eq!(asked(&gateway, &proxied("/")), ["Bearer realm=\"a, b\", error=\"invalid_token\""]);
+    let record = gateway.wait_log("the change", |record| {
+        record["detail"].as_str().is_some_and(|detail| detail.contains("challenge `Basic`"))
+    });
+    assert_eq!(record["reason"], "answered");
+    assert_eq!(asked(&gateway, &format!("https://{}/", host("web"))).len(), 4);
+
+    let mut setup = Setup::new();
+    setup.set("access.isolate_cookies", false);
+    let (gateway, _agent) = start(setup);
+    assert_eq!(asked(&gateway, &proxied("/")).len(), 4);
+}
+
+#[test]
+fn below_a_path_no_service_gets_what_a_browser_keeps_for_all() {
+    let (gateway, backend) = (Gateway::start(), Backend::start());
+    let _agent = offer(&gateway, "/web", backend.address());
+    let sent = |gateway, headers: &[&str], url: &str| {
+        let curl = headers.iter().fold(Curl::new(gateway), |curl, header| curl.header(header));
+        reached(&curl.get(url), "authorization")
+    };
+    let by_browser =
+        ["Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: none", "Sec-Fetch-Dest: image", "Origin: null"];
+    let own = format!("https://{}/echo", host("web"));
+    for kept in [
+        "Basic YWRtaW46czNjcmV0",
+        "bAsIc YWRtaW46czNjcmV0",
+        "Digest username=\"\u{e9}\"",
+        "NTLM TlRM",
+        "Negotiate YII=",
+    ] {
+        let field = format!("Authorization: {kept}");
+        for by in by_browser {
+            assert_eq!(
+                sent(&gateway, &[&field, by], &proxied("/echo")),
+                <[&str; 0]>::default(),
+                "{kept}, {by}"
+            );
+        }
+        // A program's, and on the own host everybody's.
+        assert_eq!(sent(&gateway, &[&field], &proxied("/echo")), [kept]);
+        assert_eq!(sent(&gateway, &[&field, by_browser[0], by_browser[3]], &own), [kept]);
+    }
+    let record = gateway.wait_log("what was withheld", |record| {
+        record["detail"].as_str().is_some_and(|detail| detail.contains("withheld the browser's"))
+    });
+    assert_eq!(record["reason"], "answered");
+    for script in ["Bearer of.the.app", "Token abc"] {
+        let field = format!("Authorization: {script}");
+        assert_eq!(sent(&gateway, &[&field, by_browser[1]], &proxied("/echo")), [script]);
+    }
+    let mut setup = Setup::new();
+    setup.set("access.isolate_cookies", false);
+    let gateway = setup.start();
+    let _agent = offer(&gateway, "/web", backend.address());
+    let field = "Authorization: Basic YWRtaW46czNjcmV0";
+    assert_eq!(sent(&gateway, &[field, by_browser[0]], &proxied("/echo")).len(), 1);
+}
+
+/// A browser gives a password to a whole realm by itself, and to all below the folder of a page.
+#[test]
+fn a_browser_hands_no_password_from_one_service_to_the_next() {
+    let mut setup = Setup::new();
+    set_route(&mut setup, "gw.test", with_a_password());
+    let (gateway, backend) = (setup.start(), Backend::start());
+    let asks = offer(&gateway, "/asks", with_a_password());
+    let other = OpenSsh::new(&gateway).key("ed25519b").forward("/evil", backend.address()).start();
+    let own = asks.hello["tunnels"]["/asks"].as_str().expect("a URL");
+    let below = |url: &str| url.replace("https://", "https://gw.test/proxy/").replace(".gw.test/", "/");
+    let evil = below(other.hello["tunnels"]["/evil"].as_str().expect("a URL"));
+    let mut person = node(
+        "browser_password.js",
+        &json!({
+            "port": gateway.address().port(),
+            "asks": below(own),
+            "own": own,
+            "kept": "https://gw.test/",
+            "others": [format!("{evil}echo")],
+        }),
+    );
+    let said = person.finish(SOON);
+    assert!(said.status.success(), "{said:?}\n{}", gateway.stderr());
+    let said: Value = serde_json::from_str(&said.stdout).expect("an object");
+    // The one below the path cannot ask; the others can, and get it.
+    assert_eq!([&said["asks"], &said["own"], &said["kept"], &said["again"]], [401, 200, 200, 200], "{said}");
+    let others = said["others"].as_array().expect("a list");
+    assert_eq!(others.len(), 2);
+    for got in others {
+        let headers = got["headers"].as_array().expect("a list");
+        assert!(headers.iter().any(|pair| pair[0] == "sec-fetch-site"), "{headers:?}");
+        assert!(!headers.iter().any(|pair| pair[0] == "authorization"), "{headers:?}");
+    }
 }
 
 #[test]
@@ -206,10 +340,7 @@ fn a_guest_link_that_was_bent_on_its_way_reaches_no_service() {
 fn a_preview_sets_no_token_cookie_and_a_route_does() {
     let fields = "Set-Cookie: PREEVY-SAAS-jwt=x; Path=/\r\nSet-Cookie: a=1\r\n";
     let mut setup = Setup::new();
-    let mut route = Table::new();
-    route.insert("host".to_owned(), "app.gw.test".into());
-    route.insert("to".to_owned(), format!("http://{}", service(fields)).into());
-    setup.set("routes", vec![toml::Value::from(route)]);
+    set_route(&mut setup, "app.gw.test", service(fields));
     let gateway = setup.start();
     let _agent = offer(&gateway, "/web", service(fields));
     let set = |url: &str| all(&Curl::new(&gateway).get(url), "set-cookie");
