@@ -14,7 +14,7 @@ use super::follow::follow;
 use super::hold::{Basis, Hold};
 use super::issuer::{Issuer, IssuerError};
 use super::session::{Known, Origin};
-use super::token::{Claims, LEEWAY, TOKEN_MAX, Terms, TokenFault, Unverified, brief};
+use super::token::{Claims, LEEWAY, TOKEN_MAX, Terms, TokenFault, Unverified, brief, has_claims};
 use super::verdicts::{Maker, TokenHash, Verdict, Verdicts};
 use super::verifying_key::KeyName;
 use crate::config::{AccessSettings, IssuerSettings};
@@ -192,20 +192,19 @@ impl Issuers {
         let _ = tokio::time::timeout(PATIENCE, all).await;
     }
 
-    /// Whether a token says that it was made for gateways: its issuer is an agent's key, which means
-    /// something nowhere else, or one that is configured, and then with the audience that is. Where none
-    /// is, the same tokens may be those of other apps. Believes the token, so it is for keeping it secret
-    /// only.
+    /// Whether a text holds a token that says that it was made for gateways: its issuer is an agent's key,
+    /// which means something nowhere else, or one that is configured, and then with the audience that is.
+    /// Where none is, the same tokens may be those of other apps. Dots and parts around it, and whatever else
+    /// would have it refused here, change nothing: it is for keeping tokens secret only.
     #[must_use]
-    pub fn are_meant(&self, token: &str) -> bool {
-        let Ok(unverified) = Unverified::read(token) else { return false };
+    pub fn are_meant(&self, text: &str) -> bool {
         let configured = self.0.configured.load();
-        unverified.issuer.starts_with(KEY_ISSUER)
-            || configured.iter().any(|issuer| {
-                let audience = issuer.settings.audience.as_ref();
-                issuer.settings.name == unverified.issuer
-                    && audience.is_some_and(|audience| unverified.audiences.contains(audience))
-            })
+        has_claims(text, |name, is_named| {
+            let is_one = |issuer: &Arc<Issuer>| {
+                issuer.settings.name == name && issuer.settings.audience.as_deref().is_some_and(is_named)
+            };
+            name.starts_with(KEY_ISSUER) || configured.iter().any(is_one)
+        })
     }
 
     fn judge_at(&self, token: &str, owner: &Identity, now: OffsetDateTime) -> Result<Arc<Verdict>, Refused> {

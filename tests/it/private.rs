@@ -312,7 +312,20 @@ fn a_token_in_an_odd_form_reaches_no_service_either() {
     let url = format!("{}echo", other.hello["tunnels"]["/web"].as_str().expect("a URL"));
     let token = token_of("ed25519a", "EdDSA");
     let basic = |pair: &str| base64::engine::general_purpose::STANDARD.encode(pair);
+    let parts: Vec<&str> = token.split('.').collect();
+    let part = |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
+    let critical = part(json!({ "alg": "EdDSA", "crit": ["exp"] }));
+    let long = part(json!({ "x": "y".repeat(9000), "iss": claims_of("ed25519a")["iss"] }));
     for sent in [
+        format!("Bearer {token}."),
+        format!("Bearer ..{token}..."),
+        format!("Bearer x.{token}"),
+        format!("Bearer {token}.x"),
+        format!("Bearer{token}"),
+        format!("Bearer {}..{}", parts[1], parts[2]),
+        format!("Bearer {critical}.{}.{}", parts[1], parts[2]),
+        format!("Bearer {}.{long}.{}", parts[0], parts[2]),
+        format!("Basic {}", basic(&format!("git:{token}."))),
         format!("Bearer\t{token}"),
         format!("Bearer \"{token}\""),
         format!("Token {token}"),
@@ -331,7 +344,13 @@ fn a_token_in_an_odd_form_reaches_no_service_either() {
         let response = Curl::new(&gateway).header(&format!("Cookie: a=1;{name}=x")).get(&url);
         assert_eq!(reached(&response, "cookie"), ["a=1"], "{name}");
     }
-    for kept in ["Basic YWRtaW46c2VjcmV0", "Token abc", "Bearer a.b.c", "Digest a=\"b\", c=d"] {
+    for kept in [
+        "Basic YWRtaW46c2VjcmV0",
+        "Token abc",
+        "Bearer a.b.c",
+        "Bearer eyJpc3MiOiJhcHAifQ.eyJpc3MiOiJhcHAifQ.c.",
+        "Digest a=\"b\", c=d",
+    ] {
         let response = Curl::new(&gateway).header(&format!("Authorization: {kept}")).get(&url);
         assert_eq!(reached(&response, "authorization"), [kept]);
     }
