@@ -4,13 +4,13 @@
 use http::{Method, Request, StatusCode};
 
 use super::body::Outgoing;
-use super::credentials::credentials;
+use super::credentials::{credentials, is_by_browser};
 use super::denial::{Refused, denied};
 use super::respond::Failure;
 use super::service::Session;
 use super::upgrade::asks_to_switch;
 use super::{origin, preflight, session};
-use crate::access::{self, AccessLevel, Credentials, Host, Permit};
+use crate::access::{self, AccessLevel, Credentials, Host, Permit, Way};
 use crate::name::HostName;
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
@@ -61,7 +61,7 @@ impl Session {
             Target::Tunnel(tunnel) => Host::Tunnel(tunnel.access, &tunnel.owner),
         };
         let (headers, base) = (request.headers(), &self.http.settings.base);
-        let is_own_host = session::is_home(target, own_host, base);
+        let is_home = session::is_home(target, own_host, base);
         let other_site = match target {
             Target::Tunnel(tunnel) if tunnel.access == AccessLevel::Private => {
                 origin::other_site(&self.http, request, tunnel, own_host)
@@ -77,8 +77,11 @@ impl Session {
                     Target::Route(_) => None,
                 };
                 let mut shown = credentials(headers);
-                // Below a path of a host that all share, a page of any of them could use the cookie.
-                shown.cookies.retain(|_| is_own_host);
+                // Below a path of a host that all share, a page of any of them could use what a browser
+                // keeps: the cookie, and the password. A program has what it sends for this tunnel.
+                shown.cookies.retain(|_| is_home);
+                let is_kept = !is_home && is_by_browser(headers);
+                shown.authorization = shown.authorization.filter(|(way, _)| !(is_kept && *way == Way::Basic));
                 Credentials { session, guest, ..shown }
             }
             _ => Credentials::default(),
@@ -93,7 +96,8 @@ impl Session {
                     name: &tunnel.name,
                     path: request.uri().path_and_query(),
                     headers,
-                    is_own_host: is_own_host
+                    is_home,
+                    has_cookies: is_home
                         && session::are_kept(base, headers, self.conn.tls.is_some(), self.trusted),
                     is_read,
                 };

@@ -5,12 +5,12 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::credentials::{login_of, shows_basic};
+use super::credentials::{is_by_browser, login_of, shows_basic};
 use super::respond::Failure;
 use super::session::{Browser, Kind};
 use crate::access::{Denial, TokenFault, Way, is_guess};
 use crate::config::BaseUrl;
-use crate::name::TunnelName;
+use crate::name::{HostName, TunnelName};
 use crate::observe::Reason;
 
 /// The challenge that has a browser ask for user name and password.
@@ -31,10 +31,20 @@ pub(super) struct Refused<'a> {
     pub(super) path: Option<&'a PathAndQuery>,
     /// The request's headers.
     pub(super) headers: &'a HeaderMap,
-    /// Whether it came to the tunnel's own host, and in a way in which its visitors can have a cookie.
-    pub(super) is_own_host: bool,
+    /// Whether it came to the tunnel's own host.
+    pub(super) is_home: bool,
+    /// Whether it came there in a way in which its visitors can have a cookie.
+    pub(super) has_cookies: bool,
     /// Whether it asks for no more than to read something, so that it can go elsewhere first.
     pub(super) is_read: bool,
+}
+
+impl Refused<'_> {
+    /// The same on the tunnel's own host.
+    fn url_at_home(&self, base: &BaseUrl) -> String {
+        let host = HostName::child_of(self.name.as_str(), &base.host);
+        format!("{}{}", base.origin_of(&host), self.path.map_or("/", PathAndQuery::as_str))
+    }
 }
 
 /// Makes the answer. Whoever sent `Authorization` is told the reason, and never sent elsewhere,
@@ -44,18 +54,9 @@ pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> 
         return unauthorized(denial, refused.headers);
     }
     if refused.headers.contains_key(header::AUTHORIZATION) {
-        let what = "this tunnel is private, and the `Authorization` that was sent holds no token of a kind known here";
-        let next = "send `Authorization: Bearer TOKEN`; `oneport token` makes one";
-        let failure = Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, what, next)
-            .with(header::WWW_AUTHENTICATE, invalid_token(what));
-        // Or a browser would go on sending what it was told once.
-        return if shows_basic(refused.headers) || wants_basic(refused.path) {
-            failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC))
-        } else {
-            failure
-        };
+        return without_token(refused, base);
     }
-    if wants_basic(refused.path) {
+    if wants_basic(refused.path) && refused.is_home {
         let next = "give `x-preevy-profile-key` as the user name, and a token as the password";
         return Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, denial.to_string(), next)
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC));
@@ -64,19 +65,52 @@ pub(super) fn denied(denial: &Denial, refused: &Refused<'_>, base: &BaseUrl) -> 
         let next = "log in with a browser, or send `Authorization: Bearer TOKEN`";
         return Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, denial.to_string(), next);
     }
-    let browser = refused.is_own_host.then(|| Browser::of(Kind::Browser, refused.headers, base)).flatten();
+    if wants_basic(refused.path) {
+        let url = refused.url_at_home(base);
+        let next = format!("go to {url}, where a browser asks for user name and password");
+        return sent_to(&url, denial.to_string(), next);
+    }
+    let browser = refused.has_cookies.then(|| Browser::of(Kind::Browser, refused.headers, base)).flatten();
     let url = login_url(base, refused.name.as_str(), refused.path, browser.as_ref());
     let next = format!("log in at {url}, or send `Authorization: Bearer TOKEN`");
-    let status = StatusCode::TEMPORARY_REDIRECT;
-    let failure = Failure::new(Reason::LoginRequired, status, denial.to_string(), next);
-    let failure = match browser.and_then(|browser| browser.set) {
+    let failure = sent_to(&url, denial.to_string(), next);
+    match browser.and_then(|browser| browser.set) {
         Some(cookie) => failure.with(header::SET_COOKIE, cookie),
         None => failure,
-    };
-    match HeaderValue::from_str(&url) {
+    }
+}
+
+/// The answer that sends somebody elsewhere to log in.
+fn sent_to(url: &str, what: String, next: String) -> Failure {
+    let status = StatusCode::TEMPORARY_REDIRECT;
+    let failure = Failure::new(Reason::LoginRequired, status, what, next);
+    match HeaderValue::try_from(url) {
         Ok(url) => failure.with(header::LOCATION, url),
-        // All that is not plain was escaped.
+        // No path holds what a header must not.
         Err(_) => failure,
+    }
+}
+
+/// The answer to somebody who sent an `Authorization` in which there is no token, or not one that counts.
+fn without_token(refused: &Refused<'_>, base: &BaseUrl) -> Failure {
+    let is_basic = shows_basic(refused.headers);
+    let what = if is_basic && !refused.is_home && is_by_browser(refused.headers) {
+        "this tunnel is private, and a password that a browser keeps counts only on the tunnel's own host"
+    } else {
+        "this tunnel is private, and the `Authorization` that was sent holds no token of a kind known here"
+    };
+    let next = if refused.is_home {
+        "send `Authorization: Bearer TOKEN`; `oneport token` makes one".to_owned()
+    } else {
+        format!("open {}, or send `Authorization: Bearer TOKEN`", refused.url_at_home(base))
+    };
+    let failure = Failure::new(Reason::LoginRequired, StatusCode::UNAUTHORIZED, what, next)
+        .with(header::WWW_AUTHENTICATE, invalid_token(what));
+    // Or a browser would go on sending what it was told once. Elsewhere it would send it to all there.
+    if refused.is_home && (is_basic || wants_basic(refused.path)) {
+        failure.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(BASIC))
+    } else {
+        failure
     }
 }
 

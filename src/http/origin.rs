@@ -5,6 +5,7 @@ use http::Request;
 use http::header;
 
 use super::Http;
+use super::session;
 use super::upgrade::asks_to_switch;
 use crate::access::brief;
 use crate::name::{HostName, TunnelName};
@@ -48,7 +49,8 @@ fn is_ours(http: &Http, origin: &str, tunnel: &Tunnel, own_host: Option<&HostNam
     if !origin.eq_ignore_ascii_case(&base.origin_of(&host)) {
         return false;
     }
-    if own_host == Some(&host) {
+    // The host where a tunnel lies under a path is that of others' pages as well.
+    if own_host == Some(&host) && session::is_own_host(tunnel, &host, base) {
         return true;
     }
     let name = host.label_under(&base.host).and_then(TunnelName::from_label);

@@ -224,28 +224,36 @@ fn a_browser_hands_no_password_from_one_service_to_the_next() {
     let own = asks.hello["tunnels"]["/asks"].as_str().expect("a URL");
     let below = |url: &str| url.replace("https://", "https://gw.test/proxy/").replace(".gw.test/", "/");
     let evil = below(other.hello["tunnels"]["/evil"].as_str().expect("a URL"));
-    let mut person = node(
-        "browser_password.js",
-        &json!({
-            "port": gateway.address().port(),
-            "asks": below(own),
-            "own": own,
-            "kept": "https://gw.test/",
-            "others": [format!("{evil}echo")],
-        }),
+    let seen = with_password(
+        &gateway,
+        ("admin", "s3cret"),
+        &json!([
+            { "open": below(own) },
+            { "open": own },
+            { "open": "https://gw.test/" },
+            { "open": format!("{evil}echo") },
+            { "fetch": format!("{evil}echo"), "method": "POST" },
+            { "open": "https://gw.test/" },
+        ]),
     );
-    let said = person.finish(SOON);
-    assert!(said.status.success(), "{said:?}\n{}", gateway.stderr());
-    let said: Value = serde_json::from_str(&said.stdout).expect("an object");
+    let statuses: Vec<_> = seen.iter().map(|step| step["status"].as_u64().expect("a number")).collect();
     // The one below the path cannot ask; the others can, and get it.
-    assert_eq!([&said["asks"], &said["own"], &said["kept"], &said["again"]], [401, 200, 200, 200], "{said}");
-    let others = said["others"].as_array().expect("a list");
-    assert_eq!(others.len(), 2);
-    for got in others {
+    assert_eq!(statuses, [401, 200, 200, 200, 200, 200], "{seen:?}");
+    for got in &seen[3..5] {
+        let got: Value = serde_json::from_str(got["text"].as_str().expect("text")).expect("JSON");
         let headers = got["headers"].as_array().expect("a list");
         assert!(headers.iter().any(|pair| pair[0] == "sec-fetch-site"), "{headers:?}");
         assert!(!headers.iter().any(|pair| pair[0] == "authorization"), "{headers:?}");
     }
+}
+
+/// What a person sees with a real browser who gives this name and password wherever asked.
+pub(crate) fn with_password(gateway: &Gateway, (user, password): (&str, &str), steps: &Value) -> Vec<Value> {
+    let port = gateway.address().port();
+    let wanted = json!({ "port": port, "user": user, "password": password, "steps": steps });
+    let said = node("browser_password.js", &wanted).finish(SOON);
+    assert!(said.status.success(), "{said:?}\n{}", gateway.stderr());
+    serde_json::from_str(&said.stdout).expect("a list")
 }
 
 #[test]

@@ -8,12 +8,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::isolation::with_password;
 use crate::issuers::{token_for, with_issuer};
 use crate::login::{House, Jar, url};
 use crate::support::SOON;
 use crate::support::agent::{OpenSsh, host, node};
 use crate::support::gateway::Setup;
-use crate::support::visitor::{Curl, read_until, tls};
+use crate::support::visitor::{Curl, Response, read_until, tls};
 
 impl House {
     /// Where a page of the other agent's comes from.
@@ -149,6 +150,82 @@ fn another_previews_page_reads_nothing_with_a_login() {
         curl.header("Access-Control-Request-Method: PUT").get(&url("web", "/echo")).status
     };
     assert_eq!((preflight(&cookie), preflight("Cookie: own=1")), (200, 200));
+}
+
+/// All tunnels are of one origin there, so that what a browser keeps for one, it sends for the pages of all.
+#[test]
+fn below_a_path_no_page_uses_a_password_that_the_browser_keeps() {
+    let house = House::new();
+    let user = format!("x-preevy-profile-key:{}", house.token("ed25519a"));
+    let below = format!("https://gw.test/proxy/{}", host("web").trim_end_matches(".gw.test"));
+    let ask = |arguments: &[&str], headers: &[&str], path: &str| {
+        let curl = Curl::new(&house.gateway).args(arguments);
+        headers.iter().fold(curl, |curl, header| curl.header(header)).get(&format!("{below}{path}"))
+    };
+    let asks_for_one = |response: &Response| {
+        response.headers.iter().any(|(name, value)| name == "www-authenticate" && value.starts_with("Basic"))
+    };
+    let hinted = "/echo?a=b&_preevy_auth_hint=basic";
+    let basic = ["-u", &user];
+    for by in [
+        &["Origin: https://gw.test"][..],
+        &["Sec-Fetch-Mode: cors", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Dest: empty"],
+        &["Sec-Fetch-Mode: navigate"],
+        &["Sec-Fetch-Site: none"],
+        &["Sec-Fetch-Dest: image"],
+    ] {
+        for arguments in [&basic[..], &["-u", &user, "-d", "a=b"], &["-u", "x-preevy-profile-key:x"]] {
+            for path in ["/echo", hinted] {
+                let refused = ask(arguments, by, path);
+                let seen = (refused.status, refused.header("location"), asks_for_one(&refused));
+                assert_eq!(seen, (401, None, false), "{by:?}, {refused:?}");
+                let says = |text: &str| refused.text().contains(text);
+                assert!(says("own host") && says(&format!("{},", url("web", path))), "{refused:?}");
+            }
+        }
+    }
+    // Programs go on, and so does whoever shows a token in the request itself.
+    assert_eq!([ask(&basic, &[], "/echo").status, ask(&basic, &[], hinted).status], [200, 200]);
+    assert_eq!(ask(&["-u", &user, "-d", "a=b"], &[], "/echo").status, 200);
+    let bearer = format!("Authorization: Bearer {}", house.token("ed25519a"));
+    assert_eq!(ask(&[], &[&bearer, "Origin: https://gw.test"], "/echo").status, 200);
+    // Who is to be asked is asked on the tunnel's own host.
+    for path in [hinted, "//evil.test?_preevy_auth_hint=basic"] {
+        let sent = ask(&[], &["Sec-Fetch-Mode: navigate"], path);
+        let to = url("web", path);
+        let seen = (sent.status, sent.header("location"), sent.header("www-authenticate"));
+        assert_eq!(seen, (307, Some(&*to), None), "{sent:?}");
+        let asked = Curl::new(&house.gateway).get(&to);
+        assert!(asked.status == 401 && asks_for_one(&asked), "{asked:?}");
+    }
+    let posted = ask(&["-d", "a=b"], &[], hinted);
+    assert_eq!((posted.status, posted.header("location"), asks_for_one(&posted)), (401, None, false));
+    let unknown = ask(&["-u", "admin:s3cret"], &[], hinted);
+    assert_eq!((unknown.status, unknown.header("location"), asks_for_one(&unknown)), (401, None, false));
+    assert!(unknown.text().contains(&url("web", hinted)), "{unknown:?}");
+}
+
+/// The same with a real browser, which sends the password by itself where it was given once.
+#[test]
+fn a_browser_gives_its_password_on_the_previews_own_host() {
+    let house = House::new();
+    let token = house.token("ed25519a");
+    let below = |url: &str| url.replace("https://", "https://gw.test/proxy/").replace(".gw.test/", "/");
+    let hinted = url("web", "/echo?_preevy_auth_hint=basic");
+    let seen = with_password(
+        &house.gateway,
+        ("x-preevy-profile-key", &token),
+        &json!([
+            { "open": below(&hinted) },
+            { "open": below(&house.other("/open", "/echo")) },
+            { "fetch": below(&url("web", "/echo")), "method": "GET" },
+            { "fetch": below(&url("web", "/echo")), "method": "POST" },
+        ]),
+    );
+    let seen: Vec<_> = seen.iter().map(|step| (step["status"].as_u64(), step["url"].as_str())).collect();
+    assert_eq!((seen[0], seen[1].0), ((Some(200), Some(&*hinted)), Some(200)), "{seen:?}");
+    // To the login, which the page may not look at; and refused.
+    assert_eq!((seen[2].0, seen[3].0), (Some(0), Some(401)), "{seen:?}");
 }
 
 #[test]

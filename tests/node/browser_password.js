@@ -1,7 +1,7 @@
-// A person with a real browser, who gives a password wherever one is asked for. Argument:
-// {"port": of the gateway, "asks": URL of a service below a path that asks for a password, "own": URL of
-//  the same on a host of its own, "kept": URL on the base host that asks for one, "others": URLs of services
-//  below a path that answer with what they got}. Prints one JSON object.
+// A person with a real browser, who gives one name and password wherever one is asked for. Argument:
+// {"port": of the gateway, "user": …, "password": …, "steps": what is done one after the other, each either
+//  {"open": URL} or {"fetch": URL, "method": …}, which the page that is open does}. Prints a list, for each
+//  step {"status": 0 where the browser shows nothing of the answer, "url": …, "text": …}.
 'use strict'
 
 const { chromium } = require('playwright-core')
@@ -9,37 +9,39 @@ const { chromium } = require('playwright-core')
 const wanted = JSON.parse(process.argv[2])
 
 const main = async () => {
+  const address = `127.0.0.1:${wanted.port}`
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
     args: [
       '--no-sandbox',
       '--disable-dev-shm-usage',
       '--disable-quic',
-      `--host-resolver-rules=MAP *.gw.test 127.0.0.1:${wanted.port}, MAP gw.test 127.0.0.1:${wanted.port}`,
+      `--host-resolver-rules=MAP *.gw.test ${address}, MAP gw.test ${address}`,
     ],
   })
   // The authority is the test's own.
   const context = await browser.newContext({
     ignoreHTTPSErrors: true,
-    httpCredentials: { username: 'admin', password: 's3cret' },
+    httpCredentials: { username: wanted.user, password: wanted.password },
   })
   const page = await context.newPage()
   page.setDefaultTimeout(8000)
-  const status = async url => (await page.goto(url)).status()
-  const result = {}
-  result.asks = await status(wanted.asks)
-  result.own = await status(wanted.own)
-  result.kept = await status(wanted.kept)
-  result.others = []
-  for (const url of wanted.others) {
-    await page.goto(url)
-    result.others.push(JSON.parse(await page.locator('body').innerText()))
-    // Not only what opens in the window.
-    result.others.push(await page.evaluate(async url => (await fetch(url)).json(), url))
+  const open = async url => {
+    const response = await page.goto(url)
+    return { status: response.status(), url: page.url(), text: await page.locator('body').innerText() }
   }
-  result.again = await status(wanted.kept)
+  const fetched = (url, method) => page.evaluate(async ([url, method]) => {
+    try {
+      const response = await fetch(url, { method })
+      return { status: response.status, url: response.url, text: await response.text() }
+    } catch {
+      return { status: 0, url, text: '' }
+    }
+  }, [url, method])
+  const seen = []
+  for (const step of wanted.steps) seen.push(step.open ? await open(step.open) : await fetched(step.fetch, step.method))
   await browser.close()
-  process.stdout.write(`${JSON.stringify(result)}\n`)
+  process.stdout.write(`${JSON.stringify(seen)}\n`)
 }
 
 main().catch(error => {
