@@ -35,7 +35,9 @@ fn with_a_password() -> SocketAddr {
 }
 
 /// A service that gives each head a status and fields.
-fn answering(answer: impl Fn(&str) -> (&'static str, &'static str) + Send + Sync + 'static) -> SocketAddr {
+pub(crate) fn answering(
+    answer: impl Fn(&str) -> (&'static str, &'static str) + Send + Sync + 'static,
+) -> SocketAddr {
     raw(move |mut stream, _| {
         let mut head = Vec::new();
         let mut octet = [0];
@@ -60,7 +62,7 @@ fn all(response: &Response, name: &str) -> Vec<String> {
     fields.map(|(_, value)| value.clone()).collect()
 }
 
-fn set_route(setup: &mut Setup, host: &str, to: SocketAddr) {
+pub(crate) fn set_route(setup: &mut Setup, host: &str, to: SocketAddr) {
     let mut route = Table::new();
     route.insert("host".to_owned(), host.into());
     route.insert("to".to_owned(), format!("http://{to}").into());
