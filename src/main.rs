@@ -48,12 +48,15 @@ enum Command {
     },
     /// Print a token that opens the private tunnels of an agent's key.
     Token {
-        /// The agent's private key, or its public half where an ssh-agent has the key. Default: what
-        /// `ssh` itself would take.
+        /// The agent's private key, or its public half where an ssh-agent has the key. Default: the key
+        /// that `ssh` itself would try first, by its configuration and the ssh-agent.
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
+        /// The host that the agent names to `ssh`, where `ssh` takes another key for it than for others.
+        #[arg(long, value_name = "HOST", conflicts_with = "key")]
+        host: Option<String>,
         /// How long the token is valid, such as `15m` or `30d`.
-        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = oneport::config::parse_duration)]
+        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = token_time)]
         ttl: Duration,
         /// Print the key's profile id instead.
         #[arg(long)]
@@ -94,6 +97,15 @@ enum CertsAction {
     },
 }
 
+/// How long a token is valid: one that has ended when it is made is a mistake.
+fn token_time(text: &str) -> Result<Duration, String> {
+    let time = oneport::config::parse_duration(text)?;
+    if time.as_secs() == 0 {
+        return Err("a token must be valid for a second at least; write such as `15m`".to_owned());
+    }
+    Ok(time)
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev { port, state_dir } => cli::dev(port, &state_dir).map(|()| ExitCode::SUCCESS),
@@ -102,7 +114,10 @@ fn main() -> ExitCode {
         Command::Certs { action: Some(CertsAction::Renew { name }), config } => {
             cli::renew_certificate(config, &name)
         }
-        Command::Token { key, ttl, profile } => cli::token(key.as_deref(), ttl, profile),
+        Command::Token { key, host, ttl, profile } => {
+            let whose = key.as_deref().map_or(cli::Whose::Ssh(host.as_deref()), cli::Whose::Key);
+            cli::token(&whose, ttl, profile)
+        }
         Command::Check { config } => cli::check(config),
         Command::Connect { target, ca, insecure, servername } => {
             cli::connect(&target, ConnectOptions { ca, insecure, server_name: servername })

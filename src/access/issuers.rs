@@ -317,7 +317,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("key");
         std::fs::write(&path, text(0, "openssh_private_key")).expect("writable");
-        let key = SigningKey::open(Some(&path), |_| Err(String::new())).expect("a key");
+        let key = SigningKey::open(&path, |_| Err(String::new())).expect("a key");
         let now = OffsetDateTime::now_utc();
         let token = key.token(now, std::time::Duration::from_secs(60)).await.expect("a token");
         let owner = |index| {

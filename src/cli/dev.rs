@@ -6,19 +6,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use oneport::access::Identity;
+use oneport::agent::{SshSettings, usual_keys};
 use oneport::certs::ensure_dev_certificates;
 use oneport::config::{Settings, TlsSettings};
 use oneport::name::TunnelName;
+use oneport::observe::shell_word;
 use russh::keys::PublicKey;
 
 /// The port that is exposed in the example.
 const EXAMPLE_PORT: u16 = 3000;
 /// The name under which it is exposed.
 const EXAMPLE_NAME: &str = "web";
+/// Whom `ssh` is told to be, and where.
+const USER_AT_HOST: &str = "me@localhost";
 /// Goes on with a command in the next line, indented below its first.
 const NEXT_LINE: &str = " \\\n      ";
-/// Keys that OpenSSH makes, in the order in which one is taken for the example.
-const KEY_FILES: &[&str] = &["id_ed25519", "id_ecdsa", "id_rsa"];
 
 /// Runs the gateway for this machine alone.
 pub fn run(port: u16, state_dir: &Path) -> anyhow::Result<()> {
@@ -41,7 +43,7 @@ pub fn run(port: u16, state_dir: &Path) -> anyhow::Result<()> {
         program: std::env::current_exe().context("cannot find out where this program is")?,
         folder: state_dir.canonicalize().context("cannot find the state folder")?,
         port,
-        key: find_key(),
+        key: find_key(port)?,
         is_mac: cfg!(target_os = "macos"),
     };
     super::run_gateway(settings, None, |_| super::print(&guide.text()))
@@ -51,15 +53,21 @@ fn has_ipv6_loopback() -> bool {
     std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// The person's key: where its private half is, and the public half.
-fn find_key() -> Option<(PathBuf, PublicKey)> {
-    let folder = PathBuf::from(std::env::var_os("HOME")?).join(".ssh");
-    KEY_FILES.iter().find_map(|name| {
-        let private = folder.join(name);
-        let public = std::fs::read_to_string(private.with_extension("pub")).ok()?;
-        let key = PublicKey::from_openssh(public.trim()).ok()?;
-        private.exists().then_some((private, key))
-    })
+/// The key that `ssh` tries first with the printed command, as far as that is known.
+fn find_key(port: u16) -> anyhow::Result<Option<Key>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let keys =
+        runtime.block_on(async { usual_keys(&SshSettings::of(Some(USER_AT_HOST), Some(port)).await).await });
+    Ok(keys.first().map(|key| Key { file: key.file().map(Path::to_owned), public: key.public().cloned() }))
+}
+
+/// A key of the person's.
+struct Key {
+    /// Its file; `None`: only the ssh-agent has it.
+    file: Option<PathBuf>,
+    /// `None`: not known without its passphrase.
+    public: Option<PublicKey>,
 }
 
 /// What a person needs to get going.
@@ -67,13 +75,13 @@ struct Guide {
     program: PathBuf,
     folder: PathBuf,
     port: u16,
-    key: Option<(PathBuf, PublicKey)>,
+    key: Option<Key>,
     is_mac: bool,
 }
 
 impl Guide {
     fn text(&self) -> String {
-        let (url, ca) = (self.url(), quote(&self.ca().display().to_string()));
+        let (url, ca) = (self.url(), shell_word(&self.ca().display().to_string()));
         let mut text = String::new();
         let _ = write!(text, "\noneport listens on localhost:{}\n", self.port);
         if self.key.is_none() {
@@ -81,7 +89,7 @@ impl Guide {
         }
         let _ = write!(text, "\nExpose local port {EXAMPLE_PORT}:\n\n  {}\n", self.ssh_command());
         let _ = write!(text, "\nOpen it:\n\n  {url}\n");
-        if self.key.is_none() {
+        if self.public().is_none() {
             text.push_str("  (CLIENTID stands for your key; the session above shows the whole address)\n");
         }
         let _ = write!(text, "\nTrust its certificates, which are good for localhost only:\n\n");
@@ -109,6 +117,10 @@ impl Guide {
         text
     }
 
+    fn public(&self) -> Option<&PublicKey> {
+        self.key.as_ref()?.public.as_ref()
+    }
+
     fn ca(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
@@ -116,42 +128,28 @@ impl Guide {
     /// With the host key kept beside the certificates, so that deleting the folder forgets it,
     /// and with the very key whose id is in the URL.
     fn ssh_command(&self) -> String {
-        let percent = |path: &Path| quote(&path.display().to_string()).replace('%', "%%");
+        let percent = |path: &Path| shell_word(&path.display().to_string()).replace('%', "%%");
         let proxy = format!("{} connect %h:%p --ca {}", percent(&self.program), percent(&self.ca()));
         let known_hosts = percent(&self.folder.join("known_hosts"));
-        let identity = match &self.key {
-            Some((path, _)) => {
-                format!("-o IdentitiesOnly=yes -i {}{NEXT_LINE}", quote(&path.display().to_string()))
-            }
-            None => String::new(),
-        };
+        let file = self.key.as_ref().and_then(|key| key.file.as_ref());
+        let identity = file.map_or_else(String::new, |path| {
+            format!("-o IdentitiesOnly=yes -i {}{NEXT_LINE}", shell_word(&path.display().to_string()))
+        });
         format!(
-            "ssh -o ProxyCommand={}{NEXT_LINE}-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={known_hosts}{NEXT_LINE}{identity}-p {} -R /{EXAMPLE_NAME}:localhost:{EXAMPLE_PORT} me@localhost",
-            quote(&proxy),
+            "ssh -o ProxyCommand={}{NEXT_LINE}-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={known_hosts}{NEXT_LINE}{identity}-p {} -R /{EXAMPLE_NAME}:localhost:{EXAMPLE_PORT} {USER_AT_HOST}",
+            shell_word(&proxy),
             self.port
         )
     }
 
     fn url(&self) -> String {
-        let label = match &self.key {
-            Some((_, key)) => TunnelName::derive(EXAMPLE_NAME, &Identity::of(key).client_id).to_string(),
+        let label = match self.public() {
+            Some(key) => TunnelName::derive(EXAMPLE_NAME, &Identity::of(key).client_id).to_string(),
             None => format!("{EXAMPLE_NAME}-CLIENTID"),
         };
         let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
         format!("https://{label}.localhost{port}/")
     }
-}
-
-/// A word as a POSIX shell takes it, in the plainest quotes that hold it.
-fn quote(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=@%,".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    if text.chars().all(|c| is_plain(c) || c == ' ') {
-        return format!("\"{text}\"");
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -160,12 +158,16 @@ mod tests {
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
+    fn public() -> Option<PublicKey> {
+        Some(PublicKey::from_openssh(KEY).expect("valid"))
+    }
+
     fn guide(folder: &str) -> Guide {
         Guide {
             program: "/usr/bin/oneport".into(),
             folder: folder.into(),
             port: 8443,
-            key: Some(("/home/me/.ssh/id_ed25519".into(), PublicKey::from_openssh(KEY).expect("valid"))),
+            key: Some(Key { file: Some("/home/me/.ssh/id_ed25519".into()), public: public() }),
             is_mac: false,
         }
     }
@@ -205,5 +207,11 @@ mod tests {
     fn without_a_key_it_says_how_to_make_one() {
         let text = Guide { key: None, ..guide("/w") }.text();
         assert!(text.contains("ssh-keygen") && text.contains("web-CLIENTID.localhost"), "{text}");
+        // One of the ssh-agent's is a key, too.
+        let key = Some(Key { file: None, public: public() });
+        let text = Guide { key, ..guide("/w") }.text();
+        let id = Identity::of(&public().expect("a key")).client_id;
+        assert!(!text.contains("ssh-keygen") && !text.contains("IdentitiesOnly"), "{text}");
+        assert!(text.contains(&format!("https://web-{id}.localhost")), "{text}");
     }
 }

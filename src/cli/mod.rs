@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use certs::{list as certs, renew as renew_certificate};
 pub use check::run as check;
 pub use dev::run as dev;
-pub use token::run as token;
+pub use token::{Whose, run as token};
 
 /// How long a proxy may go on whose client has hung up: for what it has written before.
 const FAREWELL: Duration = Duration::from_secs(2);

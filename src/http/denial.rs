@@ -132,7 +132,13 @@ pub(super) fn unauthorized(denial: &Denial, headers: &HeaderMap) -> Failure {
         }
         Denial::BadToken { way, fault } => {
             let challenge = invalid_token(&what);
-            let next = "make another with `oneport token`, or get one from whoever issues them";
+            let next = match fault {
+                // Without a key's name, the same would come again.
+                TokenFault::OtherKey => {
+                    "make one with `oneport token --key FILE`, with the key that the agent uses, or get one from whoever issues them"
+                }
+                _ => "make another with `oneport token`, or get one from whoever issues them",
+            };
             let mut failure = Failure::new(Reason::BadToken, StatusCode::UNAUTHORIZED, what, next)
                 .with(header::WWW_AUTHENTICATE, challenge);
             // Any other may be what a service asks its own visitors for.

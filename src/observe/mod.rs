@@ -1,10 +1,11 @@
-//! What is said of what happened: the closed list of reasons, how logs are written, and what is
-//! counted.
+//! What is said of what happened: the closed list of reasons, how logs are written, what is counted,
+//! and how a command in a sentence is quoted.
 
 mod exposition;
 mod log;
 mod metrics;
 mod reason;
+mod shell;
 mod sparse;
 
 pub use exposition::{Now, OPENMETRICS, SshNow, openmetrics};
@@ -14,4 +15,5 @@ pub use metrics::{
     SshMetrics,
 };
 pub use reason::{Reason, Side};
+pub use shell::shell_word;
 pub use sparse::Sparse;

@@ -1,22 +1,22 @@
 //! `oneport dev`, end to end, with exactly the commands that it prints.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
 
 use crate::support::SOON;
-use crate::support::agent::{key_file, public_key};
 use crate::support::backend::Backend;
-use crate::support::gateway::bare;
+use crate::support::gateway::ONEPORT;
+use crate::support::person::Person;
 use crate::support::process::Process;
 
-fn dev(dir: &Path, home: &Path) -> Process {
+fn dev(person: &Person) -> Process {
     // The command line takes no port 0, because its URLs are meant to last.
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
-    Process::start(bare().args(["dev", "--port", &port.to_string()]).current_dir(dir).env("HOME", home))
+    let mut command = person.command(ONEPORT);
+    Process::start(command.args(["dev", "--port", &port.to_string()]).current_dir(person.path("")))
 }
 
 /// The printed command that begins with these words, on as many lines as it has.
@@ -28,33 +28,23 @@ fn printed(dev: &Process, begin: &str) -> String {
     })
 }
 
-fn shell(line: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("exec {line}"));
+fn shell(person: &Person, line: &str) -> Command {
+    let mut command = person.command("sh");
+    command.arg("-c").arg(line);
     command
 }
 
 #[test]
 fn the_printed_commands_lead_to_the_first_preview() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let backend = Backend::start();
-
-    // A person has a key in the usual place, and the service on port 3000. Here another file says
-    // where the key is (`ssh` does not look at HOME), and the service is where a port was free.
-    let keys = dir.path().join(".ssh");
-    std::fs::create_dir(&keys).expect("temporary folder");
-    let key = keys.join("id_ed25519");
-    std::fs::rename(key_file(dir.path(), "ed25519a"), &key).expect("temporary folder");
-    std::fs::write(keys.join("id_ed25519.pub"), public_key("ed25519a")).expect("temporary folder");
-    let config = dir.path().join("ssh_config");
-    std::fs::write(&config, format!("IdentityFile {}\nIdentitiesOnly yes\n", key.display()))
-        .expect("temporary folder");
-    let dev = dev(dir.path(), dir.path());
+    let (person, backend) = (Person::new(), Backend::start());
+    // A person has a key, and the service on port 3000. Here the service is where a port was free.
+    let key = person.key("ed25519a");
+    person.config(&format!("IdentityFile {}\n", key.display()));
+    let dev = dev(&person);
 
     let ssh = printed(&dev, "ssh -o ProxyCommand")
-        .replacen("ssh ", &format!("ssh -F {} ", config.display()), 1)
         .replace("localhost:3000", &format!("127.0.0.1:{}", backend.address().port()));
-    let ssh = Process::start(&mut shell(&ssh));
+    let ssh = Process::start(&mut shell(&person, &ssh));
     let url = ssh.out.wait("URL", SOON, |said| {
         let from = said.find("https://web-dzk582uo.localhost:")?;
         said[from..].split_whitespace().next().map(str::to_owned)
@@ -65,16 +55,16 @@ fn the_printed_commands_lead_to_the_first_preview() {
         curl.ends_with(&url),
         "the URL of the session is `{url}`, that of the printed command is in `{curl}`"
     );
-    let output = Process::run(&mut shell(&format!("{curl}small")), SOON);
+    let output = Process::run(&mut shell(&person, &format!("{curl}small")), SOON);
     assert_eq!(output.stdout, "small", "{output:?}");
     assert!(printed(&dev, "https://web-").starts_with(&url));
 }
 
 #[test]
 fn the_authority_is_made_once_and_kept_safe() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let folder = dir.path().join("certs/dev");
-    let mut first = dev(dir.path(), dir.path());
+    let person = Person::new();
+    let folder = person.path("certs/dev");
+    let mut first = dev(&person);
     printed(&first, "curl --cacert");
     let ca = std::fs::read(folder.join("ca.pem")).expect("the authority's certificate");
     for entry in std::fs::read_dir(&folder).expect("certs/dev") {
@@ -85,7 +75,7 @@ fn the_authority_is_made_once_and_kept_safe() {
     }
     first.signal(Signal::TERM);
     assert_eq!(first.exit(SOON).code(), Some(0));
-    let second = dev(dir.path(), dir.path());
+    let second = dev(&person);
     printed(&second, "curl --cacert");
     assert_eq!(std::fs::read(folder.join("ca.pem")).expect("the authority's certificate"), ca);
 }

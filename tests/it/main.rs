@@ -46,5 +46,6 @@ mod takeover;
 mod tcp_forward;
 mod tunnel_openssh;
 mod tunnel_ssh2;
+mod usual_keys;
 mod vectors;
 mod websocket;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::support::agent::{Agent, OpenSsh, host, key_file, node, public_key, vector_key};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, ONEPORT, Setup};
+use crate::support::person::Person;
 use crate::support::process::{Output, Process};
 use crate::support::visitor::{Curl, Response};
 use crate::support::{SOON, test_file};
@@ -707,20 +708,12 @@ fn keys_that_are_locked_or_in_an_ssh_agent_or_too_short() {
         output
     };
     // A real ssh-agent that has the key; the file then holds the public half only.
-    let socket = dir.path().join("agent.sock");
-    let mut agent = Process::start(Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket));
-    crate::support::poll("the ssh-agent's socket", SOON, || socket.exists().then_some(()));
-    run(Command::new("ssh-add").arg(&key).env("SSH_AUTH_SOCK", &socket));
+    let person = Person::new().with_agent(&["ed25519a"]);
     let public = dir.path().join("only.pub");
     std::fs::write(&public, public_key("ed25519a")).expect("writable");
-    let mut token = Command::new(ONEPORT);
-    token.args(["token", "--ttl", "5m", "--key"]).arg(&public);
-    let made = run(token.env("SSH_AUTH_SOCK", &socket)).stdout;
+    let mut token = person.command(ONEPORT);
+    let made = run(token.args(["token", "--ttl", "5m", "--key"]).arg(&public)).stdout;
     assert_eq!(House::new().bearer(made.trim()).status, 200);
-    let without = Process::run(token.env_remove("SSH_AUTH_SOCK"), SOON);
-    assert!(!without.status.success() && without.stderr.contains("ssh-agent did not sign"), "{without:?}");
-    agent.signal(rustix::process::Signal::TERM);
-    agent.exit(SOON);
 
     run(Command::new("ssh-keygen").args(["-q", "-p", "-P", "", "-N", "secret", "-f"]).arg(&key));
     let mut locked = Command::new("setsid");

@@ -165,7 +165,12 @@ impl Drop for WithoutDescriptors {
 
 /// `oneport`, without any setting from the surroundings.
 pub fn bare() -> Command {
-    let mut command = Command::new(ONEPORT);
+    without_settings(ONEPORT)
+}
+
+/// A program, without any setting of `oneport` from the surroundings.
+pub fn without_settings(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars() {
         let old = ["PORT", "SSH_PORT", "TLS_PORT", "BASE_URL", "RUST_LOG"];
         if name.starts_with("ONEPORT_") || old.contains(&name.as_str()) {

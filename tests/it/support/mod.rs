@@ -13,6 +13,7 @@ pub mod load;
 pub mod machine;
 pub mod named;
 pub mod pebble;
+pub mod person;
 pub mod process;
 pub mod visitor;
 
