@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use oneport::access::Identity;
 use oneport::agent::{SshSettings, usual_keys};
+use oneport::app::AppError;
 use oneport::certs::ensure_dev_certificates;
 use oneport::config::{Settings, TlsSettings};
 use oneport::name::TunnelName;
+use oneport::net::BindError;
 use oneport::observe::shell_word;
 use russh::keys::PublicKey;
 
@@ -46,7 +48,17 @@ pub fn run(port: u16, state_dir: &Path) -> anyhow::Result<()> {
         key: find_key(port)?,
         is_mac: cfg!(target_os = "macos"),
     };
-    super::run_gateway(settings, None, |_| super::print(&guide.text()))
+    super::run_gateway(settings, None, |_| super::print(&guide.text())).map_err(in_dev)
+}
+
+/// What here has an option of its own to cure it.
+fn in_dev(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(AppError::Bind(BindError::InUse(address))) => anyhow::anyhow!(
+            "cannot listen on `{address}`: another program holds this port; stop it, or choose another with `--port`"
+        ),
+        _ => error,
+    }
 }
 
 fn has_ipv6_loopback() -> bool {
@@ -103,7 +115,9 @@ impl Guide {
             )
         } else {
             (
-                Some(format!("certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n oneport-dev -i {ca}")),
+                Some(format!(
+                    "mkdir -p $HOME/.pki/nssdb && certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n oneport-dev -i {ca}"
+                )),
                 format!(
                     "sudo cp {ca} /usr/local/share/ca-certificates/oneport-dev.crt && sudo update-ca-certificates"
                 ),

@@ -60,6 +60,29 @@ fn the_printed_commands_lead_to_the_first_preview() {
     assert!(printed(&dev, "https://web-").starts_with(&url));
 }
 
+/// On an account where no Chromium ever ran.
+#[test]
+fn the_printed_command_has_chromium_trust_the_authority() {
+    let person = Person::new();
+    let dev = dev(&person);
+    let trust = printed(&dev, "mkdir -p $HOME/.pki/nssdb && certutil");
+    let output = Process::run(&mut shell(&person, &trust), SOON);
+    assert!(output.status.success(), "{output:?}");
+    let listed = Process::run(&mut shell(&person, "certutil -d sql:$HOME/.pki/nssdb -L"), SOON);
+    assert!(listed.stdout.contains("oneport-dev") && listed.stdout.contains("C,,"), "{listed:?}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_the_option_that_names_another() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let person = Person::new();
+    let mut command = person.command(ONEPORT);
+    let output = Process::run(command.args(["dev", "--port", &port]).current_dir(person.path("")), SOON);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stderr.ends_with("or choose another with `--port`\n"), "{output:?}");
+}
+
 #[test]
 fn the_authority_is_made_once_and_kept_safe() {
     let person = Person::new();

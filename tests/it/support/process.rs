@@ -20,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("valgrind", "valgrind"),
     ("vgdb", "valgrind"),
     ("unshare", "util-linux"),
+    ("certutil", "libnss3-tools"),
 ];
 
 /// A running program.
