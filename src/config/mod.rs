@@ -81,7 +81,8 @@ fn read(
     written.override_with(from_env);
     faults.extend(env_faults);
     let given = source::Given::of(&written);
-    let (settings, faults) = resolve::resolve(written, faults);
+    let (mut settings, faults) = resolve::resolve(written, faults);
+    settings.file = file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
     (Some((settings, given)), faults)
 }
 

@@ -64,6 +64,7 @@ pub(super) fn resolve(written: Written, faults: Vec<Fault>) -> (Settings, Faults
     let access = r.access(&state_dir);
     let base = base.unwrap_or_else(BaseUrl::stand_in);
     let settings = Settings {
+        file: None,
         listen,
         plain_http,
         plain_ssh,

@@ -16,6 +16,9 @@ use crate::observe::LogFormat;
 /// One generation of settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The file that they were read from, as an absolute path: for commands in messages. `None`: all
+    /// comes from the environment.
+    pub file: Option<PathBuf>,
     /// Where the single port listens.
     pub listen: Vec<SocketAddr>,
     /// Where HTTP is served without TLS, for the time of a move. Empty: nowhere.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::acme::wait_issued;
 use crate::support::front::{Front, Verdict, problem};
-use crate::support::gateway::{Setup, bare, oneport};
+use crate::support::gateway::{ONEPORT, Setup, bare, oneport, without_settings};
 use crate::support::named::{KEY, Named, free_port as free_port_at};
 use crate::support::pebble::{PebbleSetup, directory, free_port, ordering};
 use crate::support::process::{Output, Process};
@@ -132,6 +132,8 @@ fn what_stands_against_an_order_is_told_with_what_to_do() {
     });
     let output = check(&gateway.path("oneport.toml"));
     assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let config = gateway.path("oneport.toml").display().to_string();
+    let hint = format!("; when mended, `oneport certs renew app.gw.test --config {config}` tries at once\n");
     let refused = format!("FAIL  `app.gw.test` cannot be reached at `127.0.0.3:{port}` (Connection refused");
     for wanted in [
         "FAIL  the directory `https://localhost:1/dir` cannot be used: `localhost:1` cannot be reached",
@@ -142,7 +144,7 @@ fn what_stands_against_an_order_is_told_with_what_to_do() {
         "ok    no CAA record limits who may issue for `*.gw.test`",
         "FAIL  the last order for `app.gw.test` failed at ",
         " (directory-unreachable), and is tried again at ",
-        "; when mended, `oneport certs renew app.gw.test` tries at once\n",
+        &hint,
     ] {
         assert!(output.stdout.contains(wanted), "`{wanted}` is not in\n{}", output.stdout);
     }
@@ -243,22 +245,19 @@ fn what_was_mended_is_told_to_be_tried_at_once() {
     let setup = by_update(&named, port, &["gw.test"], vec![directory(&front.directory(), &front.root())]);
     let gateway = setup.start();
     let record = gateway.wait_log("a failure", |record| record["failures"] == 1);
-    let hint = "; when mended, `oneport certs renew gw.test` tries at once";
-    assert!(record["message"].as_str().is_some_and(|text| text.ends_with(hint)), "{record}");
+    let config = gateway.path("oneport.toml");
+    let config = config.to_str().expect("UTF-8");
+    let hint = format!("`oneport certs renew gw.test --config {config}` tries at once");
+    let told = format!("; when mended, {hint}");
+    assert!(record["message"].as_str().is_some_and(|text| text.ends_with(&told)), "{record}");
     let output = check(&gateway.path("oneport.toml"));
-    assert!(
-        output
-            .stdout
-            .contains("; all else is in order by now, `oneport certs renew gw.test` tries at once\n"),
-        "{output:?}"
-    );
+    let told = format!("; all else is in order by now, {hint}\n");
+    assert!(output.stdout.contains(&told), "{output:?}");
     front.judge(|_, _| Verdict::Pass);
-    let renewed = oneport(&[
-        "certs",
-        "renew",
-        "gw.test",
-        "--config",
-        gateway.path("oneport.toml").to_str().expect("UTF-8"),
-    ]);
+    // As it stands there, from anywhere.
+    let command = hint.split('`').nth(1).expect("a command").strip_prefix("oneport ").expect("ours");
+    let mut shell = without_settings("sh");
+    shell.args(["-c", &format!("exec \"$0\" {command}"), ONEPORT]).current_dir("/");
+    let renewed = Process::run(&mut shell, SOON);
     assert!(renewed.status.success(), "{renewed:?}");
 }

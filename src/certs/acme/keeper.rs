@@ -264,7 +264,7 @@ impl Inner {
         status.fault = Some(note.clone());
         let written = self.write(name, status).await;
         let (text, word) = (&fault.text, fault.kind.word());
-        let hint = at_once(name, word, "when mended");
+        let hint = at_once(name, word, "when mended", self.settings.file.as_deref());
         tracing::warn!(%name, fault = word, failures, retry_at = shown_time(retry_at), "no certificate: {text}{hint}");
         self.tell(line, note);
         written.map(|()| retry_at)

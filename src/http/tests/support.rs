@@ -44,6 +44,7 @@ pub struct Gateway {
 
 pub fn settings() -> Settings {
     Settings {
+        file: None,
         listen: vec![],
         plain_http: vec![],
         plain_ssh: vec![],
