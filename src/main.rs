@@ -33,7 +33,8 @@ enum Command {
         /// Configuration file (TOML). Environment variables win over it; with them none is needed.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Only say whether the configuration is valid; exit code 2 if not.
+        /// Only say whether the configuration is valid, and what is likely not meant; exit code 2 if it is
+        /// not valid.
         #[arg(long)]
         check: bool,
     },
@@ -64,7 +65,8 @@ enum Command {
     },
     /// Say which DNS record is needed, and whether certificates can be had; exit code 1 if not.
     ///
-    /// Looks at the DNS, the ports, CAA records, the directories, and what failed last. Orders nothing.
+    /// Looks at certificate files, the DNS, the ports, CAA records, the directories, and what failed last.
+    /// Orders nothing.
     /// Where another server holds the records, a value is set at `_acme-challenge.HOST` and removed.
     Check {
         /// Configuration file (TOML). Environment variables win over it.

@@ -79,12 +79,16 @@ impl Issuers {
         Ok(Self(Arc::new(Inner { configured, tasks, allow_unexpiring, verdicts, warned })))
     }
 
+    /// Logs who is believed in more than is likely meant, as [`Issuers::watch`] does.
+    pub fn warn(&self) {
+        self.0.configured.load().iter().for_each(warn_of_audience);
+    }
+
     /// Starts to keep the keys those in files and at URLs, until draining begins.
     pub fn watch(&self, tasks: &Tasks) {
         let _ = self.0.tasks.set(tasks.clone());
-        let configured = self.0.configured.load();
-        configured.iter().for_each(warn_of_audience);
-        configured.iter().for_each(|issuer| follow(issuer, tasks));
+        self.warn();
+        self.0.configured.load().iter().for_each(|issuer| follow(issuer, tasks));
     }
 
     /// Reads the keys of those that would be believed by other settings. One that is configured as before

@@ -142,16 +142,23 @@ impl Seals {
     /// # Errors
     /// When the file can neither be read nor made, or holds no secret.
     pub fn open(settings: &AccessSettings) -> Result<Self, SealError> {
+        Self::warn(settings);
         if settings.secrets.is_empty() {
             let path = &settings.secrets_file;
             let secrets = match fs::symlink_metadata(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
-                _ => {
-                    warn_of(path);
-                    read(path)?
-                }
+                _ => read(path)?,
             };
             return Self::of(&secrets, Some(path.clone()));
+        }
+        Self::of(&settings.secrets, None)
+    }
+
+    /// Logs which secrets others may know or guess, as [`Seals::open`] does. Reads a file: not for a busy
+    /// task.
+    pub fn warn(settings: &AccessSettings) {
+        if settings.secrets.is_empty() {
+            warn_of(&settings.secrets_file);
         }
         if settings.secrets.iter().any(|secret| secret.reveal().len() < SHORT) {
             tracing::warn!(
@@ -159,7 +166,6 @@ impl Seals {
                  replace it by what `openssl rand -base64 32` prints"
             );
         }
-        Self::of(&settings.secrets, None)
     }
 
     /// Whether the file, where it is needed and there, holds secrets. Makes none.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-pub use provision::AppError;
-pub use validate::validate;
+pub use provision::{AppError, warn_as_at_start};
+pub use validate::{Looked, validate};
 
 use crate::admin::{Admin, Listener, Sources};
 use crate::config::{Reading, Settings, Source};

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::access::{
-    Admission, AgentKeys, IssuerError, Issuers, KeysError, NetworksError, Sessions, SessionsError,
+    Admission, AgentKeys, IssuerError, Issuers, KeysError, NetworksError, Seals, Sessions, SessionsError,
 };
 use crate::admin::AdminError;
 use crate::certs::acme::{Acme, OnDemand, VaultError};
@@ -101,11 +101,7 @@ pub fn provision(
     let certs = CertStore::from_settings(settings)?;
     let keys = AgentKeys::open(settings.ssh.authorized_keys.as_deref(), settings.ssh.any_key)?;
     let host_key = host_key::load(&settings.ssh.host_key)?;
-    if let PemSource::File(path) = &settings.ssh.host_key
-        && let Some(shared) = Shared::at(path)
-    {
-        shared.warn("the SSH host key");
-    }
+    warn_of_host_key(settings);
     let registry = Registry::new();
     let issuers = Issuers::open(&settings.access)?;
     let sessions = Sessions::open(&settings.access, &issuers, &settings.base.login_url(), path)?;
@@ -143,4 +139,24 @@ pub fn provision(
         metrics.clone(),
     )?;
     Ok(Provisioned { edge, keys, issuers, sessions, admission, registry, certs, acme, ssh })
+}
+
+/// Logs what [`provision`] would warn of, and makes nothing. What the process itself may have is left out: a
+/// service often has more than the shell that asks. Reads files: not for a busy task.
+pub fn warn_as_at_start(settings: &Settings) {
+    // What cannot be used is a fault, which has been said.
+    let _ = CertStore::from_settings(settings);
+    warn_of_host_key(settings);
+    if let Ok(issuers) = Issuers::open(&settings.access) {
+        issuers.warn();
+    }
+    Seals::warn(&settings.access);
+}
+
+fn warn_of_host_key(settings: &Settings) {
+    if let PemSource::File(path) = &settings.ssh.host_key
+        && let Some(shared) = Shared::at(path)
+    {
+        shared.warn("the SSH host key");
+    }
 }

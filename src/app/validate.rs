@@ -8,37 +8,47 @@ use std::path::Path;
 
 use crate::access::{Admission, AgentKeys, Issuers, Oidc, Seals};
 use crate::certs::{CertError, acme, dns, examine};
-use crate::config::{AdminListen, Fault, Faults, PemSource, Settings};
+use crate::config::{AdminListen, Fault, PemSource, Settings};
 use crate::name::HostName;
 use crate::ssh::host_key;
 
+/// What was found in the files and in what the settings say together.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// What keeps the gateway from starting.
+    pub faults: Vec<Fault>,
+    /// What does not, but is likely not meant: a sentence each.
+    pub doubts: Vec<String>,
+}
+
 /// Looks at every file that the settings name. Reads files: not for a busy task.
-///
-/// # Errors
-/// Everything that is wrong.
-pub fn validate(settings: &Settings) -> Result<(), Faults> {
-    let mut faults = Vec::new();
-    check_certificates(settings, &mut faults);
-    check_state_dir(settings, &mut faults);
-    check_host_key(settings, &mut faults);
-    check_agent_keys(settings, &mut faults);
+#[must_use]
+pub fn validate(settings: &Settings) -> Looked {
+    let mut looked = Looked::default();
+    check_certificates(settings, &mut looked);
+    let Looked { faults, doubts } = &mut looked;
+    check_state_dir(settings, faults);
+    check_host_key(settings, faults);
+    check_agent_keys(settings, faults, doubts);
     if let Err(error) = Issuers::open(&settings.access) {
         faults.push(Fault::new("access.issuer", error.to_string()));
     }
-    check_secrets(settings, &mut faults);
+    check_secrets(settings, faults);
     let oidc = settings.access.oidc.as_ref();
     if let Some(Err(error)) = oidc.map(|oidc| Oidc::open(oidc, settings.base.login_url())) {
         faults.push(Fault::new("access.oidc", error.to_string()));
     }
-    check_networks(settings, &mut faults);
-    warn_of_plain_text(settings);
-    check_admin(settings, &mut faults);
+    faults.extend(Admission::examine(settings));
+    doubt_networks(settings, doubts);
+    doubt_plain_text(settings, doubts);
+    check_admin(settings, faults);
     faults.extend(dns::check_files(&settings.dns));
-    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    looked
 }
 
-fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
+fn check_certificates(settings: &Settings, looked: &mut Looked) {
     let mut names = Vec::new();
+    let faults = &mut looked.faults;
     for source in &settings.tls.certificates {
         let (broken, covered) = examine(source);
         names.extend(covered);
@@ -50,31 +60,50 @@ fn check_certificates(settings: &Settings, faults: &mut Vec<Fault>) {
             .extend(acme::faulty_roots(ordered).into_iter().map(|what| Fault::new("acme.directories", what)));
     }
     let without_names = settings.listen.is_empty() || settings.tls.dev_ca.is_some();
-    if !faults.is_empty() || without_names || names.is_empty() || settings.base.is_stand_in() {
-        return;
+    if faults.is_empty() && !without_names && !names.is_empty() && !settings.base.is_stand_in() {
+        check_coverage(settings, &names, looked);
     }
+}
+
+/// Whether there are certificates for the names that are used: these, and what is ordered on demand.
+fn check_coverage(settings: &Settings, names: &[String], looked: &mut Looked) {
+    let Looked { faults, doubts } = looked;
     let covers = |host: &HostName| names.iter().any(|name| host.is_covered_by(name));
+    let all = || names.join("`, `");
+    let is_on_demand = settings.acme.as_ref().is_some_and(|acme| acme.on_demand.is_some());
     for route in settings.routes.iter().filter(|route| !covers(&route.host)) {
-        tracing::warn!("no certificate covers `{}`, which has a route; add one", route.host);
+        doubts.push(format!("no certificate covers `{}`, which has a route; add one", route.host));
     }
     let base = &settings.base.host;
+    if let Some(host) = settings.tls.default.as_ref().filter(|host| !covers(host)) {
+        let has_route = settings.routes.iter().any(|route| route.host == *host);
+        // Its certificate may be ordered once somebody comes.
+        if !(is_on_demand && (has_route || host.label_under(base).is_some())) {
+            doubts.push(format!(
+                "no certificate covers `{host}`, so `tls.default` has nothing to show; name one that is covered (`{}`), add a certificate, or leave it out",
+                all()
+            ));
+        }
+    }
     let tunnels = format!("*.{base}");
-    let is_on_demand = settings.acme.as_ref().is_some_and(|acme| acme.on_demand.is_some());
     let has_base = covers(base);
     let has_tunnels = names.contains(&tunnels);
     if !has_base && !has_tunnels {
-        let what = format!(
-            "no certificate covers `{base}` or `{tunnels}`, but `{}`; add one for both",
-            names.join("`, `")
-        );
+        let what =
+            format!("no certificate covers `{base}` or `{tunnels}`, but `{}`; add one for both", all());
         let place = if settings.acme.is_some() { "acme.names" } else { "tls.certificates" };
         faults.push(Fault::new(place, what));
     } else if !has_tunnels && !is_on_demand {
-        tracing::warn!(
-            "no certificate covers `{tunnels}`; only previews with their own name in one can be visited"
-        );
+        let cure = if settings.acme.is_some() {
+            "a way under `[dns]` has it ordered (docs/dns.md)"
+        } else {
+            "add one to `tls.certificates`, or have it ordered (docs/certificates.md)"
+        };
+        doubts.push(format!(
+            "no certificate covers the previews, `{tunnels}`; only those with their own name in one can be visited; {cure}"
+        ));
     } else if !has_base {
-        tracing::warn!("no certificate covers `{base}`; agents that connect to it will refuse");
+        doubts.push(format!("no certificate covers `{base}`; agents that connect to it will refuse"));
     }
 }
 
@@ -88,28 +117,23 @@ fn said(error: &CertError) -> String {
 }
 
 /// What may be meant, but is often not.
-fn warn_of_plain_text(settings: &Settings) {
+fn doubt_plain_text(settings: &Settings, doubts: &mut Vec<String>) {
     let is_near = |address: &SocketAddr| address.ip().is_loopback();
     if settings.base.https
         && let Some(address) = settings.plain_http.iter().find(|address| !is_near(address))
     {
-        tracing::warn!(
+        doubts.push(format!(
             "`plain.http` serves previews without encryption to whoever reaches `{address}`, which is meant for a proxy in front that ends TLS; to lead visitors to HTTPS and answer `http-01`, write that address into `listen` instead"
-        );
+        ));
     }
     if !settings.base.https && settings.acme.is_some() {
-        tracing::warn!(
-            "`acme.email` has certificates ordered, but `base_url` begins with `http://`, so that agents are told URLs without encryption; write `https://` there"
-        );
+        doubts.push("`acme.email` has certificates ordered, but `base_url` begins with `http://`, so that agents are told URLs without encryption; write `https://` there".to_owned());
     }
 }
 
-fn check_networks(settings: &Settings, faults: &mut Vec<Fault>) {
-    faults.extend(Admission::examine(settings));
+fn doubt_networks(settings: &Settings, doubts: &mut Vec<String>) {
     if settings.acme.is_some() && settings.dns.way.is_none() && !settings.networks.allow.is_empty() {
-        tracing::warn!(
-            "`networks.allow` keeps certificate authorities out, who come from anywhere to see a name proved; set a way under `[dns]` (docs/dns.md), or use `ssh.allow` and lists of routes and tunnels instead"
-        );
+        doubts.push("`networks.allow` keeps certificate authorities out, who come from anywhere to see a name proved; set a way under `[dns]` (docs/dns.md), or use `ssh.allow` and lists of routes and tunnels instead".to_owned());
     }
 }
 
@@ -202,10 +226,10 @@ fn can_be_folder(path: &Path) -> Result<(), String> {
     }
 }
 
-fn check_agent_keys(settings: &Settings, faults: &mut Vec<Fault>) {
+fn check_agent_keys(settings: &Settings, faults: &mut Vec<Fault>, doubts: &mut Vec<String>) {
     match AgentKeys::open(settings.ssh.authorized_keys.as_deref(), settings.ssh.any_key) {
         Ok(keys) if keys.is_empty() && settings.ssh.authorized_keys.is_some() => {
-            tracing::warn!("`ssh.authorized_keys` holds no key; no agent can connect until it does");
+            doubts.push("`ssh.authorized_keys` holds no key; no agent can connect until it does".to_owned());
         }
         Ok(_) => {}
         Err(error) => faults.push(Fault::new("ssh.authorized_keys", error.to_string())),
@@ -216,7 +240,7 @@ fn check_agent_keys(settings: &Settings, faults: &mut Vec<Fault>) {
 mod tests {
     use super::*;
     use crate::certs::ensure_dev_certificates;
-    use crate::config::{AnyKey, PemPair};
+    use crate::config::{AnyKey, Faults, PemPair};
     use crate::name::HostName;
 
     #[test]
@@ -226,10 +250,10 @@ mod tests {
         let mut settings = Settings::dev(8443, &dir.path().join("dev"));
         settings.tls.certificates = vec![files.leaf_pair().into()];
         settings.admin = Some(AdminListen::Unix(dir.path().join("admin.sock")));
-        assert!(validate(&settings).is_ok());
+        assert!(validate(&settings).faults.is_empty());
 
         settings.base.host = HostName::parse("preview.example.com").expect("valid");
-        let faults = validate(&settings).expect_err("wrong names").to_string();
+        let faults = Faults(validate(&settings).faults).to_string();
         assert!(faults.contains("no certificate covers `preview.example.com`"), "{faults}");
 
         let mismatched = PemPair { key: PemSource::File(files.ca_key.clone()), ..files.leaf_pair() };
@@ -239,8 +263,8 @@ mod tests {
         settings.ssh.any_key = AnyKey::No;
         settings.ssh.authorized_keys = Some(dir.path().join("absent"));
         settings.admin = Some(AdminListen::Unix(dir.path().join("absent/admin.sock")));
-        let faults = validate(&settings).expect_err("all wrong");
-        let places: Vec<&str> = faults.0.iter().map(|fault| fault.place.as_str()).collect();
+        let faults = validate(&settings).faults;
+        let places: Vec<&str> = faults.iter().map(|fault| fault.place.as_str()).collect();
         assert_eq!(
             places,
             ["tls.certificates", "state_dir", "ssh.host_key", "ssh.authorized_keys", "admin.listen"]

@@ -80,6 +80,15 @@ pub fn examine(source: &CertificateSource) -> (Vec<CertError>, Vec<String>) {
     (faults, names)
 }
 
+/// The pairs that can be read, each by the name of its source. Reads files: not for a busy task.
+pub(super) fn readable(sources: &[CertificateSource]) -> Vec<(String, Served)> {
+    let of = |found| match found {
+        Found::Pair { key, served: Ok(served), .. } => Some((key.1, served)),
+        Found::Pair { .. } | Found::NoFolder { .. } => None,
+    };
+    look_into(sources).into_iter().filter_map(of).collect()
+}
+
 /// Keeps the store's certificates those in the files, until draining begins.
 pub(super) fn watch(store: CertStore, held: Held, sources: Vec<CertificateSource>, tasks: &Tasks) {
     let is_file = |source: &CertificateSource| match source {

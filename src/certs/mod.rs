@@ -11,10 +11,12 @@ mod disk;
 pub mod dns;
 mod files;
 mod given;
+mod lifetime;
 mod store;
 
 pub use challenges::{Answering, Challenges};
 pub use dev_ca::{DevFiles, DevIssuer, ensure_dev_certificates};
 pub use disk::{CertError, load_pair, parse_certificates, read_source};
 pub use given::examine;
+pub use lifetime::check_lifetimes;
 pub use store::{CertStore, Served};

@@ -43,27 +43,6 @@ impl Served {
     pub fn has_ended(&self) -> bool {
         self.not_after <= OffsetDateTime::now_utc()
     }
-
-    /// Logs what will keep clients from accepting this certificate, and whether others may have its key.
-    /// Only a warning, because the rest of the gateway is better up than down.
-    pub fn warn(&self, source_name: &str) {
-        if let Some(shared) = &self.shared_key {
-            shared.warn("the private key of a certificate");
-        }
-        if self.has_ended() {
-            tracing::warn!(
-                certificate = source_name,
-                not_after = %self.not_after,
-                "a certificate has ended; clients will refuse it until it is renewed"
-            );
-        }
-        if self.names.is_empty() {
-            tracing::warn!(
-                certificate = source_name,
-                "a certificate has no subject alternative name; clients will refuse it"
-            );
-        }
-    }
 }
 
 /// All certificates that the gateway may show. Clones share the contents.

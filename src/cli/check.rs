@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use oneport::access::check_issuers;
 use oneport::certs::dns::{Finding, Outcome};
-use oneport::certs::{acme, dns};
+use oneport::certs::{acme, check_lifetimes, dns};
+use oneport::config::Reading;
 
-use super::{EXIT_INVALID, print, settings};
+use super::{EXIT_INVALID, print, read};
 
 /// Tells the records to add, looks, and tells each finding on a line of its own.
 pub fn run(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let Some(settings) = settings(config) else { return Ok(ExitCode::from(EXIT_INVALID)) };
+    let Some((_, Reading { settings, .. }, doubts)) = read(config) else {
+        return Ok(ExitCode::from(EXIT_INVALID));
+    };
     let records = dns::records_to_add(&settings);
     if !records.is_empty() {
         let base = &settings.base.host;
@@ -23,7 +26,9 @@ pub fn run(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let found = runtime.block_on(async {
-        let mut found = Box::pin(dns::check(&settings)).await;
+        let doubts = doubts.into_iter().map(|what| Finding { outcome: Outcome::Note, what });
+        let mut found: Vec<Finding> = doubts.chain(check_lifetimes(&settings)).collect();
+        found.extend(Box::pin(dns::check(&settings)).await);
         let more = Box::pin(acme::check(&settings, &found)).await;
         found.extend(more);
         found.extend(Box::pin(check_issuers(&settings.access)).await.into_iter().map(|found| {

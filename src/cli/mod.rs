@@ -27,8 +27,10 @@ const EXIT_INVALID: u8 = 2;
 
 /// Runs the gateway, or only looks at its configuration.
 pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
-    let Some((source, reading)) = read(config) else { return Ok(ExitCode::from(EXIT_INVALID)) };
+    let Some((source, reading, doubts)) = read(config) else { return Ok(ExitCode::from(EXIT_INVALID)) };
+    doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
     if check {
+        oneport::app::warn_as_at_start(&reading.settings);
         print("the configuration is valid\n");
         return Ok(ExitCode::SUCCESS);
     }
@@ -38,24 +40,27 @@ pub fn serve(config: Option<PathBuf>, check: bool) -> anyhow::Result<ExitCode> {
 
 /// The settings, with the log set up by them; otherwise everything that is wrong has been said.
 fn settings(config: Option<PathBuf>) -> Option<Settings> {
-    read(config).map(|(_, reading)| reading.settings)
+    read(config).map(|(_, reading, _)| reading.settings)
 }
 
-/// The same, with where they come from.
-fn read(config: Option<PathBuf>) -> Option<(Source, Reading)> {
+/// The same, with where they come from, and what is likely not meant.
+fn read(config: Option<PathBuf>) -> Option<(Source, Reading, Vec<String>)> {
     // Not `env::vars`, which panics on a variable that is not UTF-8, be it ours or not.
     let env = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
     let source = Source::new(config, env);
     let (reading, mut faults) = source.examine();
+    let mut doubts = Vec::new();
     if let Some(Reading { settings, .. }) = &reading {
-        for more in [start_log(settings), oneport::app::validate(settings)] {
-            faults.0.extend(more.err().into_iter().flat_map(|more| more.0));
-        }
+        faults.0.extend(start_log(settings).err().into_iter().flat_map(|more| more.0));
+        let looked = oneport::app::validate(settings);
+        faults.0.extend(looked.faults);
+        doubts = looked.doubts;
     }
     match reading {
-        Some(reading) if faults.0.is_empty() => Some((source, reading)),
+        Some(reading) if faults.0.is_empty() => Some((source, reading, doubts)),
         _ => {
+            doubts.iter().for_each(|doubt| tracing::warn!("{doubt}"));
             say(&faults.to_string());
             None
         }

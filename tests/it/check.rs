@@ -13,17 +13,77 @@ use crate::support::{SOON, poll};
 
 #[test]
 fn without_a_way_to_set_records_it_says_so() {
+    let mut setup = ordering(free_port(), &["gw.test"], vec!["https://localhost:1/dir".into()]);
+    setup.set("dns.resolver", vec!["127.0.0.1:1"]); // where nobody is
+    let output = check(&setup.write());
+    let wanted = "note  nobody is there to set DNS records, so `*.gw.test` cannot be proved";
+    assert!(output.stdout.contains(wanted), "{output:?}");
+}
+
+/// Nothing has to be proved there.
+#[test]
+fn where_nothing_is_ordered_it_speaks_of_files_and_not_of_records() {
     let mut setup = Setup::new();
     let leaf = setup.ca.leaf("one", &["gw.test"]);
     setup.certificates(&[(&leaf.cert, &leaf.key)]);
-    let path = setup.write();
-    let output = oneport(&["check", "--config", path.to_str().expect("UTF-8")]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = check(&setup.write());
+    assert_eq!((output.status.code(), output.stderr.as_str()), (Some(0), ""), "{output:?}");
     assert!(
-        output.stdout.starts_with("note  nobody is there to set DNS records, so `*.gw.test`"),
+        output.stdout.starts_with("note  no certificate covers the previews, `*.gw.test`; "),
         "{output:?}"
     );
-    assert!(output.stdout.ends_with("\n1 note\n"), "{output:?}");
+    assert!(!output.stdout.contains("DNS") && output.stdout.ends_with("\n1 note\n"), "{output:?}");
+}
+
+/// Certificates of these days for all names, in `serve --check` and `check`.
+fn with_files(days: &[(&str, i64, i64)]) -> (Output, Output) {
+    let mut setup = Setup::new();
+    let names = ["gw.test", "*.gw.test"];
+    let leaves: Vec<_> =
+        days.iter().map(|(file, from, to)| setup.ca.leaf_between(file, &names, *from, *to)).collect();
+    let pairs: Vec<_> = leaves.iter().map(|leaf| (leaf.cert.as_path(), leaf.key.as_path())).collect();
+    setup.certificates(&pairs);
+    (Process::run(setup.command().arg("--check"), SOON), check(&setup.write()))
+}
+
+/// The day, as it stands in a sentence.
+fn day(days: i64) -> String {
+    (time::OffsetDateTime::now_utc() + time::Duration::days(days)).date().to_string()
+}
+
+#[test]
+fn a_certificate_whose_time_is_over_is_told_before_clients_tell() {
+    let (serve, looked) = with_files(&[("old", -30, -1)]);
+    let wanted = format!("old.pem` ended at {}T", day(-1));
+    // The rest of the gateway is better up than down.
+    assert_eq!((serve.status.code(), serve.stderr.matches(&wanted).count()), (Some(0), 1), "{serve:?}");
+    assert_eq!(looked.status.code(), Some(1), "{looked:?}");
+    let line = looked.stdout.lines().find(|line| line.starts_with("FAIL  the certificate in `"));
+    let line = line.unwrap_or_else(|| panic!("{looked:?}"));
+    assert!(line.contains(&wanted) && line.contains("put a new one in its place"), "{line}");
+    assert!(looked.stdout.ends_with(line) || looked.stdout.ends_with(&format!("{line}\n")), "{looked:?}");
+}
+
+#[test]
+fn so_is_one_that_ends_soon_has_not_begun_or_is_not_needed() {
+    let (serve, looked) = with_files(&[("soon", -80, 5)]);
+    let wanted = format!("soon.pem` ends at {}T", day(5));
+    assert!(serve.status.success() && serve.stderr.contains(&wanted), "{serve:?}");
+    assert_eq!(looked.status.code(), Some(0), "{looked:?}");
+    assert!(looked.stdout.starts_with("note  ") && looked.stdout.contains(&wanted), "{looked:?}");
+
+    let (serve, looked) = with_files(&[("early", 1, 90)]);
+    let wanted = format!("early.pem` begins to be valid at {}T", day(1));
+    assert!(serve.status.success() && serve.stderr.contains(&wanted), "{serve:?}");
+    assert!(looked.stdout.starts_with("FAIL  ") && looked.stdout.contains(&wanted), "{looked:?}");
+
+    let (_, looked) = with_files(&[("old", -30, -1), ("new", -1, 89)]);
+    assert_eq!(looked.status.code(), Some(0), "{looked:?}");
+    assert!(looked.stdout.contains("; others cover its names, so that it may as well"), "{looked:?}");
+
+    let (serve, looked) = with_files(&[("fine", -1, 89)]);
+    assert_eq!(serve.stderr, "", "{serve:?}");
+    assert_eq!(looked.stdout, "ok    nothing is ordered, and no record is needed\n", "{looked:?}");
 }
 
 #[test]

@@ -254,3 +254,80 @@ fn a_file_that_is_no_key_is_not_shown_by_who_makes_tokens() {
     assert!(!output.status.success() && output.stderr.contains("holds no SSH key"), "{output:?}");
     assert!(!output.stderr.contains("hunter2"), "{output:?}");
 }
+
+/// All but what depends on other programs, on what was ordered before and on what the process may have.
+#[test]
+fn whatever_the_start_warns_of_is_told_before_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut setup = Setup::new();
+    let host_key = key_file(setup.dir.path(), "ed25519a");
+    let leaf = setup.ca.leaf_between("old", &["gw.test"], -9, -2);
+    let open = [&host_key, &leaf.key];
+    open.iter().for_each(|path| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).expect("ours");
+    });
+    let keys = setup.path("authorized_keys");
+    std::fs::write(&keys, "ssh-odd AAAA\n").expect("temporary folder");
+    let issuer = toml::Table::from_iter([
+        ("name".to_owned(), toml::Value::from("https://id.test")),
+        ("key".to_owned(), setup.path("issuer.pem").display().to_string().into()),
+    ]);
+    let mut openssl = Command::new("openssl");
+    openssl
+        .args(["pkey", "-pubout", "-in"])
+        .arg(setup.path("leaf.key"))
+        .arg("-out")
+        .arg(setup.path("issuer.pem"));
+    assert!(Process::run(&mut openssl, SOON).status.success());
+    setup.certificates(&[(&leaf.cert, &leaf.key)]);
+    setup.set("access.issuer", vec![issuer]);
+    setup.set("ssh.host_key", host_key.to_str().expect("UTF-8")).set("tls.default", "nope.test");
+    setup.unset("ssh", "allow_any_key").set("ssh.authorized_keys", keys.to_str().expect("UTF-8"));
+    // Written out as `access.secrets`, it would be a fault.
+    let command = || {
+        let mut command = setup.command();
+        command.env("COOKIE_SECRETS", "short");
+        command
+    };
+    let checked = Process::run(command().arg("--check"), SOON);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    assert!(!setup.path("state").exists(), "something was made");
+    let warnings = |log: &str| -> std::collections::BTreeSet<String> {
+        let records = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let records = records.filter(|record| record["level"] == "WARN");
+        let texts = records.map(|record| record["message"].as_str().expect("text").to_owned());
+        texts.filter(|text| !text.contains("file descriptors")).collect()
+    };
+    let command = command();
+    let gateway = setup.start_with(command);
+    // What comes last at the start.
+    gateway.wait_log("the issuer's", |record| record["issuer"] == "https://id.test");
+    let told = warnings(&checked.stderr);
+    assert_eq!(told, warnings(&gateway.stderr()));
+    for wanted in [
+        "old.pem` ended at",
+        "no certificate covers `nope.test`, so `tls.default` has nothing to show; name one that is covered (`gw.test`)",
+        "no certificate covers the previews",
+        "an issuer has no `audience`",
+        "cookie secret has fewer than",
+        "read or change the SSH host key",
+        "read or change the private key of a certificate",
+        "holds no key",
+        "line of agents' keys is left out",
+    ] {
+        assert!(told.iter().any(|warning| warning.contains(wanted)), "`{wanted}` is not in {told:#?}");
+    }
+}
+
+/// Its certificate may be ordered when somebody first comes.
+#[test]
+fn a_default_that_may_be_ordered_later_is_no_mistake() {
+    let mut setup = ordering(free_port(&["127.0.0.1"]), &["gw.test"], vec!["https://localhost:1/dir".into()]);
+    let said = |setup: &Setup| serve_check(setup).stderr;
+    setup.set("tls.default", "web-dzk582uo.gw.test").set("acme.on_demand", true);
+    assert!(!said(&setup).contains("tls.default"), "{}", said(&setup));
+    setup.set("tls.default", "elsewhere.test");
+    assert!(said(&setup).contains("`elsewhere.test`, so `tls.default`"), "{}", said(&setup));
+    setup.set("tls.default", "gw.test");
+    assert!(!said(&setup).contains("tls.default"), "{}", said(&setup));
+}

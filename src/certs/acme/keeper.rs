@@ -325,8 +325,10 @@ async fn caught<T>(step: impl Future<Output = Result<T, Fault>>) -> Result<T, Fa
 
 fn wrong_clock(served: &Served, now: OffsetDateTime) -> Fault {
     let text = format!(
-        "the new certificate runs from {} to {}, and by this machine's clock ({now}) it is due again already; set the clock right",
-        served.not_before, served.not_after
+        "the new certificate runs from {} to {}, and by this machine's clock ({}) it is due again already; set the clock right",
+        shown_time(served.not_before),
+        shown_time(served.not_after),
+        shown_time(now)
     );
     Fault::new(FaultKind::WrongClock, text)
 }

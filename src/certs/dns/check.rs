@@ -81,7 +81,8 @@ pub async fn check(settings: &Settings) -> Vec<Finding> {
 
 pub(super) async fn check_with(settings: &Settings, lookup: &Lookup) -> Vec<Finding> {
     match &settings.dns.way {
-        None if has_wildcard(settings) => Vec::new(),
+        // Nothing is ordered, or nothing has to be.
+        None if settings.acme.is_none() || has_wildcard(settings) => Vec::new(),
         None => vec![Finding::note(format!(
             "nobody is there to set DNS records, so `*.{}` cannot be proved; docs/dns.md has four ways",
             settings.base.host
