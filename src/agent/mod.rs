@@ -11,7 +11,7 @@ mod token;
 mod usual;
 
 pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectOptions, connect, dial};
-pub use ssh_settings::SshSettings;
+pub use ssh_settings::{SshFault, SshSettings};
 pub use stdio::Stdio;
 pub use token::{SigningKey, TokenError};
 pub use usual::{UsualKey, usual_keys};

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use russh::keys::{Algorithm, PublicKey};
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::access::brief;
 
 /// How long `ssh` may take: its configuration may have it run programs and look up names.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,26 +32,68 @@ pub struct SshSettings {
     pub(super) socket: Option<PathBuf>,
     /// Whether the ssh-agent is only asked for the keys of these files (`IdentitiesOnly`).
     pub(super) only_files: bool,
+    /// Kinds of keys and signatures that it takes (`PubkeyAcceptedAlgorithms`). `None`: all.
+    accepted: Option<Vec<String>>,
+}
+
+/// Why `ssh` could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SshFault {
+    /// It refused.
+    #[error("`ssh -G {host}` failed: `{said}`; mend that, or name a key with `--key`")]
+    Refused {
+        /// What it was asked about.
+        host: String,
+        /// Its last words.
+        said: String,
+    },
+    /// It did not answer.
+    #[error("`ssh -G {0}` did not answer within {s} s; see what its configuration has it wait for, or name a key with `--key`", s = PATIENCE.as_secs())]
+    Silent(String),
 }
 
 impl SshSettings {
     /// Asks for those of a host, as it stands behind `ssh`: `HOST`, `USER@HOST` or an alias. `None`: for
     /// those that hold for every host. `port`: as with `ssh -p`. Takes at most 5 s. Cancel safe.
-    pub async fn of(host: Option<&str>, port: Option<u16>) -> Self {
+    ///
+    /// # Errors
+    /// When there is an `ssh`, but it does not say: it would connect to no host then.
+    pub async fn of(host: Option<&str>, port: Option<u16>) -> Result<Self, SshFault> {
+        let host = host.unwrap_or(NOWHERE);
         let mut command = Command::new("ssh");
         command.args(["-G", "-o", WHERE_IS_HOME]);
         if let Some(port) = port {
             command.args(["-p", &port.to_string()]);
         }
-        command.args(["--", host.unwrap_or(NOWHERE)]);
-        command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        let variable = |name: &str| std::env::var(name).ok();
-        match timeout(PATIENCE, command.output()).await {
-            Ok(Ok(output)) if output.status.success() => {
-                Self::read(&String::from_utf8_lossy(&output.stdout), variable)
-            }
-            _ => Self::default_of(std::env::home_dir().as_deref(), variable),
+        command.args(["--", host]).stdin(Stdio::null()).kill_on_drop(true);
+        let asked = timeout(PATIENCE, command.output()).await;
+        let Ok(output) = asked.map_err(|_| SshFault::Silent(brief(host)))? else {
+            return Ok(Self::without_ssh());
+        };
+        if output.status.success() {
+            return Ok(Self::read(&String::from_utf8_lossy(&output.stdout), variable));
         }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = brief(said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default());
+        Err(SshFault::Refused { host: brief(host), said })
+    }
+
+    /// Those that count where there is no `ssh`.
+    #[must_use]
+    pub fn without_ssh() -> Self {
+        Self::default_of(std::env::home_dir().as_deref(), variable)
+    }
+
+    /// Whether a key is of a kind that `ssh` tries.
+    pub(super) fn takes(&self, key: &PublicKey) -> bool {
+        let algorithm = key.algorithm();
+        let kinds = match algorithm {
+            Algorithm::Rsa { .. } => vec!["rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"],
+            _ => vec![algorithm.as_str()],
+        };
+        self.accepted
+            .as_ref()
+            .is_none_or(|accepted| accepted.iter().any(|kind| kinds.contains(&kind.as_str())))
     }
 
     /// Those of a machine where nobody configured `ssh`.
@@ -57,7 +102,7 @@ impl SshSettings {
         Self {
             files: DEFAULT_FILES.into_iter().filter_map(file).collect(),
             socket: agent_of_environment(variable),
-            only_files: false,
+            ..Self::default()
         }
     }
 
@@ -88,8 +133,14 @@ impl SshSettings {
             files: files.filter_map(|(_, value)| path(value)).collect(),
             socket,
             only_files: value("identitiesonly") == Some("yes"),
+            accepted: value("pubkeyacceptedalgorithms")
+                .map(|list| list.split(',').map(str::to_owned).collect()),
         }
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn agent_of_environment(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {

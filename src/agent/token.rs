@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use tokio::net::UnixStream;
 
 use super::usual::PRIVATE;
-use super::{SshSettings, UsualKey};
+use super::{SshFault, SshSettings, UsualKey};
 use crate::access::Identity;
 use crate::name::Thumbprint;
 use crate::observe::shell_word;
@@ -31,6 +31,9 @@ const RSA_LEAST: usize = 2048;
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
+    /// Where the ssh-agent is could not be found out.
+    #[error(transparent)]
+    Ssh(#[from] SshFault),
     /// The file cannot be read.
     #[error("cannot read the key `{path}`: {error}")]
     Unreadable {
@@ -244,7 +247,7 @@ impl SigningKey {
             }
             .map_err(|_| cannot_sign(&self.public)),
             Place::Agent(Some(socket)) => self.sign_by_agent(socket, data).await,
-            Place::Agent(None) => match SshSettings::of(None, None).await.socket {
+            Place::Agent(None) => match SshSettings::of(None, None).await?.socket {
                 Some(socket) => self.sign_by_agent(&socket, data).await,
                 None => Err(TokenError::NoAgent { key: self.name.clone(), socket: None }),
             },

@@ -124,7 +124,8 @@ pub async fn usual_keys(settings: &SshSettings) -> Vec<UsualKey> {
     }
     let of_files = listed.into_iter().filter(|listed| listed.has_private);
     let of_files = of_files.map(|Listed { file, public, .. }| UsualKey::InFile { file, public });
-    named.into_iter().chain(others).chain(of_files).collect()
+    let all = named.into_iter().chain(others).chain(of_files);
+    all.filter(|key| key.public().is_none_or(|public| settings.takes(public))).collect()
 }
 
 /// What stands at a path of a key: either half, or only the public one beside it.

@@ -69,8 +69,15 @@ fn has_ipv6_loopback() -> bool {
 fn find_key(port: u16) -> anyhow::Result<Option<Key>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
-    let keys =
-        runtime.block_on(async { usual_keys(&SshSettings::of(Some(USER_AT_HOST), Some(port)).await).await });
+    let keys = runtime.block_on(async {
+        let settings = SshSettings::of(Some(USER_AT_HOST), Some(port)).await;
+        // The printed command will say it, too.
+        let settings = settings.unwrap_or_else(|error| {
+            tracing::warn!(%error, "looking for a key in the usual places");
+            SshSettings::without_ssh()
+        });
+        usual_keys(&settings).await
+    });
     Ok(keys.first().map(|key| Key { file: key.file().map(Path::to_owned), public: key.public().cloned() }))
 }
 

@@ -38,7 +38,7 @@ pub fn run(whose: &Whose<'_>, valid: Duration, profile: bool) -> anyhow::Result<
 
 /// The key that `ssh` would try first; says which, where it is not the only one.
 async fn usual(host: Option<&str>) -> anyhow::Result<UsualKey> {
-    let mut keys = usual_keys(&SshSettings::of(host, None).await).await.into_iter();
+    let mut keys = usual_keys(&SshSettings::of(host, None).await?).await.into_iter();
     let key = keys.next().context(
         "no key: the ssh-agent holds none, if there is one, and no file is there that `ssh` would try; name one with `--key`, or make one with `ssh-keygen -t ed25519`",
     )?;

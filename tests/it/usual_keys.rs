@@ -73,6 +73,10 @@ fn the_key_is_the_one_that_ssh_logs_in_with() {
     person.config(&format!("IdentityFile {}\n", public.display()));
     let said = both_take(&person, &gateway, a, None).stderr;
     assert!(said.contains("named.pub`, which the ssh-agent holds"), "{said}");
+    // Kinds that `ssh` does not take are passed over.
+    let person = Person::new().with_agent(&[a, "rsa2048"]);
+    person.config("PubkeyAcceptedAlgorithms rsa-sha2-512\n");
+    both_take(&person, &gateway, "rsa2048", None);
     // Files alone, in the order of the configuration; those that are not there are passed over.
     let person = Person::new();
     let (a_file, b_file) = (person.key(a), person.key(b));
@@ -102,13 +106,24 @@ fn its_token_opens_what_the_agent_offers_and_another_is_told_how_to() {
     );
 }
 
+/// Or the token would be of a key that `ssh` never shows.
+#[test]
+fn what_ssh_does_not_understand_is_said() {
+    let person = Person::new();
+    person.config("IdentityFil x\n");
+    let output = token(&person, &["--host", "gw"]);
+    assert!(output.stderr.starts_with("oneport: `ssh -G gw` failed: `"), "{output:?}");
+    assert!(output.stderr.contains("or name a key with `--key`"), "{output:?}");
+}
+
 /// Whatever stands in a name of a host, `ssh` takes it for one.
 #[test]
 fn a_host_is_no_option() {
     let person = Person::new();
     let made = person.path("made");
-    let host = format!("-oProxyCommand=touch {}", made.display());
-    token(&person, &["--profile", "--host", &host]);
+    let host = format!("--host=-oLocalCommand=touch {}", made.display());
+    let output = token(&person, &["--profile", &host]);
+    assert!(!output.status.success(), "{output:?}");
     assert!(!made.exists());
 }
 
