@@ -141,7 +141,7 @@ pub fn provision(
     Ok(Provisioned { edge, keys, issuers, sessions, admission, registry, certs, acme, ssh })
 }
 
-/// Logs what [`provision`] would warn of, and makes nothing. What the process itself may have is left out: a
+/// Logs what the start would warn of, and makes nothing. What the process itself may have is left out: a
 /// service often has more than the shell that asks. Reads files: not for a busy task.
 pub fn warn_as_at_start(settings: &Settings) {
     // What cannot be used is a fault, which has been said.
