@@ -85,12 +85,12 @@ impl Codes {
         self.make_at(session, host, browser, from, Instant::now())
     }
 
-    /// Takes a code, which is used up by it, good or not.
+    /// Takes a code, which is used up by it, good or not. A browser may be known by several marks.
     ///
     /// # Errors
     /// When it is not good for this host and browser, now.
-    pub fn take(&self, code: &str, host: &str, browser: &str) -> Result<Session, CodeFault> {
-        self.take_at(code, host, browser, Instant::now())
+    pub fn take(&self, code: &str, host: &str, browsers: &[impl AsRef<str>]) -> Result<Session, CodeFault> {
+        self.take_at(code, host, browsers, Instant::now())
     }
 
     fn make_at(
@@ -110,7 +110,13 @@ impl Codes {
         Ok(code)
     }
 
-    fn take_at(&self, code: &str, host: &str, browser: &str, now: Instant) -> Result<Session, CodeFault> {
+    fn take_at(
+        &self,
+        code: &str,
+        host: &str,
+        browsers: &[impl AsRef<str>],
+        now: Instant,
+    ) -> Result<Session, CodeFault> {
         let handover = self.0.lock().take(code).ok_or(CodeFault::Unknown)?;
         if now.duration_since(handover.made) > LIFETIME {
             return Err(CodeFault::TooOld);
@@ -118,7 +124,7 @@ impl Codes {
         if handover.host != host {
             return Err(CodeFault::OtherHost);
         }
-        if handover.browser != browser {
+        if !browsers.iter().any(|browser| browser.as_ref() == handover.browser) {
             return Err(CodeFault::OtherBrowser);
         }
         Ok(handover.session)
@@ -179,7 +185,7 @@ mod tests {
         let (codes, now) = (Codes::default(), Instant::now());
         let make = || codes.make_at(session(), "a.test", "b1", HERE, now).expect("made");
         let take = |code: &str, host, browser, after| {
-            codes.take_at(code, host, browser, now + Duration::from_secs(after)).map(drop)
+            codes.take_at(code, host, &["b0", browser], now + Duration::from_secs(after)).map(drop)
         };
         let code = make();
         assert_eq!(take(&code, "a.test", "b1", 30), Ok(()));
@@ -203,7 +209,7 @@ mod tests {
     }
 
     fn take(codes: &Codes, code: &str, now: Instant) -> Result<(), CodeFault> {
-        codes.take_at(code, "a", "b", now).map(drop)
+        codes.take_at(code, "a", &["b"], now).map(drop)
     }
 
     #[test]

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 
 use super::Identity;
 use super::hold::Hold;
+use super::keep::hex;
 use super::logouts::SessionId;
 use super::verifying_key::KeyName;
 use crate::config::{IssuerSettings, OidcSettings};
@@ -128,6 +129,12 @@ impl Session {
     /// What names it.
     pub(super) const fn id(&self) -> SessionId {
         self.id
+    }
+
+    /// What tells its cookie from those of the same browser's other logins. No secret.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        hex(&self.id[..4])
     }
 
     /// Whose logouts it is counted with.

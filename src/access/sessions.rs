@@ -236,6 +236,13 @@ impl Sessions {
         self.read(Purpose::Login, &self.0.login, cookie)
     }
 
+    /// The same for its end: whether or not somebody vouches for it now, who may again.
+    #[must_use]
+    pub fn to_end(&self, cookie: &str) -> Option<Session> {
+        let opened = self.0.seals.open_sealed(Purpose::Login, &self.0.login, cookie)?;
+        Session::decode(&opened.octets).filter(|session| self.is_running(session))
+    }
+
     /// A session as a cookie of the host of this agent's preview.
     ///
     /// # Errors
@@ -265,12 +272,12 @@ impl Sessions {
         self.0.codes.make(session.clone(), host, browser, from)
     }
 
-    /// The session that a code hands to this host.
+    /// The session that a code hands to this host, in the browser that is known by these marks.
     ///
     /// # Errors
     /// When the code is not good, or the session was ended meanwhile.
-    pub fn redeem(&self, code: &str, host: &str, browser: &str) -> Result<Session, CodeFault> {
-        let session = self.0.codes.take(code, host, browser)?;
+    pub fn redeem(&self, code: &str, host: &str, browsers: &[impl AsRef<str>]) -> Result<Session, CodeFault> {
+        let session = self.0.codes.take(code, host, browsers)?;
         if self.holds(&session) { Ok(session) } else { Err(CodeFault::Unknown) }
     }
 
@@ -283,7 +290,10 @@ impl Sessions {
     pub fn end(&self, session: &Session, from: IpAddr) -> Result<(), LogoutFault> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let by = By { from: address_group(from), voucher: session.voucher() };
-        let ended = self.0.logouts.end(session.id, session.until.unix_timestamp(), by, now);
+        // One that went on from the same at the same moment may live a little longer, and no longer than this.
+        let until =
+            session.until.unix_timestamp().max(now.saturating_add_unsigned(self.0.lifetime.as_secs()));
+        let ended = self.0.logouts.end(session.id, until, by, now);
         if !matches!(ended, Err(LogoutFault::TooMany)) {
             self.0.bases.end(Reason::LoginEnded, |(id, _)| *id == session.id);
         }
@@ -368,7 +378,7 @@ pub(super) mod tests {
         let code = sessions.hand_over(&session, "a.test", "b", HERE).expect("made");
         sessions.end(&session, HERE).expect("written");
         assert_eq!(there.hold().over_at(OffsetDateTime::now_utc()), Some(Reason::LoginEnded));
-        assert_eq!(sessions.redeem(&code, "a.test", "b").map(drop), Err(CodeFault::Unknown));
+        assert_eq!(sessions.redeem(&code, "a.test", &["b"]).map(drop), Err(CodeFault::Unknown));
         assert!(is_none(sessions.of_login(&login)) && is_none(sessions.of_visit(&visit, "a.test")));
         // After a restart, too.
         assert!(is_none(super::tests::sessions(dir.path()).of_login(&login)));
@@ -385,7 +395,10 @@ pub(super) mod tests {
             (read.encode(), read.hold().over_at(good.until)),
             (good.encode(), Some(Reason::PermitExpired))
         );
-        assert!(of(Session { origin: Origin::of(&["issuer", "gone"]), ..session() }).is_none());
+        let gone = Session { origin: Origin::of(&["issuer", "gone"]), ..session() };
+        let sealed = sessions.seal_login(&gone).expect("sealed");
+        // It ends all the same, so that it is not back with who vouched for it.
+        assert!(sessions.of_login(&sealed).is_none() && sessions.to_end(&sealed).is_some());
         // Its key is none of an issuer's here.
         assert!(of(Session { key: Some([7; 16]), ..session() }).is_none());
         assert!(of(Session { until: OffsetDateTime::UNIX_EPOCH, ..session() }).is_none());

@@ -89,7 +89,7 @@ fn complete(
     let query = request.uri().query().unwrap_or_default();
     let to = way_on(base, host, query);
     let code = field(query, "code").unwrap_or_default();
-    let browser = Browser::mark_in(Kind::Browser, request.headers(), base).unwrap_or_default();
+    let browser = Browser::marks_in(Kind::Browser, request.headers(), base);
     let cookie = match http.sessions.redeem(&code, host.as_str(), &browser) {
         Ok(session) if session.may_see(&tunnel.owner) => session::set_visit(http, &session, tunnel, host),
         // Somebody who went back or reloaded is logged in already.

@@ -63,6 +63,17 @@ pub(super) fn values_of<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator
     pairs(headers).filter(move |pair| name_of(pair) == name.as_bytes()).filter_map(value_of)
 }
 
+/// The cookies whose names are meant, with their values, in their order.
+pub(super) fn cookies_named(
+    headers: &HeaderMap,
+    is_meant: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = (&str, &str)> {
+    pairs(headers).filter_map(move |pair| {
+        let name = std::str::from_utf8(name_of(pair)).ok().filter(|name| is_meant(name))?;
+        Some((name, value_of(pair)?))
+    })
+}
+
 /// Whether somebody who is asked for a login is known to want it from the browser's own dialogue.
 pub(super) fn shows_basic(headers: &HeaderMap) -> bool {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();

@@ -1,5 +1,5 @@
 //! The login host: `auth.BASE/login` finds out who somebody is and hands it to the preview that
-//! they came from, `auth.BASE/logout` ends it everywhere.
+//! they came from.
 //!
 //! Refuses to send anybody anywhere but to the preview that was named, forms of other sites, and
 //! whoever sends `Authorization`: that would be lost on the way.
@@ -15,12 +15,10 @@ use super::credentials::credentials;
 use super::denial::{escape as escape_query, invalid_token};
 use super::respond::{Failure, Form, escape, own, page, restrict};
 use super::route::Own;
-use super::session::{self, Kind};
+use super::session;
 use super::wanted::{Wanted, field};
-use super::{Http, provider};
-use crate::access::{AccessLevel, Known, Login, LogoutFault, Session, is_guess};
-use crate::config::BaseUrl;
-use crate::config::watch::off_thread;
+use super::{Http, logout, provider};
+use crate::access::{AccessLevel, Known, Login, Session, is_guess};
 use crate::net::VisitorAddr;
 use crate::observe::Reason;
 
@@ -72,8 +70,8 @@ pub(super) async fn answer(
         ));
     }
     match (request.uri().path(), is_read) {
-        ("/logout", true) => Ok(logout_page(http, request.headers())),
-        ("/logout", false) => logout(http, request.headers(), visitor).await,
+        ("/logout", true) => Ok(logout::ask(http, request.headers())),
+        ("/logout", false) => logout::end(http, request.headers(), visitor).await,
         (provider::PATH, true) => provider::finish(http, &request, visitor).await,
         (_, true) => begin(http, &request, form, visitor).await,
         (_, false) => take_token(http, request, form, visitor).await,
@@ -295,50 +293,7 @@ fn logged_in(session: &Session, wanted: &Wanted) -> (Response<Answer>, Reason) {
     (html(StatusCode::OK, "Logged in", &content, ""), Reason::OwnAnswer)
 }
 
-fn logout_page(http: &Http, headers: &HeaderMap) -> (Response<Answer>, Reason) {
-    let content = match session::of_login(http, headers) {
-        Some(session) => format!(
-            "<p>You are logged in as {}.</p><form method=post action=/logout><button>Log out everywhere</button></form>",
-            escape(&session.name)
-        ),
-        None => "<p>You are not logged in.</p>".to_owned(),
-    };
-    (html(StatusCode::OK, "Log out", &content, "; form-action 'self'"), Reason::OwnAnswer)
-}
-
-/// Ends the session here and on all previews.
-async fn logout(http: &Http, headers: &HeaderMap, visitor: VisitorAddr) -> Outcome {
-    let mut refused = None;
-    if let Some(session) = session::of_login(http, headers) {
-        let (sessions, name) = (http.sessions.clone(), session.name.clone());
-        match off_thread(move || sessions.end(&session, visitor.0)).await {
-            Some(Err(fault @ LogoutFault::TooMany)) => refused = Some(fault),
-            Some(Err(error)) => tracing::error!("{error}"),
-            Some(Ok(())) | None => {}
-        }
-        tracing::info!(%name, is_ended = refused.is_none(), "logged out");
-    }
-    logged_out(&http.settings.base, refused.as_ref())
-}
-
-/// Has the browser forget the login, and says so; also where it was not ended: who uses this browser next
-/// is not to log in with it.
-fn logged_out(base: &BaseUrl, refused: Option<&LogoutFault>) -> Outcome {
-    let cookies = [Kind::Login, Kind::Provider].into_iter().filter_map(|kind| kind.set(base, "", 0));
-    if let Some(fault) = refused {
-        let next = "close those, and clear this browser's cookies; the login ends by itself, too";
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        let failure = Failure::new(Reason::TooManyRequests, status, fault.to_string(), next);
-        return Err(cookies.fold(failure, |failure, cookie| failure.with(header::SET_COOKIE, cookie)));
-    }
-    let content = "<p>You are logged out, of all previews.</p><p class=small>A preview for which this browser asked \
-        for a user name and password stays open until the browser is closed, or the token ends that was given.</p>";
-    let mut answer = html(StatusCode::OK, "Logged out", content, "");
-    session::put(answer.headers_mut(), cookies);
-    Ok((answer, Reason::OwnAnswer))
-}
-
-fn html(status: StatusCode, title: &str, content: &str, more: &str) -> Response<Answer> {
+pub(super) fn html(status: StatusCode, title: &str, content: &str, more: &str) -> Response<Answer> {
     let mut answer = own(status, Form::Html, page(title, content));
     restrict(answer.headers_mut(), more);
     answer
@@ -379,24 +334,4 @@ pub(super) fn redirect(to: &str, status: StatusCode) -> (Response<Answer>, Reaso
         headers.insert(header::LOCATION, to);
     }
     (answer, Reason::OwnAnswer)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::name::HostName;
-
-    #[test]
-    fn the_browser_forgets_the_login_whether_or_not_it_could_be_ended() {
-        let base = BaseUrl { https: true, host: HostName::parse("gw.test").expect("a name"), port: None };
-        let (answer, _) = logged_out(&base, None).expect("an answer");
-        let cookies: Vec<_> = answer.headers().get_all(header::SET_COOKIE).iter().cloned().collect();
-        let refused = logged_out(&base, Some(&LogoutFault::TooMany)).map(drop).expect_err("refused");
-        let is_cookie = |(name, value): (_, HeaderValue)| (name == header::SET_COOKIE).then_some(value);
-        assert_eq!(refused.headers.into_iter().filter_map(is_cookie).collect::<Vec<_>>(), cookies);
-        assert_eq!((refused.status, cookies.len()), (StatusCode::TOO_MANY_REQUESTS, 2));
-        assert!(
-            cookies.iter().all(|cookie| cookie.to_str().is_ok_and(|cookie| cookie.contains("Max-Age=0")))
-        );
-    }
 }

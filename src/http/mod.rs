@@ -22,6 +22,7 @@ mod inject;
 mod isolate;
 mod link;
 mod login;
+mod logout;
 mod origin;
 mod own;
 mod patience;

@@ -73,8 +73,9 @@ pub(super) async fn finish(http: &Http, request: &Request<Outgoing>, visitor: Vi
 
 /// What was sent along, if by this browser and not too long ago.
 fn state_of(http: &Http, headers: &HeaderMap, query: &str) -> Option<State> {
-    let mark = Browser::mark_in(Kind::Provider, headers, &http.settings.base)?;
-    let opened = http.sessions.seals().open_sealed(Purpose::Provider, &mark, &field(query, "state")?)?;
+    let (seals, state) = (http.sessions.seals(), field(query, "state")?);
+    let marks = Browser::marks_in(Kind::Provider, headers, &http.settings.base);
+    let opened = marks.iter().find_map(|mark| seals.open_sealed(Purpose::Provider, mark, &state))?;
     let state: State = serde_json::from_slice(&opened.octets).ok()?;
     let age = OffsetDateTime::now_utc().unix_timestamp() - state.at;
     (0..=TAKES).contains(&age).then_some(state)

@@ -3,13 +3,17 @@
 //! Over HTTPS their names begin with `__Host-`, so that a browser takes them from the host itself
 //! only, over TLS, and gives them to no other. Where `base_url` is plain HTTP, no browser would
 //! take such a name; there they lack the prefix and `Secure`, which is for trying things out.
+//!
+//! Of two answers on their way to a browser at the same time, as for tabs that are opened again, the last
+//! to arrive replaces what the other has set. So what begins anew has a name of its own, and all are looked
+//! at: a logout ends each login of the browser, and no tab spoils another's.
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request};
 
 use super::Http;
 use super::body::Outgoing;
-use super::credentials::{credentials, values_of};
+use super::credentials::{cookies_named, credentials, values_of};
 use super::headers::PROTO;
 use crate::access::{self, Guest, Permit, Session, Way};
 use crate::config::BaseUrl;
@@ -20,6 +24,11 @@ use crate::registry::{Target, Tunnel};
 const PREFIX: &str = "__Host-";
 /// Seconds that a browser may take from being sent to the login until it is back.
 const LOGIN_TAKES: u64 = 60 * 60;
+/// Characters of a mark that are in its cookie's name.
+const TAG: usize = 8;
+/// Most logins of one browser that are looked at, and marks of it: as many tabs as it may open again at
+/// once. The newest count.
+const AT_ONCE_MAX: usize = 64;
 
 /// What a cookie of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,22 +67,32 @@ impl Kind {
             Some((prefix, bare)) if prefix.eq_ignore_ascii_case(PREFIX.as_bytes()) => bare,
             _ => name,
         };
-        Self::ALL.iter().any(|kind| bare.eq_ignore_ascii_case(kind.bare().as_bytes()))
+        Self::ALL.iter().any(|kind| match bare.split_at_checked(kind.bare().len()) {
+            Some((own, tag)) => {
+                own.eq_ignore_ascii_case(kind.bare().as_bytes()) && (tag.is_empty() || tag.starts_with(b"-"))
+            }
+            None => false,
+        })
     }
 
     fn name(self, base: &BaseUrl) -> String {
         format!("{}{}", if base.https { PREFIX } else { "" }, self.bare())
     }
 
-    /// `Set-Cookie` with a text that needs no quotes, for so many seconds; none takes it away.
-    pub(super) fn set(self, base: &BaseUrl, value: &str, seconds: u64) -> Option<HeaderValue> {
-        self.set_for(base, value, &format!("; Max-Age={seconds}"))
+    /// The same for one of several that a browser may have of this kind.
+    fn name_of(self, base: &BaseUrl, tag: &str) -> String {
+        format!("{}-{tag}", self.name(base))
     }
 
-    fn set_for(self, base: &BaseUrl, value: &str, age: &str) -> Option<HeaderValue> {
-        let (name, secure) = (self.name(base), if base.https { "; Secure" } else { "" });
-        let text = format!("{name}={value}; Path=/{age}; HttpOnly; SameSite=Lax{secure}");
-        HeaderValue::try_from(text).ok()
+    /// `Set-Cookie` with a text that needs no quotes, for so many seconds.
+    pub(super) fn set(self, base: &BaseUrl, value: &str, seconds: u64) -> Option<HeaderValue> {
+        set(base, &self.name(base), value, &format!("; Max-Age={seconds}"))
+    }
+
+    /// `Set-Cookie` that takes away all of this kind that a request shows.
+    pub(super) fn take_away(self, base: &BaseUrl, headers: &HeaderMap) -> Vec<HeaderValue> {
+        let names = self.find_all(base, headers).into_iter().map(|(name, _)| name);
+        names.filter_map(|name| set(base, name, "", "; Max-Age=0")).collect()
     }
 
     /// The first value in a request that is text.
@@ -81,19 +100,42 @@ impl Kind {
         let name = self.name(base);
         values_of(headers, &name).next().map(str::to_owned)
     }
+
+    /// All of several that a request shows, as names and values, in their order: browsers send those first
+    /// that they have had for longest (RFC 6265, section 5.4).
+    fn find_all<'a>(self, base: &BaseUrl, headers: &'a HeaderMap) -> Vec<(&'a str, &'a str)> {
+        let own = self.name(base);
+        let is_own =
+            |name: &str| name.strip_prefix(&*own).is_some_and(|tag| tag.is_empty() || tag.starts_with('-'));
+        cookies_named(headers, is_own).collect()
+    }
+}
+
+fn set(base: &BaseUrl, name: &str, value: &str, age: &str) -> Option<HeaderValue> {
+    let secure = if base.https { "; Secure" } else { "" };
+    HeaderValue::try_from(format!("{name}={value}; Path=/{age}; HttpOnly; SameSite=Lax{secure}")).ok()
 }
 
 /// Has here what it takes to believe a cookie of a login, where that is to be fetched first. Cancel
 /// safe.
 pub(super) async fn prepare(http: &Http, kind: Kind, headers: &HeaderMap) {
-    if kind.find(&http.settings.base, headers).is_some() {
+    if !kind.find_all(&http.settings.base, headers).is_empty() {
         http.issuers.first_keys().await;
     }
 }
 
-/// Who somebody is on the login host.
+/// Who somebody is on the login host: of several logins, whom they began last as.
 pub(super) fn of_login(http: &Http, headers: &HeaderMap) -> Option<Session> {
-    http.sessions.of_login(&Kind::Login.find(&http.settings.base, headers)?)
+    let all = Kind::Login.find_all(&http.settings.base, headers);
+    let newest = &all[all.len().saturating_sub(AT_ONCE_MAX)..];
+    let good = newest.iter().filter_map(|(_, sealed)| http.sessions.of_login(sealed));
+    good.max_by_key(Session::until)
+}
+
+/// All logins of a browser that a logout ends, whether or not they are believed now: they could be again.
+pub(super) fn to_end(http: &Http, headers: &HeaderMap) -> Vec<Session> {
+    let all = Kind::Login.find_all(&http.settings.base, headers);
+    all.into_iter().filter_map(|(_, sealed)| http.sessions.to_end(sealed)).collect()
 }
 
 /// Who somebody is on a preview's own host, where alone they have its cookie.
@@ -116,7 +158,9 @@ pub(super) fn of_guest(
 /// `Set-Cookie` for a login on the login host.
 pub(super) fn set_login(http: &Http, session: &Session) -> Option<HeaderValue> {
     let sealed = http.sessions.seal_login(session).ok()?;
-    Kind::Login.set(&http.settings.base, &sealed, session.left().as_secs())
+    let base = &http.settings.base;
+    let name = Kind::Login.name_of(base, &session.tag());
+    set(base, &name, &sealed, &format!("; Max-Age={}", session.left().as_secs()))
 }
 
 /// `Set-Cookie` for a login on a preview's own host.
@@ -156,7 +200,8 @@ pub(super) fn set_for_basic(
         return None;
     }
     let sealed = http.sessions.seal_visit(&session, &tunnel.owner, host.as_str()).ok()?;
-    Kind::Visit.set_for(&http.settings.base, &sealed, "")
+    let base = &http.settings.base;
+    set(base, &Kind::Visit.name(base), &sealed, "")
 }
 
 /// Whether a browser would keep our cookies that sends this: over plain HTTP it takes none that is for
@@ -192,20 +237,28 @@ pub(super) struct Browser {
 impl Browser {
     /// The browser that sent these headers. One that logs in from several tabs stays the same.
     pub(super) fn of(kind: Kind, headers: &HeaderMap, base: &BaseUrl) -> Option<Self> {
-        if let Some(mark) = Self::mark_in(kind, headers, base) {
+        if let Some(mark) = Self::marks_in(kind, headers, base).pop() {
             return Some(Self { mark, set: None });
         }
         let secret = access::random_text::<16>().ok()?;
-        let set = kind.set(base, &secret, LOGIN_TAKES)?;
-        Some(Self { mark: mark_of(&secret), set: Some(set) })
+        let mark = mark_of(&secret);
+        let age = format!("; Max-Age={LOGIN_TAKES}");
+        let cookie = set(base, &kind.name_of(base, &mark[..TAG]), &secret, &age)?;
+        Some(Self { mark, set: Some(cookie) })
     }
 
-    /// What a browser is called that has the cookie.
-    pub(super) fn mark_in(kind: Kind, headers: &HeaderMap, base: &BaseUrl) -> Option<String> {
-        let secret = kind.find(base, headers)?;
-        // Not of ours: of another length.
-        (secret.len() == 22).then(|| mark_of(&secret))
+    /// What a browser is called that has the cookie; by each of several, of which the last is the newest.
+    pub(super) fn marks_in(kind: Kind, headers: &HeaderMap, base: &BaseUrl) -> Vec<String> {
+        let all = kind.find_all(base, headers);
+        let newest = &all[all.len().saturating_sub(AT_ONCE_MAX)..];
+        newest.iter().filter(|(_, secret)| is_mark(secret)).map(|(_, secret)| mark_of(secret)).collect()
     }
+}
+
+/// Whether it could be a secret of ours, or a mark: base64url of 16 octets.
+pub(super) fn is_mark(text: &str) -> bool {
+    text.len() == 22
+        && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
 }
 
 fn mark_of(secret: &str) -> String {
@@ -227,7 +280,7 @@ mod tests {
 
     #[test]
     fn our_names_are_known_in_every_spelling() {
-        let ours = ["__Host-oneport-visit", "__hOST-Oneport-Login", "oneport-browser", "oneport-guest"];
+        let ours = ["__Host-oneport-visit", "__hOST-Oneport-Login", "oneport-browser", "ONEPORT-login-x"];
         assert!(ours.iter().all(|name| Kind::is_one(name.as_bytes())));
         let others = ["oneport", "__Host-", "__Host-session", "oneport-visits", "__Secure-oneport-visit", ""];
         assert!(!others.iter().any(|name| Kind::is_one(name.as_bytes())));

@@ -84,6 +84,12 @@ impl Jar<'_> {
         Curl::new(self.gateway).args(&["-b", file, "-c", file]).header("Accept: text/html")
     }
 
+    /// A tab that knows nothing of what others are answered; what it is told to keep is for [`keep`].
+    fn tab(&self) -> Curl<'_> {
+        let file = self.file.to_str().expect("UTF-8");
+        Curl::new(self.gateway).args(&["-b", file]).header("Accept: text/html")
+    }
+
     /// Follows redirects, as a browser does.
     pub(crate) fn go(&self, url: &str) -> Response {
         self.curl().args(&["-L", "--max-redirs", "10"]).get(url)
@@ -129,6 +135,18 @@ impl Jar<'_> {
         let line = self.cookies(host).into_iter().find(|line| line.contains(name)).expect("the cookie");
         line.rsplit('\t').next().expect("a value").to_owned()
     }
+}
+
+/// Puts the cookies of a host's answer into a jar, in place of those that have their names.
+pub(crate) fn keep(file: &std::path::Path, host: &str, answer: &Response) {
+    let set = answer.headers.iter().filter(|(name, _)| name == "set-cookie");
+    let lines = set.map(|(_, value)| {
+        let (name, rest) = value.split_once('=').expect("a name");
+        let value = rest.split(';').next().expect("a value");
+        format!("#HttpOnly_{host}\tFALSE\t/\tTRUE\t{}\t{name}\t{value}\n", crate::private::now() + 600)
+    });
+    let before = std::fs::read_to_string(file).unwrap_or_default();
+    std::fs::write(file, before + &lines.collect::<String>()).expect("writable");
 }
 
 pub(crate) fn url(name: &str, path: &str) -> String {
@@ -195,7 +213,8 @@ fn a_logout_ends_the_session_everywhere_also_after_a_restart() {
     let out = jar.curl().args(&["-X", "POST"]).header(&format!("Origin: {AUTH}")).get(&logout);
     assert!(out.status == 200 && out.text().contains("You are logged out"), "{out:?}");
     let taken = out.header("set-cookie").expect("the cookie is taken away");
-    assert!(taken.starts_with("__Host-oneport-login=; Path=/; Max-Age=0;"), "{taken}");
+    assert!(taken.starts_with("__Host-oneport-login-"), "{taken}");
+    assert!(taken.contains("=; Path=/; Max-Age=0;"), "{taken}");
     assert_eq!(jar.step(&url("web", "/echo")).status, 307);
     let House { gateway, backend, .. } = house;
     let gateway = gateway.restart();
@@ -231,6 +250,40 @@ fn a_logout_ends_also_what_an_earlier_login_of_the_same_browser_opened() {
     // What was ended is not begun again by the next login.
     jar.login(&url("web", "/echo"), &house.token("ed25519a"));
     assert_eq!(Curl::new(&house.gateway).header(&cookie).get(&url("web", "/echo")).status, 307);
+}
+
+/// As when a browser opens its tabs again: none has what another is answered.
+#[test]
+fn logins_that_begin_at_the_same_moment_spoil_nothing_and_end_together() {
+    let house = House::new();
+    let jar = house.jar("jar");
+    let token = format!("Cookie: preevy-saas-jwt={}", house.token("ed25519a"));
+    let tabs = [("web", "/echo?1"), ("web", "/echo?2"), ("api", "/echo")];
+    // All are sent to the login, before any has a cookie of its preview; then all come from there.
+    let sent = tabs.map(|(name, path)| (name, jar.tab().get(&url(name, path))));
+    sent.iter().for_each(|(name, answer)| keep(&jar.file, &host(name), answer));
+    let location = |answer: &Response| answer.header("location").expect("a way").to_owned();
+    let begun = sent.map(|(_, answer)| jar.tab().header(&token).get(&location(&answer)));
+    begun.iter().for_each(|answer| keep(&jar.file, "auth.gw.test", answer));
+    for ((_, path), answer) in tabs.iter().zip(&begun) {
+        let there = jar.go(&location(answer));
+        assert!(there.status == 200 && there.json()["target"] == *path, "{there:?}");
+    }
+    let cookies = ["web", "api"].map(|name| jar.cookie(&host(name), "visit"));
+    let first = format!("Cookie: __Host-oneport-visit={}", cookies[0]);
+    let mut events = Events::with(&house.gateway, &first, "--http2", &url("web", "/sse"));
+    let out = logout(&jar);
+    assert!(out.status == 200 && out.text().contains("of all previews"), "{out:?}");
+    let away = out.headers.iter().filter(|(name, value)| name == "set-cookie" && value.contains("Max-Age=0"));
+    assert_eq!(away.count(), tabs.len(), "{out:?}");
+    events.is_cut();
+    for (name, cookie) in ["web", "api"].into_iter().zip(&cookies) {
+        let with = format!("Cookie: __Host-oneport-visit={cookie}");
+        assert_eq!(Curl::new(&house.gateway).header(&with).get(&url(name, "/echo")).status, 307, "{name}");
+    }
+    // The next login is another.
+    assert_eq!(jar.login(&url("web", "/echo"), &house.token("ed25519a")).status, 200);
+    assert_eq!(Curl::new(&house.gateway).header(&first).get(&url("web", "/echo")).status, 307);
 }
 
 fn logout(jar: &Jar<'_>) -> Response {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::login::keep;
 use crate::permits::{Events, wait_records};
 use crate::reload::{rewrite, section};
 use crate::support::agent::{Agent, OpenSsh, host, node, vector_key};
@@ -265,6 +266,34 @@ fn an_answer_of_the_provider_is_good_only_where_the_login_began() {
     assert_eq!(house.gateway.figure("oneport_logins_failed_total{by=\"http\"}"), 1);
     // That used the code up; the provider knows the browser, and gives another.
     assert_eq!(jar.go(&url("/small")).status, 200);
+}
+
+/// As when a browser opens its tabs again: none has what another is answered.
+#[test]
+fn tabs_that_log_in_at_the_same_moment_spoil_nothing_and_end_together() {
+    let house = House::new(true);
+    let jar = house.jar("jar");
+    let tab = || {
+        let curl = Curl::new(&house.gateway).header("Accept: text/html");
+        curl.args(&["-b", jar.file.to_str().expect("UTF-8")])
+    };
+    let location = |answer: &Response| answer.header("location").expect("a way").to_owned();
+    let cat = [url("/echo"), house.shut()];
+    let hosts = cat.clone().map(|url| url.split('/').nth(2).expect("a host").to_owned());
+    let sent = cat.each_ref().map(|url| tab().get(url));
+    sent.iter().zip(&hosts).for_each(|(answer, host)| keep(&jar.file, host, answer));
+    let asked = sent.map(|answer| tab().get(&location(&answer)));
+    asked.iter().for_each(|answer| keep(&jar.file, "auth.gw.test", answer));
+    let back = asked.map(|answer| jar.log_in_there(jar.curl().get(&location(&answer)), "cat"));
+    let begun = back.map(|back| tab().get(&back));
+    begun.iter().for_each(|answer| keep(&jar.file, "auth.gw.test", answer));
+    for answer in &begun {
+        assert_eq!(answer.status, 303, "{}", answer.text());
+        assert_eq!(jar.go(&location(answer)).status, 200);
+    }
+    let out = jar.curl().args(&["-X", "POST"]).header("Origin: https://auth.gw.test");
+    assert_eq!(out.get("https://auth.gw.test/logout").status, 200);
+    assert_eq!(cat.map(|url| jar.curl().get(&url).status), [307, 307]);
 }
 
 #[test]
