@@ -279,6 +279,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn marks_are_those_that_we_make() {
+        let secret = access::random_text::<16>().expect("random");
+        assert!(is_mark(&secret) && is_mark(&mark_of(&secret)) && is_mark(&"-_Az09".repeat(4)[..22]));
+        for bad in ["", "x", &secret[1..], &format!("{secret}A"), &secret.repeat(1000)] {
+            assert!(!is_mark(bad), "{bad}");
+        }
+        for octet in ["=", "+", "/", "%", "\"", " ", "é", "\n"] {
+            assert!(!is_mark(&format!("{octet}{}", &secret[octet.len()..])), "{octet:?}");
+        }
+    }
+
+    #[test]
     fn our_names_are_known_in_every_spelling() {
         let ours = ["__Host-oneport-visit", "__hOST-Oneport-Login", "oneport-browser", "ONEPORT-login-x"];
         assert!(ours.iter().all(|name| Kind::is_one(name.as_bytes())));

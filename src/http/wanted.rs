@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use super::denial::{PATH_MAX, escape as escape_query};
 use super::login::ours;
 use super::respond::{Failure, escape};
+use super::session::is_mark;
 use super::{Http, callback};
 use crate::access::{AccessLevel, Session};
 use crate::name::{HostName, TunnelName};
@@ -34,7 +35,8 @@ impl Wanted {
         let tunnel = name.as_ref().and_then(|name| http.registry.look_up(name));
         let env = name.map(|name| name.as_str().to_owned()).unwrap_or_default();
         let path = field(text, "returnPath").filter(|path| is_path(path)).unwrap_or_default();
-        let browser = field(text, "browser").filter(|mark| !mark.is_empty());
+        // Codes keep it: nothing but what a preview of ours has made.
+        let browser = field(text, "browser").filter(|mark| is_mark(mark));
         Self { tunnel, env, from, path, browser }
     }
 
@@ -58,8 +60,7 @@ impl Wanted {
     pub(super) fn query(&self) -> String {
         let path = if self.path.len() > PATH_MAX { "" } else { &self.path };
         let browser = self.browser.as_deref().unwrap_or_default();
-        let browser = if browser.len() > PATH_MAX { "" } else { browser };
-        let (env, path, browser) = (escape_query(&self.env), escape_query(path), escape_query(browser));
+        let (env, path) = (escape_query(&self.env), escape_query(path));
         format!("env={env}&returnPath={path}&browser={browser}")
     }
 

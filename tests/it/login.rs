@@ -18,6 +18,8 @@ use crate::support::{SOON, gateway::ONEPORT, poll};
 const AUTH: &str = "https://auth.gw.test";
 /// The default key's client id, and that of the other.
 const OTHER: &str = "ed25519b";
+/// What a browser could be known by.
+const MARK: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 /// A gateway; an agent with two private tunnels, and another agent with a public and a private one.
 pub(crate) struct House {
@@ -492,7 +494,7 @@ fn the_way_back_is_always_a_path_on_the_preview() {
     ] {
         let plain = jar.step(&format!("{AUTH}/login?env=web-dzk582uo&returnPath={evil}"));
         assert_eq!(plain.header("location"), Some(url("web", "").as_str()), "{evil}");
-        let coded = jar.step(&format!("{AUTH}/login?env=web-dzk582uo&returnPath={evil}&browser=x"));
+        let coded = jar.step(&format!("{AUTH}/login?env=web-dzk582uo&returnPath={evil}&browser={MARK}"));
         let way = coded.header("location").expect("a way");
         assert!(way.starts_with(&url("web", "/.oneport/login?")) && way.ends_with("&returnPath="), "{way}");
         // At the preview itself, where a made-up link may lead as well.
@@ -500,7 +502,12 @@ fn the_way_back_is_always_a_path_on_the_preview() {
         assert_eq!(there.header("location"), Some(url("web", "/").as_str()), "{evil}");
         assert_eq!(there.header("set-cookie"), None);
     }
-    let nobody = jar.step(&format!("{AUTH}/login?env=evil.test%2F&returnPath=%2F&browser=x"));
+    // What no preview has made is as good as no mark: nothing keeps it.
+    for mark in ["x", &"A".repeat(5_000), "AAAAAAAAAAAAAAAAAAAA%22A"] {
+        let marked = jar.step(&format!("{AUTH}/login?env=web-dzk582uo&returnPath=%2Fecho&browser={mark}"));
+        assert_eq!(marked.header("location"), Some(url("web", "/echo").as_str()), "{mark}");
+    }
+    let nobody = jar.step(&format!("{AUTH}/login?env=evil.test%2F&returnPath=%2F&browser={MARK}"));
     assert!(nobody.status == 200 && nobody.header("location").is_none(), "{nobody:?}");
 }
 
@@ -746,7 +753,7 @@ fn a_token_cookie_of_somebody_else_is_in_nobodys_way() {
     let label = house.other("/shut#access=private", "").replace("https://", "");
     let label = label.split('.').next().expect("a label");
     let lured = jar.curl().header(&foreign);
-    let lured = lured.get(&format!("{AUTH}/login?env={label}&returnPath=%2F&browser=x"));
+    let lured = lured.get(&format!("{AUTH}/login?env={label}&returnPath=%2F&browser={MARK}"));
     assert_eq!((lured.status, lured.header("set-cookie")), (307, None), "{lured:?}");
     assert_eq!(jar.go(&url("api", "/echo")).status, 200);
     assert_eq!(logout(&jar).status, 200);
