@@ -90,9 +90,7 @@ fn of_table(item: &toml::Value) -> Result<OidcRule, String> {
     let who = match (text("email")?, text("domain")?, text("claim")?, text("value")?) {
         (Some(email), None, None, None) => email_of(email)?,
         (None, Some(domain), None, None) => domain_of(domain)?,
-        (None, None, Some(name), value) => {
-            OidcWho::Claim { name: name.to_owned(), value: value.map(str::to_owned) }
-        }
+        (None, None, Some(name), value) => claim_of(name, value)?,
         _ => {
             return Err(format!(
                 "a rule is for one of `email`, `domain` and `claim`, and only a `claim` has a `value`; {HINT}"
@@ -121,12 +119,21 @@ fn of_text(item: &str) -> Result<OidcRule, String> {
     let (who, profile) = item.rsplit_once('=').ok_or_else(bad)?;
     let who = match (who.strip_prefix('@'), who.split_once(':')) {
         (Some(domain), _) => domain_of(domain)?,
-        (None, Some((name, value))) if !name.is_empty() && !value.is_empty() => {
-            OidcWho::Claim { name: name.to_owned(), value: Some(value.to_owned()) }
-        }
+        (None, Some((name, value))) if !name.is_empty() && !value.is_empty() => claim_of(name, Some(value))?,
         _ => email_of(who)?,
     };
     Ok(OidcRule { who, profiles: profiles_of(&[profile])? })
+}
+
+/// Any claim but that of the address, which may be one that the provider has not verified.
+fn claim_of(name: &str, value: Option<&str>) -> Result<OidcWho, String> {
+    if name == "email" {
+        let address = value.unwrap_or("ann@example.com");
+        return Err(format!(
+            "a rule by the claim `email` would count an address also if the provider has not verified it; write `email = \"{address}\"`, or where rules are one text, `{address}=PROFILE`"
+        ));
+    }
+    Ok(OidcWho::Claim { name: name.to_owned(), value: value.map(str::to_owned) })
 }
 
 fn email_of(text: &str) -> Result<OidcWho, String> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use serde_json::json;
 
 use super::body::{Answer, Outgoing};
 use super::credentials::credentials;
@@ -82,6 +83,12 @@ pub(super) async fn answer(
 async fn begin(http: &Http, request: &Request<Outgoing>, form: Form, visitor: VisitorAddr) -> Outcome {
     let wanted = Wanted::read(http, request.uri().query().unwrap_or_default(), visitor);
     let session = session::of_login(http, request.headers());
+    if let Some(tunnel) = wanted.tunnel.as_ref().filter(|tunnel| tunnel.access == AccessLevel::Public) {
+        return match session {
+            Some(session) => go(http, &session, &wanted, None, StatusCode::TEMPORARY_REDIRECT),
+            None => Ok((no_login(&wanted.place(http, tunnel), form), Reason::OwnAnswer)),
+        };
+    }
     let shown = by_token_cookie(http, request.headers(), &wanted);
     let may_see = |session: &Session| wanted.tunnel.as_ref().is_some_and(|it| session.may_see(&it.owner));
     match (&session, &shown) {
@@ -232,7 +239,7 @@ fn go(
 fn ask(wanted: &Wanted, trouble: Option<&str>, status: StatusCode) -> Response<Answer> {
     let what = match &wanted.tunnel {
         Some(tunnel) => {
-            format!("<p>The preview <code>{}</code> is private.</p>", escape(tunnel.name.as_str()))
+            format!("<p>The preview <code>{}</code> is {}.</p>", escape(tunnel.name.as_str()), tunnel.access)
         }
         None if !wanted.env.is_empty() => {
             format!("<p>Nobody offers the preview <code>{}</code> now.</p>", escape(&wanted.env))
@@ -249,6 +256,20 @@ fn ask(wanted: &Wanted, trouble: Option<&str>, status: StatusCode) -> Response<A
     // The form's answer leads to the preview, and from there to wherever it likes, which
     // `form-action` would forbid.
     html(status, "Log in", &content, "")
+}
+
+/// Tells somebody that there is nothing to log in for. Nobody is sent on whom nothing is known of: whose
+/// preview it is, may be anybody.
+fn no_login(place: &str, form: Form) -> Response<Answer> {
+    const WHAT: &str = "This preview is public: it needs no login";
+    match form {
+        Form::Html => {
+            let place = escape(place);
+            html(StatusCode::OK, "Public", &format!("<p>{WHAT}. <a href=\"{place}\">{place}</a></p>"), "")
+        }
+        Form::Json => own(StatusCode::OK, form, format!("{}\n", json!({ "message": WHAT, "url": place }))),
+        Form::Text => own(StatusCode::OK, form, format!("{WHAT}.\n{place}\n")),
+    }
 }
 
 /// Tells somebody that a preview is not for them, whoever they say they are.

@@ -40,15 +40,21 @@ impl Wanted {
         Self { tunnel, env, from, path, browser }
     }
 
+    /// The preview itself, and the path there.
+    pub(super) fn place(&self, http: &Http, tunnel: &Tunnel) -> String {
+        let base = &http.settings.base;
+        format!("{}{}", base.origin_of(&HostName::child_of(tunnel.name.as_str(), &base.host)), self.path)
+    }
+
     /// The way to the preview. Without a browser to hand the login to, it is the preview itself,
     /// which sends the browser here once more.
     pub(super) fn way(&self, http: &Http, session: &Session, tunnel: &Tunnel) -> Result<String, Failure> {
-        let base = &http.settings.base;
-        let host = HostName::child_of(tunnel.name.as_str(), &base.host);
-        let origin = base.origin_of(&host);
         match self.browser.as_deref().filter(|_| tunnel.access == AccessLevel::Private) {
-            None => Ok(format!("{origin}{}", self.path)),
+            None => Ok(self.place(http, tunnel)),
             Some(browser) => {
+                let base = &http.settings.base;
+                let host = HostName::child_of(tunnel.name.as_str(), &base.host);
+                let origin = base.origin_of(&host);
                 let code = http.sessions.hand_over(session, host.as_str(), browser, self.from.0);
                 let code = code.map_err(|error| ours(&error))?;
                 Ok(format!("{origin}{}?code={code}&returnPath={}", callback::PATH, escape_query(&self.path)))

@@ -793,6 +793,31 @@ fn who_comes_back_from_the_hosted_service_without_the_profile_is_told_so() {
     assert_eq!(jar.step(&login).status, 307);
 }
 
+/// At a provider or the hosted service, nobody needs to log in for it either.
+#[test]
+fn whoever_comes_to_log_in_for_a_public_preview_is_told_that_it_is_public() {
+    let told = |house: &House| {
+        let (jar, open) = (house.jar("jar"), house.other("/open", "/echo?a=b"));
+        let label = open.trim_start_matches("https://").split('.').next().expect("a label").to_owned();
+        let login = format!("{AUTH}/login?env={label}&returnPath=%2Fecho%3Fa%3Db");
+        let page = jar.step(&login);
+        assert!(page.status == 200 && page.text().contains("is public"), "{page:?} {}", page.text());
+        assert!(page.text().contains(&format!("<a href=\"{open}\">")), "{}", page.text());
+        assert!(!page.text().contains("private") && !page.text().contains("<form"), "{}", page.text());
+        assert_eq!((page.header("set-cookie"), page.header("location")), (None, None));
+        let program = Curl::new(&house.gateway).header("Accept: application/json").get(&login);
+        assert_eq!(program.json()["url"], *open);
+        login
+    };
+    told(&House::hosted(Setup::new()));
+    let house = House::new();
+    let login = told(&house);
+    // Who is logged in is sent on, also as somebody who may see none of that agent's private previews.
+    let jar = house.jar("in");
+    assert_eq!(jar.login(&url("web", "/echo"), &house.token("ed25519a")).status, 200);
+    assert_eq!(jar.go(&login).json()["target"], "/echo?a=b");
+}
+
 /// A path may be longer than what a browser can ask the login host for.
 #[test]
 fn who_comes_for_a_very_long_path_can_log_in() {
