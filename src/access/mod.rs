@@ -20,6 +20,7 @@ mod logouts;
 mod network_files;
 mod networks;
 mod oidc;
+mod oidc_discovery;
 mod oidc_fault;
 mod oidc_rules;
 mod remote;

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use openidconnect::core::{
     CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreClientAuthMethod, CoreErrorResponseType,
     CoreGenderClaim, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm,
@@ -16,16 +15,16 @@ use openidconnect::core::{
 };
 use openidconnect::{
     AccessToken, AdditionalClaims, AuthType, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken,
-    DiscoveryError, EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest,
-    HttpResponse, IdTokenFields, IssuerUrl, Nonce, OAuth2TokenResponse as _, PkceCodeChallenge,
-    PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope, StandardErrorResponse, StandardTokenResponse,
-    SubjectIdentifier, TokenResponse as _, UserInfoClaims,
+    EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, IdTokenFields, Nonce,
+    OAuth2TokenResponse as _, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
+    StandardErrorResponse, StandardTokenResponse, SubjectIdentifier, TokenResponse as _, UserInfoClaims,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
+use super::oidc_discovery::{ask, discover};
 use super::oidc_fault::OidcFault;
 use super::oidc_rules::{ADDRESS, Granted, VERIFIED, granted, is_open, name_of};
 use super::session::{Known, Origin};
@@ -39,8 +38,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ANSWER_MAX: usize = 256 * 1024;
 /// How far clocks may be apart.
 const APART: Duration = Duration::from_secs(LEEWAY.unsigned_abs());
-/// Most octets of what is told of its description, where that names two URLs.
-const VALIDATION_MAX: usize = 1000;
 /// How long its description and its keys are good.
 const KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long a failure is told again without asking again.
@@ -172,7 +169,8 @@ impl Oidc {
             _ => {}
         }
         let (deadline, max_body, root_setting) = (DEADLINE, ANSWER_MAX, Some("`access.oidc.root`"));
-        let fetch = Fetch::new(FetchOptions { deadline, max_body, extra_roots, root_setting })?;
+        let options = FetchOptions { deadline, max_body, extra_roots, root_setting, https_only: true };
+        let fetch = Fetch::new(options)?;
         let origin = Origin::oidc(settings);
         let (settings, described) = (settings.clone(), Mutex::default());
         Ok(Self(Arc::new(Inner { settings, redirect, origin, fetch, described })))
@@ -207,7 +205,7 @@ impl Oidc {
     /// When any of it does not hold, or no rule is for them.
     pub async fn finish(&self, begun: Begun, code: String) -> Result<Known, OidcFault> {
         let client = self.client(false).await?;
-        let http = |request: HttpRequest| self.ask(request);
+        let http = |request: HttpRequest| ask(&self.0.fetch, request);
         let exchange = client
             .exchange_code(AuthorizationCode::new(code))
             .map_err(|error| OidcFault::Description(error.to_string()))?
@@ -262,7 +260,7 @@ impl Oidc {
         let Ok(request) = client.user_info(access.clone(), Some(SubjectIdentifier::new(subject))) else {
             return Ok(Map::new());
         };
-        let http = |request: HttpRequest| self.ask(request);
+        let http = |request: HttpRequest| ask(&self.0.fetch, request);
         let more: UserInfoClaims<OtherClaims, CoreGenderClaim> = request
             .request_async(&http)
             .await
@@ -313,40 +311,12 @@ impl Oidc {
                 return known.outcome.clone();
             }
         }
-        let issuer = IssuerUrl::new(self.0.settings.issuer.clone());
-        let outcome = match issuer {
-            Err(error) => Err(OidcFault::Description(error.to_string())),
-            Ok(issuer) => {
-                let http = |request: HttpRequest| self.ask(request);
-                let found = CoreProviderMetadata::discover_async(issuer, &http).await;
-                found.map(Arc::new).map_err(|error| match error {
-                    DiscoveryError::Request(error) => OidcFault::Unreachable(error.to_string()),
-                    DiscoveryError::Response(status, ..) => {
-                        OidcFault::Description(format!("it answered with the status {}", status.as_u16()))
-                    }
-                    DiscoveryError::Parse(error) => OidcFault::Description(brief(&error.to_string())),
-                    // Both values in full: they often differ by their last character.
-                    DiscoveryError::Validation(what) if what.len() <= VALIDATION_MAX => {
-                        OidcFault::Description(what)
-                    }
-                    other => OidcFault::Description(brief(&other.to_string())),
-                })
-            }
-        };
+        let outcome = discover(&self.0.fetch, &self.0.settings.issuer).await.map(Arc::new);
         if let Err(fault) = &outcome {
             tracing::warn!("{fault}");
         }
         *described = Some(Described { at: Instant::now(), outcome: outcome.clone() });
         outcome
-    }
-
-    /// One request to the provider.
-    fn ask(&self, request: HttpRequest) -> impl Future<Output = Result<HttpResponse, FetchError>> + use<> {
-        let fetch = self.0.fetch.clone();
-        async move {
-            let answer = fetch.send(request.map(Bytes::from)).await?;
-            Ok(answer.map(|body| body.to_vec()))
-        }
     }
 }
 

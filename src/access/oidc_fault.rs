@@ -11,6 +11,16 @@ pub enum OidcFault {
         "the identity provider's description cannot be used ({0}); `access.oidc.issuer` must be its issuer, exactly as it writes it"
     )]
     Description(String),
+    /// It names a URL that is not `https`.
+    #[error(
+        "the identity provider names `{url}` as its `{field}`, where the secret and logins would go in the clear; have it describe itself with `https://` URLs only: behind a proxy that ends TLS, it has to be told its own address"
+    )]
+    InTheClear {
+        /// What of its description.
+        field: &'static str,
+        /// The URL, shortened.
+        url: String,
+    },
     /// It said no.
     #[error("the identity provider refused the login: {0}")]
     Refused(String),

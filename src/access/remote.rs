@@ -179,7 +179,13 @@ fn client(root: Option<&Path>) -> Result<Fetch, String> {
     };
     let extra_roots = root.map(read).transpose()?;
     let root_setting = Some("`root` of the issuer in `access.issuer`");
-    let options = FetchOptions { deadline: DEADLINE, max_body: SET_MAX, extra_roots, root_setting };
+    let options = FetchOptions {
+        deadline: DEADLINE,
+        max_body: SET_MAX,
+        extra_roots,
+        root_setting,
+        ..FetchOptions::default()
+    };
     Fetch::new(options).map_err(|error| match (root, error) {
         (Some(root), error @ FetchError::BadRoots(_)) => format!("`{}`: {error}", root.display()),
         (_, error) => error.to_string(),

@@ -88,6 +88,7 @@ fn failed(fault: &OidcFault) -> Failure {
         }
         OidcFault::Unreachable(_)
         | OidcFault::Description(_)
+        | OidcFault::InTheClear { .. }
         | OidcFault::Exchange(_)
         | OidcFault::Secret => (
             StatusCode::BAD_GATEWAY,

@@ -41,11 +41,14 @@ pub struct FetchOptions {
     pub extra_roots: Option<String>,
     /// Where the operator can name them, in words for [`FetchError::Untrusted`]. `None`: nowhere.
     pub root_setting: Option<&'static str>,
+    /// Whether nothing is asked but over TLS, whoever names the URL.
+    pub https_only: bool,
 }
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), max_body: 1 << 20, extra_roots: None, root_setting: None }
+        let (deadline, max_body) = (Duration::from_secs(30), 1 << 20);
+        Self { deadline, max_body, extra_roots: None, root_setting: None, https_only: false }
     }
 }
 
@@ -55,6 +58,9 @@ pub enum FetchError {
     /// The request has no host, or is neither HTTP nor HTTPS.
     #[error("`{0}` is not a URL that can be asked; write it whole, such as `https://example.com/`")]
     BadUrl(String),
+    /// Everybody on the way could read the request, and change the answer.
+    #[error("`{0}` would be asked in the clear; only `https://` is asked here")]
+    InTheClear(String),
     /// The name has no address, or nobody could be asked.
     #[error("`{host}` cannot be found ({cause}); check the name, and the DNS of this machine")]
     NotFound {
@@ -156,11 +162,9 @@ impl Fetch {
         tcp.set_nodelay(true);
         // A host with several addresses gets its share of the deadline for each.
         tcp.set_connect_timeout(Some(options.deadline / 2));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
+        let connector = if options.https_only { connector.https_only() } else { connector.https_or_http() };
+        let connector = connector.enable_http1().wrap_connector(tcp);
         let tasks = Tasks::new();
         let client = Client::builder(tasks.clone())
             .pool_timer(TokioTimer::new())
@@ -177,6 +181,9 @@ impl Fetch {
     /// When there is no whole answer within the deadline and the bound.
     pub async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, FetchError> {
         let host = host_of(request.uri())?;
+        if self.0.options.https_only && request.uri().scheme_str() != Some("https") {
+            return Err(FetchError::InTheClear(request.uri().to_string()));
+        }
         request.headers_mut().entry(USER_AGENT).or_insert(AGENT);
         let FetchOptions { deadline, max_body, root_setting, .. } = self.0.options;
         let whole = async {
@@ -395,6 +402,20 @@ mod tests {
         let broken = said(broken.url("http")).await;
         assert!(broken.contains("not answer as an HTTP server"), "{broken}");
         assert!(Fetch::new(FetchOptions { extra_roots: Some("junk".to_owned()), ..options() }).is_err());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_in_the_clear_where_that_is_so() {
+        let plain = Server::start(SMALL, false).await;
+        let fetch = Fetch::new(FetchOptions { https_only: true, ..options() }).expect("made");
+        for scheme in ["http", "HTTP"] {
+            let refused = fetch.send(get(&plain.url(scheme))).await.expect_err("no answer");
+            assert!(
+                matches!(&refused, FetchError::InTheClear(url) if url.contains("localhost")),
+                "{refused}"
+            );
+        }
+        assert_eq!(plain.accepted.load(std::sync::atomic::Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

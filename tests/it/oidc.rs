@@ -395,3 +395,37 @@ fn a_provider_that_cannot_be_used_is_told_of_in_a_sentence() {
     assert_eq!(program.status, 307);
     drop(untrusted.provider);
 }
+
+/// A provider behind a proxy that ends TLS may believe that it is asked in the clear.
+#[test]
+fn nothing_goes_to_a_provider_in_the_clear_whatever_it_says_of_itself() {
+    for field in ["", "authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri"] {
+        let mut setup = Setup::new();
+        let leaf = setup.ca.leaf("provider", &["localhost"]);
+        let provider =
+            node("oidc_description.js", &json!({ "cert": leaf.cert, "key": leaf.key, "plain": field }));
+        let port: u16 = provider.out.wait("the provider's port", SOON, |said| said.trim().parse().ok());
+        setup.set("access.oidc.issuer", format!("https://localhost:{port}"));
+        setup.set("access.oidc.client_id", "oneport");
+        setup.set("access.oidc.client_secret", "very secret");
+        setup.set("access.oidc.root", setup.ca.cert().display().to_string());
+        setup.set("access.oidc.allow", vec![rule(&[("domain", "example.com")], &["*"])]);
+        let gateway = setup.start();
+        let file = gateway.path("jar");
+        let curl = || {
+            let file = file.to_str().expect("UTF-8");
+            Curl::new(&gateway).args(&["-b", file, "-c", file]).header("Accept: text/html")
+        };
+        let sent = curl().get("https://auth.gw.test/login");
+        let state = sent.header("location").and_then(|to| to.split_once("state=")?.1.split('&').next());
+        if let Some(state) = state {
+            // Whatever comes of it: the code would be shown with the secret.
+            curl().get(&format!("https://auth.gw.test/login/callback?code=x&state={state}"));
+        }
+        let (said, is_told) = (sent.text(), sent.status == 502);
+        let is_named =
+            said.contains(&format!("as its `{field}`")) && said.contains("<code>provider-unusable</code>");
+        assert_eq!((is_told, is_named), (!field.is_empty(), !field.is_empty()), "{field}: {said}");
+        provider.out.wait("no more", SOON, |said| (!said.contains("in the clear")).then_some(()));
+    }
+}

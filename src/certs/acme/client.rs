@@ -57,7 +57,13 @@ pub(super) fn fetch_with(root: Option<&Path>) -> Result<Fetch, String> {
     });
     let extra_roots = extra_roots.transpose()?;
     let root_setting = Some("`root` of the directory in `acme.directories`");
-    let options = FetchOptions { deadline: DEADLINE, max_body: ANSWER_MAX, extra_roots, root_setting };
+    let options = FetchOptions {
+        deadline: DEADLINE,
+        max_body: ANSWER_MAX,
+        extra_roots,
+        root_setting,
+        ..FetchOptions::default()
+    };
     Fetch::new(options).map_err(|error| match (root, error) {
         (Some(root), error @ FetchError::BadRoots(_)) => format!("`{}`: {error}", root.display()),
         (_, error) => error.to_string(),
