@@ -4,9 +4,8 @@
 //! A link names a share and says whose it is and until when, sealed for the preview's host. It opens
 //! nothing else, and nothing at all once its share is off the list here, which outlives the process.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,39 +15,17 @@ use time::OffsetDateTime;
 
 use super::Identity;
 use super::hold::{Bases, Hold};
-use super::keep::{self, hex, unhex};
+use super::keep;
 use super::seal::{Opened, Purpose, SealError, Seals, SecretName, random};
 use super::session::hash;
+use super::share_list::{ALL_MAX, FROM_ADDRESS_MAX, List, OF_KEY_MAX, Owner, Share, ShareId, shown};
 use crate::config::watch::off_thread;
 use crate::name::TunnelName;
-use crate::observe::{Reason, shown_time};
+use crate::net::address_group;
+use crate::observe::Reason;
 
 /// Where a link leads on its preview's host, which no service there can have.
 pub const GUEST_PATH: &str = "/.oneport/guest";
-/// Most shares that one key may have at a time.
-const OF_KEY_MAX: usize = 64;
-/// Most shares of all keys.
-const ALL_MAX: usize = 20_000;
-
-/// What names a share. Not a secret: the link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ShareId([u8; 8]);
-
-/// Whose key it is, by the hash of its fingerprint.
-type Owner = [u8; 16];
-
-/// One preview, shared until a time.
-#[derive(Clone, Debug)]
-pub struct Share {
-    /// Names it.
-    pub id: ShareId,
-    /// The preview.
-    pub name: TunnelName,
-    owner: Owner,
-    /// Unix time.
-    until: i64,
-}
-
 /// What there is to show of a good link.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -74,13 +51,6 @@ struct Inner {
     bases: Bases<(ShareId, SecretName)>,
 }
 
-#[derive(Debug, Default)]
-struct List {
-    all: HashMap<ShareId, Share>,
-    /// How often it has changed.
-    changes: u64,
-}
-
 /// Why nothing is shared, or taken back.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareFault {
@@ -95,6 +65,11 @@ pub enum ShareFault {
         "your key shares {OF_KEY_MAX} previews already; take one back with `unshare ID` (`shares` lists them)"
     )]
     TooMany,
+    /// All keys' at one address, of which anybody can make many.
+    #[error(
+        "{FROM_ADDRESS_MAX} guest links that were made at your address are still good, and no more are kept; take some back with `unshare ID`, or try again when some have ended"
+    )]
+    TooManyHere,
     /// All keys'.
     #[error("this gateway keeps {ALL_MAX} guest links, and no more; try again when some have ended")]
     Full,
@@ -129,6 +104,9 @@ pub enum LinkFault {
     /// It was taken back.
     #[error("this guest link was taken back")]
     TakenBack,
+    /// The operator wants none any more.
+    #[error("this gateway gives no guest links any more")]
+    NotHere,
 }
 
 impl LinkFault {
@@ -137,46 +115,8 @@ impl LinkFault {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NotWhole | Self::OtherOwner => Reason::BadLink,
-            Self::Over(_) | Self::TakenBack => Reason::LinkEnded,
+            Self::Over(_) | Self::TakenBack | Self::NotHere => Reason::LinkEnded,
         }
-    }
-}
-
-impl std::fmt::Display for ShareId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&hex(&self.0))
-    }
-}
-
-impl ShareId {
-    /// Reads what `Display` writes.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        unhex(text).map(Self)
-    }
-}
-
-impl Share {
-    /// When it ends by itself (RFC 3339).
-    #[must_use]
-    pub fn until(&self) -> String {
-        shown(self.until)
-    }
-
-    fn is_over(&self, now: i64) -> bool {
-        self.until <= now
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        [&self.id.0[..], &self.owner, &self.until.to_be_bytes()].concat()
-    }
-
-    /// `ID OWNER UNTIL NAME`.
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split(' ');
-        let (id, owner) = (ShareId::parse(words.next()?)?, unhex(words.next()?)?);
-        let (until, name) = (words.next()?.parse().ok()?, TunnelName::from_label(words.next()?)?);
-        words.next().is_none().then_some(Self { id, name, owner, until })
     }
 }
 
@@ -202,27 +142,32 @@ impl Guest {
 
 impl Shares {
     /// Reads the file, if there is one; lines that are none are left out, so that what they shared is
-    /// no longer. Reads a file: not for a busy task.
+    /// no longer. What was shared for longer than `max` from now on ends then; that is written down, so that
+    /// it is not back where there may be more again. Reads and writes a file: not for a busy task.
     ///
     /// # Errors
     /// When it is there and cannot be read.
     pub fn open(path: PathBuf, seals: Seals, max: Duration) -> io::Result<Self> {
-        let text = keep::read(&path)?;
-        let now = now();
-        let shares = text.lines().filter_map(Share::parse).filter(|share| !share.is_over(now));
-        let all = shares.take(ALL_MAX).map(|share| (share.id, share)).collect();
-        let (list, bases) = (Mutex::new(List { all, changes: 0 }), Bases::default());
+        let (list, is_cut) = List::read(&keep::read(&path)?, max, now());
+        if is_cut {
+            tracing::info!(max = %span(max), "guest links that were good for longer than `access.share_max` end by it");
+            if let Err(error) = keep::write(&path, &text_of(&list.copy().0)) {
+                tracing::error!(%error, path = %path.display(), "cannot write down that guest links end");
+            }
+        }
+        let (list, bases) = (Mutex::new(list), Bases::default());
         Ok(Self(Arc::new(Inner { path, seals, max, list, written: Arc::default(), bases })))
     }
 
-    /// Shares a preview of `owner`'s, which has this host, from now on for this time. The text is for
-    /// the link. Not cancel safe: dropped in between, it may be shared or not.
+    /// Shares a preview of `owner`'s, who asks `from` there, and which has this host, from now on for this
+    /// time. The text is for the link. Not cancel safe: dropped in between, it may be shared or not.
     ///
     /// # Errors
     /// When it may not, or cannot be kept; then it is not shared.
     pub async fn share(
         &self,
         owner: &Identity,
+        from: IpAddr,
         name: TunnelName,
         host: &str,
         time: Duration,
@@ -233,14 +178,13 @@ impl Shares {
         if time < Duration::from_secs(1) || time > self.0.max {
             return Err(ShareFault::Time(self.0.max));
         }
-        let until = now().saturating_add_unsigned(time.as_secs());
-        let share = Share { id: ShareId(random()?), name, owner: owner_of(owner), until };
+        let now = now();
+        let (until, from) = (now.saturating_add_unsigned(time.as_secs()), Some(address_group(from)));
+        let share = Share { id: ShareId(random()?), name, owner: owner_of(owner), until, from };
         let link = self.0.seals.seal(Purpose::Guest, host, &share.encode())?;
-        let change = self.0.list.lock().add(share.clone())?;
+        let change = self.0.list.lock().add(share.clone(), now)?;
         if let Err(error) = self.write(change).await {
-            let mut list = self.0.list.lock();
-            list.all.remove(&share.id);
-            list.changes += 1;
+            self.0.list.lock().remove(&[share.id]);
             return Err(ShareFault::NotKept(error));
         }
         Ok((share, link))
@@ -248,11 +192,10 @@ impl Shares {
 
     /// What this key shares, the first to end first.
     #[must_use]
-    pub fn of(&self, owner: &Identity) -> Vec<Share> {
-        let (owner, now) = (owner_of(owner), now());
-        let list = self.0.list.lock();
-        let own = list.all.values().filter(|share| share.owner == owner && !share.is_over(now));
-        let mut own: Vec<_> = own.cloned().collect();
+    pub fn of(&self, owner: &Identity) -> Vec<Arc<Share>> {
+        let own = self.0.list.lock().of(&owner_of(owner));
+        let now = now();
+        let mut own: Vec<_> = own.into_iter().filter(|share| !share.is_over(now)).collect();
         own.sort_by_key(|share| (share.until, share.id.0));
         own
     }
@@ -263,7 +206,8 @@ impl Shares {
     /// # Errors
     /// When there is none of this name, or its end cannot be written down.
     pub async fn take_back(&self, owner: &Identity, id: Option<ShareId>) -> Result<Vec<ShareId>, ShareFault> {
-        let own = self.of(owner).into_iter().map(|share| share.id);
+        let own = self.of(owner);
+        let own = own.iter().map(|share| share.id);
         let meant: Vec<_> = own.filter(|own| id.is_none_or(|id| id == *own)).collect();
         if let (Some(id), true) = (id, meant.is_empty()) {
             return Err(ShareFault::Unknown(id.to_string()));
@@ -271,12 +215,7 @@ impl Shares {
         if meant.is_empty() {
             return Ok(meant);
         }
-        let change = {
-            let mut list = self.0.list.lock();
-            list.all.retain(|id, _| !meant.contains(id));
-            list.changes += 1;
-            list.changes
-        };
+        let change = self.0.list.lock().remove(&meant);
         self.0.bases.end(Reason::LinkEnded, |(id, _)| meant.contains(id));
         self.write(change).await.map_err(ShareFault::NotForgotten)?;
         Ok(meant)
@@ -295,58 +234,40 @@ impl Shares {
         if *by != owner_of(owner) {
             return Err(LinkFault::OtherOwner);
         }
-        if until <= now() {
-            return Err(LinkFault::Over(shown(until)));
-        }
-        let end = OffsetDateTime::from_unix_timestamp(until).map_err(|_| LinkFault::NotWhole)?;
+        let over = |until: i64| if until <= now() { Err(LinkFault::Over(shown(until))) } else { Ok(()) };
+        over(until)?;
         let id = ShareId(*id);
         // Before it is looked for: one that is taken back in between ends this.
         let basis = self.0.bases.of((id, secret), Some(&basis));
-        if !self.0.list.lock().all.contains_key(&id) {
-            return Err(LinkFault::TakenBack);
-        }
+        let share = self.0.list.lock().get(&id);
+        let share =
+            share.ok_or(if self.0.max.is_zero() { LinkFault::NotHere } else { LinkFault::TakenBack })?;
+        // Cut since it was made.
+        let until = until.min(share.until);
+        over(until)?;
+        let end = OffsetDateTime::from_unix_timestamp(until).map_err(|_| LinkFault::NotWhole)?;
         Ok(Guest { id, owner: *by, until: end, hold: Hold::new(Some(end), Some(basis)) })
     }
 
     /// Writes the list down, unless this change already is.
     async fn write(&self, change: u64) -> io::Result<()> {
         let inner = self.0.clone();
-        let mut written = inner.written.clone().lock_owned().await;
-        if *written >= change {
+        let mut last = inner.written.clone().lock_owned().await;
+        if *last >= change {
             return Ok(());
         }
         // The lock goes along: were this dropped, nobody would write at the same time.
         let work = move || {
-            let (text, changes) = inner.list.lock().write_out();
-            keep::write(&inner.path, &text).map(|()| *written = changes)
+            // Every guest's request waits for this lock: nothing is written out under it.
+            let (all, changes) = inner.list.lock().copy();
+            keep::write(&inner.path, &text_of(&all)).map(|()| *last = changes)
         };
         off_thread(work).await.unwrap_or_else(|| Err(io::Error::other("the gateway ends")))
     }
 }
 
-impl List {
-    /// The value is the number of this change.
-    fn add(&mut self, share: Share) -> Result<u64, ShareFault> {
-        let now = now();
-        self.all.retain(|_, share| !share.is_over(now));
-        if self.all.values().filter(|other| other.owner == share.owner).count() >= OF_KEY_MAX {
-            return Err(ShareFault::TooMany);
-        }
-        if self.all.len() >= ALL_MAX {
-            return Err(ShareFault::Full);
-        }
-        self.all.insert(share.id, share);
-        self.changes += 1;
-        Ok(self.changes)
-    }
-
-    fn write_out(&self) -> (String, u64) {
-        let mut text = String::new();
-        for Share { id, name, owner, until } in self.all.values() {
-            let _ = writeln!(text, "{id} {} {until} {name}", hex(owner));
-        }
-        (text, self.changes)
-    }
+fn text_of(all: &[Arc<Share>]) -> String {
+    all.iter().map(|share| share.line()).collect()
 }
 
 fn owner_of(owner: &Identity) -> Owner {
@@ -365,10 +286,6 @@ fn now() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
 }
 
-fn shown(time: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(time).map(shown_time).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -376,6 +293,7 @@ mod tests {
     use russh::keys::{Algorithm, PrivateKey};
 
     use super::*;
+    use crate::access::sessions::tests::HERE;
     use crate::config::{AccessSettings, Secret};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -386,9 +304,13 @@ mod tests {
     }
 
     fn shares(dir: &Path) -> Shares {
+        shares_for(dir, HOUR)
+    }
+
+    fn shares_for(dir: &Path, max: Duration) -> Shares {
         let secrets = vec![Secret::new("0123456789abcdef")];
         let seals = Seals::open(&AccessSettings { secrets, ..AccessSettings::default() }).expect("opened");
-        Shares::open(dir.join("shares"), seals, HOUR).expect("opened")
+        Shares::open(dir.join("shares"), seals, max).expect("opened")
     }
 
     fn name(text: &str) -> TunnelName {
@@ -399,7 +321,7 @@ mod tests {
     async fn a_link_opens_one_host_of_one_owner_until_it_is_taken_back() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (shares, own, other) = (shares(dir.path()), owner(), owner());
-        let (share, link) = shares.share(&own, name("a"), "a.test", HOUR).await.expect("shared");
+        let (share, link) = shares.share(&own, HERE, name("a"), "a.test", HOUR).await.expect("shared");
         let guest = shares.guest(&link, "a.test", &own).expect("good");
         assert!(guest.may_see(&own) && !guest.may_see(&other));
         assert!(guest.left() <= HOUR && guest.left() > HOUR / 2);
@@ -426,14 +348,34 @@ mod tests {
     async fn a_link_ends_and_is_forgotten() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (shares, own) = (shares(dir.path()), owner());
-        let old = Share { id: ShareId([1; 8]), name: name("a"), owner: owner_of(&own), until: now() };
-        shares.0.list.lock().add(old.clone()).expect("added");
+        let old =
+            Share { id: ShareId([1; 8]), name: name("a"), owner: owner_of(&own), until: now(), from: None };
+        shares.0.list.lock().add(old.clone(), 0).expect("added");
         let link = shares.0.seals.seal(Purpose::Guest, "a.test", &old.encode()).expect("sealed");
         let fault = shares.guest(&link, "a.test", &own).map(drop).expect_err("over");
         assert!(matches!(&fault, LinkFault::Over(at) if at.ends_with('Z')), "{fault}");
         assert!(shares.of(&own).is_empty());
-        shares.share(&own, name("b"), "b.test", HOUR).await.expect("shared");
-        assert_eq!(shares.0.list.lock().all.len(), 1);
+        shares.share(&own, HERE, name("b"), "b.test", HOUR).await.expect("shared");
+        assert_eq!(shares.0.list.lock().copy().0.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn links_are_cut_at_the_start_to_what_is_allowed_now() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (own, minute) = (owner(), Duration::from_secs(60));
+        let (share, link) =
+            shares(dir.path()).share(&own, HERE, name("a"), "a.test", HOUR).await.expect("shared");
+        let guest = |shares: &Shares| shares.guest(&link, "a.test", &own);
+        let cut = shares_for(dir.path(), minute);
+        assert!(guest(&cut).expect("good").left() <= minute && cut.of(&own)[0].until < share.until);
+        let after = OffsetDateTime::now_utc() + minute;
+        assert_eq!(guest(&cut).expect("good").hold().over_at(after), Some(Reason::PermitExpired));
+        // What is allowed again lengthens nothing.
+        assert!(guest(&shares(dir.path())).expect("good").left() <= minute);
+        let none = shares_for(dir.path(), Duration::ZERO);
+        assert_eq!(guest(&none).map(drop), Err(LinkFault::NotHere));
+        assert!(none.of(&own).is_empty());
+        assert_eq!(guest(&shares(dir.path())).map(drop), Err(LinkFault::TakenBack));
     }
 
     #[tokio::test]
@@ -441,14 +383,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (shares, own) = (shares(dir.path()), owner());
         for bad in [Duration::ZERO, HOUR + Duration::from_secs(1), Duration::MAX] {
-            let fault = shares.share(&own, name("a"), "a.test", bad).await.expect_err("refused");
+            let fault = shares.share(&own, HERE, name("a"), "a.test", bad).await.expect_err("refused");
             assert!(fault.to_string().contains("at most `1h`"), "{fault}");
         }
-        let all: Vec<_> = (0..OF_KEY_MAX).map(|_| shares.share(&own, name("a"), "a.test", HOUR)).collect();
+        let all: Vec<_> =
+            (0..OF_KEY_MAX).map(|_| shares.share(&own, HERE, name("a"), "a.test", HOUR)).collect();
         assert!(futures_util::future::join_all(all).await.iter().all(Result::is_ok));
-        let more = shares.share(&own, name("a"), "a.test", HOUR).await;
+        let more = shares.share(&own, HERE, name("a"), "a.test", HOUR).await;
         assert!(matches!(more, Err(ShareFault::TooMany)));
-        assert!(shares.share(&owner(), name("a"), "a.test", HOUR).await.is_ok());
+        assert!(shares.share(&owner(), HERE, name("a"), "a.test", HOUR).await.is_ok());
         assert_eq!(self::shares(dir.path()).of(&own).len(), OF_KEY_MAX);
         // A folder that cannot be written to.
         let away = dir.path().join("away");
@@ -460,16 +403,7 @@ mod tests {
             written: Arc::default(),
             bases: Bases::default(),
         }));
-        let fault = lost.share(&own, name("a"), "a.test", HOUR).await.map(drop);
+        let fault = lost.share(&own, HERE, name("a"), "a.test", HOUR).await.map(drop);
         assert!(matches!(fault, Err(ShareFault::NotKept(_))) && lost.of(&own).is_empty());
-    }
-
-    #[test]
-    fn lines_that_are_none_are_left_out() {
-        let good = format!("{} {} 99 web-abc", "0a".repeat(8), "ff".repeat(16));
-        assert!(Share::parse(&good).is_some());
-        for bad in ["", "a b 1 c", &good[1..], &format!("{good} x"), &good.replace("99", "x")] {
-            assert!(Share::parse(bad).is_none(), "{bad}");
-        }
     }
 }

@@ -271,7 +271,7 @@ const GENERAL: &[Setting] = &[
         "access.share_max",
         "duration",
         "30d",
-        "How long a guest link may open a private preview at most; `0s` allows none. Links that are there stay as they are.",
+        "How long a guest link may open a private preview at most; `0s` allows none. Links that are there are cut to it at the next start.",
     ),
     setting(
         "access.isolate_cookies",
