@@ -24,6 +24,8 @@ use crate::registry::{Target, Tunnel};
 const PREFIX: &str = "__Host-";
 /// Seconds that a browser may take from being sent to the login until it is back.
 const LOGIN_TAKES: u64 = 60 * 60;
+/// Most cookies of a kind that are read: more than browsers keep of one site.
+const KEPT_MAX: usize = 256;
 /// Characters of a mark that are in its cookie's name.
 const TAG: usize = 8;
 /// Most logins of one browser that are looked at, and marks of it: as many tabs as it may open again at
@@ -107,7 +109,7 @@ impl Kind {
         let own = self.name(base);
         let is_own =
             |name: &str| name.strip_prefix(&*own).is_some_and(|tag| tag.is_empty() || tag.starts_with('-'));
-        cookies_named(headers, is_own).collect()
+        cookies_named(headers, is_own).take(KEPT_MAX).collect()
     }
 }
 
@@ -242,8 +244,10 @@ impl Browser {
         }
         let secret = access::random_text::<16>().ok()?;
         let mark = mark_of(&secret);
-        let age = format!("; Max-Age={LOGIN_TAKES}");
-        let cookie = set(base, &kind.name_of(base, &mark[..TAG]), &secret, &age)?;
+        // What a page asks for, which may be much at once, would leave no room for other cookies of the site.
+        let is_page = headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
+        let name = if is_page { kind.name_of(base, &mark[..TAG]) } else { kind.name(base) };
+        let cookie = set(base, &name, &secret, &format!("; Max-Age={LOGIN_TAKES}"))?;
         Some(Self { mark, set: Some(cookie) })
     }
 
@@ -277,6 +281,26 @@ pub(super) fn put(headers: &mut HeaderMap, cookies: impl IntoIterator<Item = Hea
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_page_that_is_sent_to_the_login_makes_a_browser_known_by_one_more() {
+        let base = BaseUrl { https: true, host: HostName::parse("gw.test").expect("a name"), port: None };
+        let name_for = |mode: Option<&'static str>| {
+            let fields =
+                mode.map(|mode| ("sec-fetch-mode".parse().expect("a name"), HeaderValue::from_static(mode)));
+            let browser = Browser::of(Kind::Browser, &HeaderMap::from_iter(fields), &base).expect("random");
+            let cookie = browser.set.expect("a cookie");
+            let cookie = cookie.to_str().expect("text").split(';').next().expect("a pair").to_owned();
+            let shown =
+                HeaderMap::from_iter([(header::COOKIE, HeaderValue::try_from(&cookie).expect("text"))]);
+            let again = Browser::of(Kind::Browser, &shown, &base).expect("known");
+            assert!(again.mark == browser.mark && again.set.is_none(), "{cookie}");
+            cookie.split('=').next().expect("a name").to_owned()
+        };
+        let names = [None, Some("navigate"), Some("cors"), Some("no-cors")].map(name_for);
+        assert!(names[..2].iter().all(|name| name.starts_with("__Host-oneport-browser-")), "{names:?}");
+        assert_eq!(names[2..], ["__Host-oneport-browser"; 2]);
+    }
 
     #[test]
     fn marks_are_those_that_we_make() {
