@@ -275,6 +275,9 @@ impl ClientId {
     }
 }
 
+/// What all thumbprints with SHA-256 begin with (RFC 9278, section 3).
+const THUMBPRINT: &str = "urn:ietf:params:oauth:jwk-thumbprint:sha-256:";
+
 /// A key's RFC 7638 thumbprint as an RFC 9278 URI; also the profile id of the API.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Thumbprint(Arc<str>);
@@ -286,7 +289,14 @@ impl Thumbprint {
     pub fn of_canonical_jwk(jwk: &str) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, jwk.as_bytes());
         let digest = URL_SAFE_NO_PAD.encode(digest);
-        Self(format!("urn:ietf:params:oauth:jwk-thumbprint:sha-256:{digest}").into())
+        Self(format!("{THUMBPRINT}{digest}").into())
+    }
+
+    /// Whether a text is the thumbprint of some key.
+    #[must_use]
+    pub fn is_one(text: &str) -> bool {
+        let digest = text.strip_prefix(THUMBPRINT).and_then(|digest| URL_SAFE_NO_PAD.decode(digest).ok());
+        digest.is_some_and(|digest| digest.len() == aws_lc_rs::digest::SHA256_OUTPUT_LEN)
     }
 
     /// The URI as text.

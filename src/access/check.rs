@@ -1,5 +1,6 @@
-//! Whether issuers' keys can be had where the settings say, tried once: for `oneport check`.
+//! Whether those who vouch for people can be asked where the settings say, tried once: for `oneport check`.
 
+use super::oidc::Oidc;
 use super::remote::Remote;
 use crate::config::{AccessSettings, IssuerKeys, JwksUrl};
 
@@ -18,6 +19,24 @@ pub async fn check_issuers(settings: &AccessSettings) -> Vec<Result<String, Stri
         }
     }
     found
+}
+
+/// Asks the provider of logins, if there is one, how it describes itself: what came, or what is wrong with
+/// what to do. Whether it knows the gateway shows at a login only. Takes some 10 s at most. Cancel safe.
+pub async fn check_provider(settings: &AccessSettings) -> Option<Result<String, String>> {
+    let oidc = settings.oidc.as_ref()?;
+    // Nobody is sent there, so that nobody comes back.
+    let provider = match Oidc::open(oidc, String::new()) {
+        Ok(provider) => provider,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let issuer = &oidc.issuer;
+    let described = provider.describe().await;
+    Some(
+        described
+            .map(|()| format!("the identity provider `{issuer}` describes itself as it should"))
+            .map_err(|fault| fault.to_string()),
+    )
 }
 
 /// How many keys came.

@@ -37,7 +37,7 @@ mod visit;
 
 pub use admission::{Admission, Counted, PlannedLists, Refusal};
 pub use bounds::{Bounds, OwnVisitors};
-pub use check::check_issuers;
+pub use check::{check_issuers, check_provider};
 pub use codes::CodeFault;
 pub use failures::{AgentThere, Failures, LockedOut, Login, is_guess};
 pub use hold::{Basis, Hold};

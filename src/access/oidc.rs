@@ -176,6 +176,14 @@ impl Oidc {
         Ok(Self(Arc::new(Inner { settings, redirect, origin, fetch, described })))
     }
 
+    /// Has the provider describe itself, unless it did so of late.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or does not as it should.
+    pub async fn describe(&self) -> Result<(), OidcFault> {
+        self.described(false).await.map(drop)
+    }
+
     /// Begins a login. The URL is where the browser is to go; the provider sends it back with `state`.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use oneport::access::check_issuers;
+use oneport::access::{check_issuers, check_provider};
 use oneport::certs::dns::{Finding, Outcome};
 use oneport::certs::{acme, check_lifetimes, dns};
 use oneport::config::Reading;
@@ -31,7 +31,9 @@ pub fn run(config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         found.extend(Box::pin(dns::check(&settings)).await);
         let more = Box::pin(acme::check(&settings, &found)).await;
         found.extend(more);
-        found.extend(Box::pin(check_issuers(&settings.access)).await.into_iter().map(|found| {
+        let mut vouching = Box::pin(check_issuers(&settings.access)).await;
+        vouching.extend(Box::pin(check_provider(&settings.access)).await);
+        found.extend(vouching.into_iter().map(|found| {
             let outcome = if found.is_ok() { Outcome::Good } else { Outcome::Bad };
             Finding { outcome, what: found.unwrap_or_else(|what| what) }
         }));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::SecretSource;
 use super::value::list;
 use super::written::Value;
+use crate::name::Thumbprint;
 
 const HINT: &str = "write such as `{ domain = \"example.com\", profiles = [\"urn:ietf:…\"] }`; `oneport token --profile` prints a profile's id, and `*` stands for all";
 const KNOWN: [&str; 5] = ["email", "domain", "claim", "value", "profiles"];
@@ -156,8 +157,13 @@ fn profiles_of(items: &[&str]) -> Result<OidcProfiles, String> {
     if items.contains(&"*") {
         return Ok(OidcProfiles::All);
     }
-    if items.is_empty() || items.iter().any(|item| !item.starts_with("urn:")) {
-        return Err(format!("`{}` is not a list of profiles; {HINT}", items.join(", ")));
+    if let Some(other) = items.iter().find(|item| !Thumbprint::is_one(item)) {
+        return Err(format!(
+            "`{other}` is no profile's id, which is as long as a digest with SHA-256; {HINT}"
+        ));
+    }
+    if items.is_empty() {
+        return Err(format!("a rule with no profile in its list; {HINT}"));
     }
     Ok(OidcProfiles::These(items.iter().map(|&item| item.to_owned()).collect()))
 }

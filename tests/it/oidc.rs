@@ -9,7 +9,7 @@ use crate::permits::{Events, wait_records};
 use crate::reload::{rewrite, section};
 use crate::support::agent::{Agent, OpenSsh, host, node, vector_key};
 use crate::support::backend::Backend;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, Setup, oneport};
 use crate::support::library_agent::LibraryAgent;
 use crate::support::process::Process;
 use crate::support::visitor::{Curl, Response};
@@ -371,6 +371,12 @@ fn a_provider_that_cannot_be_used_is_told_of_in_a_sentence() {
     assert!(refused.status == 502 && refused.text().contains("access.oidc.client_id"), "{}", refused.text());
     let record = wrong.gateway.wait_reason("provider-unusable");
     assert_eq!(record["at_fault"], "gateway", "{record}");
+    // The description is no secret, and good.
+    let config = wrong.gateway.path("oneport.toml");
+    let check = || oneport(&["check", "--config", config.to_str().expect("UTF-8")]);
+    let line = format!("ok    the identity provider `https://localhost:{}` describes itself", wrong.port);
+    let checked = check();
+    assert!(checked.stdout.contains(&line), "{checked:?}");
     // One character too many: both are told whole.
     let issuer = format!("https://localhost:{}", wrong.port);
     rewrite(&wrong.gateway, |table| {
@@ -380,6 +386,9 @@ fn a_provider_that_cannot_be_used_is_told_of_in_a_sentence() {
         let text = wrong.jar("slash").go(&url("/small")).text();
         (text.contains(&format!("`{issuer}`")) && text.contains(&format!("`{issuer}/`"))).then_some(())
     });
+    let checked = check();
+    let is_told = checked.stdout.contains("FAIL  the identity provider's description cannot be used");
+    assert!(is_told && !checked.status.success(), "{checked:?}");
     let untrusted = House::of(true, |setup| {
         setup.unset("access", "oidc");
         setup.set("access.oidc.issuer", "https://127.0.0.1:1/nowhere");
