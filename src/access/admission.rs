@@ -192,6 +192,12 @@ impl Admission {
         if self.is_trusted(from) { Ok(Duration::ZERO) } else { self.0.failures.failed(from, how) }
     }
 
+    /// Where somebody is; `None` behind a trusted proxy that does not say for whom it asks, and stands for many.
+    #[must_use]
+    pub fn place_of(&self, peer: IpAddr) -> Option<IpAddr> {
+        (!self.is_trusted(peer)).then_some(peer)
+    }
+
     /// Changes its value when a list has changed: what was allowed is to be looked at again.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {

@@ -22,7 +22,7 @@ pub async fn check_issuers(settings: &AccessSettings) -> Vec<Result<String, Stri
 }
 
 /// Asks the provider of logins, if there is one, how it describes itself: what came, or what is wrong with
-/// what to do. Whether it knows the gateway shows at a login only. Takes some 10 s at most. Cancel safe.
+/// what to do. Whether it knows the gateway shows at a login only. Takes 10 s at most for the description, and as long for its keys. Cancel safe.
 pub async fn check_provider(settings: &AccessSettings) -> Option<Result<String, String>> {
     let oidc = settings.oidc.as_ref()?;
     // Nobody is sent there, so that nobody comes back.

@@ -176,12 +176,12 @@ impl Oidc {
         Ok(Self(Arc::new(Inner { settings, redirect, origin, fetch, described })))
     }
 
-    /// Has the provider describe itself, unless it did so of late.
+    /// Has the provider describe itself once, for nobody's login.
     ///
     /// # Errors
     /// When it cannot be asked, or does not as it should.
     pub async fn describe(&self) -> Result<(), OidcFault> {
-        self.described(false).await.map(drop)
+        discover(&self.0.fetch, &self.0.settings.issuer).await.map(drop)
     }
 
     /// Begins a login. The URL is where the browser is to go; the provider sends it back with `state`.

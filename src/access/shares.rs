@@ -26,6 +26,7 @@ use crate::observe::Reason;
 
 /// Where a link leads on its preview's host, which no service there can have.
 pub const GUEST_PATH: &str = "/.oneport/guest";
+
 /// What there is to show of a good link.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -167,7 +168,7 @@ impl Shares {
     pub async fn share(
         &self,
         owner: &Identity,
-        from: IpAddr,
+        from: Option<IpAddr>,
         name: TunnelName,
         host: &str,
         time: Duration,
@@ -179,7 +180,7 @@ impl Shares {
             return Err(ShareFault::Time(self.0.max));
         }
         let now = now();
-        let (until, from) = (now.saturating_add_unsigned(time.as_secs()), Some(address_group(from)));
+        let (until, from) = (now.saturating_add_unsigned(time.as_secs()), from.map(address_group));
         let share = Share { id: ShareId(random()?), name, owner: owner_of(owner), until, from };
         let link = self.0.seals.seal(Purpose::Guest, host, &share.encode())?;
         let change = self.0.list.lock().add(share.clone(), now)?;
@@ -321,7 +322,7 @@ mod tests {
     async fn a_link_opens_one_host_of_one_owner_until_it_is_taken_back() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (shares, own, other) = (shares(dir.path()), owner(), owner());
-        let (share, link) = shares.share(&own, HERE, name("a"), "a.test", HOUR).await.expect("shared");
+        let (share, link) = shares.share(&own, Some(HERE), name("a"), "a.test", HOUR).await.expect("shared");
         let guest = shares.guest(&link, "a.test", &own).expect("good");
         assert!(guest.may_see(&own) && !guest.may_see(&other));
         assert!(guest.left() <= HOUR && guest.left() > HOUR / 2);
@@ -355,7 +356,7 @@ mod tests {
         let fault = shares.guest(&link, "a.test", &own).map(drop).expect_err("over");
         assert!(matches!(&fault, LinkFault::Over(at) if at.ends_with('Z')), "{fault}");
         assert!(shares.of(&own).is_empty());
-        shares.share(&own, HERE, name("b"), "b.test", HOUR).await.expect("shared");
+        shares.share(&own, Some(HERE), name("b"), "b.test", HOUR).await.expect("shared");
         assert_eq!(shares.0.list.lock().copy().0.len(), 1);
     }
 
@@ -364,7 +365,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (own, minute) = (owner(), Duration::from_secs(60));
         let (share, link) =
-            shares(dir.path()).share(&own, HERE, name("a"), "a.test", HOUR).await.expect("shared");
+            shares(dir.path()).share(&own, Some(HERE), name("a"), "a.test", HOUR).await.expect("shared");
         let guest = |shares: &Shares| shares.guest(&link, "a.test", &own);
         let cut = shares_for(dir.path(), minute);
         assert!(guest(&cut).expect("good").left() <= minute && cut.of(&own)[0].until < share.until);
@@ -383,15 +384,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (shares, own) = (shares(dir.path()), owner());
         for bad in [Duration::ZERO, HOUR + Duration::from_secs(1), Duration::MAX] {
-            let fault = shares.share(&own, HERE, name("a"), "a.test", bad).await.expect_err("refused");
+            let fault = shares.share(&own, Some(HERE), name("a"), "a.test", bad).await.expect_err("refused");
             assert!(fault.to_string().contains("at most `1h`"), "{fault}");
         }
         let all: Vec<_> =
-            (0..OF_KEY_MAX).map(|_| shares.share(&own, HERE, name("a"), "a.test", HOUR)).collect();
+            (0..OF_KEY_MAX).map(|_| shares.share(&own, Some(HERE), name("a"), "a.test", HOUR)).collect();
         assert!(futures_util::future::join_all(all).await.iter().all(Result::is_ok));
-        let more = shares.share(&own, HERE, name("a"), "a.test", HOUR).await;
+        let more = shares.share(&own, Some(HERE), name("a"), "a.test", HOUR).await;
         assert!(matches!(more, Err(ShareFault::TooMany)));
-        assert!(shares.share(&owner(), HERE, name("a"), "a.test", HOUR).await.is_ok());
+        assert!(shares.share(&owner(), Some(HERE), name("a"), "a.test", HOUR).await.is_ok());
         assert_eq!(self::shares(dir.path()).of(&own).len(), OF_KEY_MAX);
         // A folder that cannot be written to.
         let away = dir.path().join("away");
@@ -403,7 +404,7 @@ mod tests {
             written: Arc::default(),
             bases: Bases::default(),
         }));
-        let fault = lost.share(&own, HERE, name("a"), "a.test", HOUR).await.map(drop);
+        let fault = lost.share(&own, Some(HERE), name("a"), "a.test", HOUR).await.map(drop);
         assert!(matches!(fault, Err(ShareFault::NotKept(_))) && lost.of(&own).is_empty());
     }
 }

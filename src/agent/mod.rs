@@ -14,4 +14,4 @@ pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectOptions, connect, dial};
 pub use ssh_settings::{SshFault, SshSettings};
 pub use stdio::Stdio;
 pub use token::{SigningKey, TokenError};
-pub use usual::{UsualKey, usual_keys};
+pub use usual::{UsualKey, public_half, usual_keys};

@@ -40,7 +40,9 @@ pub struct SshSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum SshFault {
     /// It refused.
-    #[error("`ssh -G {host}` failed: `{said}`; mend that, or name a key with `--key`")]
+    #[error(
+        "`ssh -G {host}` failed: `{said}`; mend that, name the gateway's host with `--host`, or a key with `--key`"
+    )]
     Refused {
         /// What it was asked about.
         host: String,

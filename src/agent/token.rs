@@ -247,10 +247,15 @@ impl SigningKey {
             }
             .map_err(|_| cannot_sign(&self.public)),
             Place::Agent(Some(socket)) => self.sign_by_agent(socket, data).await,
-            Place::Agent(None) => match SshSettings::of(None, None).await?.socket {
-                Some(socket) => self.sign_by_agent(&socket, data).await,
-                None => Err(TokenError::NoAgent { key: self.name.clone(), socket: None }),
-            },
+            Place::Agent(None) => {
+                // The key is known; where `ssh` does not say where the ssh-agent is, the environment does.
+                let settings =
+                    SshSettings::of(None, None).await.unwrap_or_else(|_| SshSettings::without_ssh());
+                match settings.socket {
+                    Some(socket) => self.sign_by_agent(&socket, data).await,
+                    None => Err(TokenError::NoAgent { key: self.name.clone(), socket: None }),
+                }
+            }
         }
     }
 

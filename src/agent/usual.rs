@@ -130,7 +130,7 @@ pub async fn usual_keys(settings: &SshSettings) -> Vec<UsualKey> {
 
 /// What stands at a path of a key: either half, or only the public one beside it.
 fn listed_at(file: &Path) -> Option<Listed> {
-    let beside = || PublicKey::from_openssh(read(&beside(file))?.trim()).ok();
+    let beside = || PublicKey::from_openssh(read(&public_half(file))?.trim()).ok();
     let of = |public, has_private| Listed { public, file: file.to_owned(), has_private };
     let Some(text) = read(file) else { return beside().map(|public| of(Some(public), false)) };
     if !text.contains(PRIVATE) {
@@ -143,7 +143,8 @@ fn listed_at(file: &Path) -> Option<Listed> {
 }
 
 /// Where the public half of a private key is kept.
-fn beside(private: &Path) -> PathBuf {
+#[must_use]
+pub fn public_half(private: &Path) -> PathBuf {
     let mut path = private.as_os_str().to_owned();
     path.push(".pub");
     path.into()

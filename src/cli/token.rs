@@ -1,11 +1,11 @@
 //! `oneport token`: a token of an agent's own key, on standard output.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use oneport::agent::{SigningKey, SshSettings, TokenError, UsualKey, usual_keys};
+use oneport::agent::{SigningKey, SshSettings, TokenError, UsualKey, public_half, usual_keys};
 use oneport::name::Thumbprint;
 use oneport::observe::shell_word;
 
@@ -71,7 +71,7 @@ impl Wanted<'_> {
     fn profile(&self) -> Result<Thumbprint, TokenError> {
         match self {
             Self::Named(path) => {
-                let beside = PathBuf::from(format!("{}.pub", path.display()));
+                let beside = public_half(path);
                 SigningKey::open(if beside.is_file() { &beside } else { path }, ask)?.profile()
             }
             Self::Usual(key) => key.public().map_or_else(|| self.open()?.profile(), SigningKey::profile_of),

@@ -22,6 +22,9 @@ pub(super) const TOKEN_COOKIE: &str = "preevy-saas-jwt";
 /// The schemes for which browsers ask for a password or take the system's, and keep it.
 const KEPT_BY_BROWSERS: [&str; 4] = ["Basic", "Digest", "NTLM", "Negotiate"];
 
+/// From which site a request comes, as browsers say, and they alone.
+const FETCH_SITE: &str = "sec-fetch-site";
+
 /// As many decoders are: with padding or without.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -45,17 +48,14 @@ pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
 /// otherwise. A page may send its visitor elsewhere, too; only where nobody did has a person gone there. Who
 /// adds such fields is counted just the same.
 pub(super) fn login_of(headers: &HeaderMap) -> Login {
-    let is_other = |name, own| headers.get_all(name).iter().any(|value| value != own);
-    let is_by_page = headers.contains_key(header::ORIGIN)
-        || is_other("sec-fetch-mode", "navigate")
-        || is_other("sec-fetch-site", "none");
-    if is_by_page { Login::Page } else { Login::Token }
+    let is_sent = headers.get_all(FETCH_SITE).iter().any(|site| site != "none");
+    if headers.contains_key(header::ORIGIN) || is_sent { Login::Page } else { Login::Token }
 }
 
-/// Whether a browser sent a request: all of today say how they fetch over HTTPS (Fetch metadata), and
-/// programs do not. A page cannot leave that out.
+/// Whether a browser sent a request: all of today say over HTTPS from which site it comes (Fetch metadata),
+/// and programs do not. A page cannot leave that out. How it is fetched, Node's own `fetch` says as well.
 pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::ORIGIN) || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
+    headers.contains_key(header::ORIGIN) || headers.contains_key(FETCH_SITE)
 }
 
 /// The values of cookies of one name, in their order.
@@ -225,13 +225,14 @@ mod tests {
     #[test]
     fn what_a_page_sends_is_known_by_what_the_browser_says() {
         let own = [("sec-fetch-mode", "navigate"), ("sec-fetch-site", "none")];
-        for none in [&[][..], &[("authorization", "Bearer x"), ("user-agent", "curl")], &own, &own[..1]] {
+        let node = [("sec-fetch-mode", "cors"), ("user-agent", "node")];
+        for none in [&[][..], &[("authorization", "Bearer x"), ("user-agent", "curl")], &own, &node] {
             assert_eq!(login_of(&map(none)), Login::Token, "{none:?}");
         }
-        let twice = [own[0], ("sec-fetch-mode", "cors")];
+        let twice = [own[1], ("sec-fetch-site", "same-site")];
         let sent = [own[0], ("sec-fetch-site", "cross-site")];
         let fetch = [("sec-fetch-mode", "same-origin"), ("sec-fetch-site", "same-origin")];
-        for page in [&[("origin", "null")][..], &[("sec-fetch-mode", "no-cors")], &twice, &sent, &fetch] {
+        for page in [&[("origin", "null")][..], &twice, &sent, &fetch] {
             assert_eq!(login_of(&map(page)), Login::Page, "{page:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! What of a service's answer must not reach further than the service: a cookie that a preview sets for
 //! more than its own host is narrowed to that host, and none may have a name of the gateway's own; no
-//! preview clears the cookies of all; below a path, none has browsers ask for a password; no cache in between keeps what needed a login.
+//! preview clears the cookies of all; below a path, none has browsers ask for a password; no cache in
+//! between keeps what needed a login.
 //!
 //! Network error logging (`NEL`) passes, as it is for the preview's own host and what lies below it.
 

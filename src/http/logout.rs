@@ -26,6 +26,9 @@ pub(super) fn ask(http: &Http, headers: &HeaderMap) -> (Response<Answer>, Reason
         None if has_token(headers) => {
             format!("<p>This browser shows previews a token of the service that you logged in at.</p>{FORM}")
         }
+        None if !session::to_end(http, headers).is_empty() => {
+            format!("<p>This browser has a login for which nobody vouches now.</p>{FORM}")
+        }
         None => "<p>You are not logged in.</p>".to_owned(),
     };
     (html(StatusCode::OK, "Log out", &content, "; form-action 'self'"), Reason::OwnAnswer)

@@ -124,7 +124,8 @@ impl ShareCommand {
                 let name = meant(session, name, identity)?;
                 let host = HostName::child_of(name.as_str(), &base.host);
                 let note = note(session, &name, identity);
-                let shared = shares.share(identity, session.peer.ip(), name, host.as_str(), *time).await;
+                let from = session.shared.admission.place_of(session.peer.ip());
+                let shared = shares.share(identity, from, name, host.as_str(), *time).await;
                 let (share, link) = shared.map_err(fail)?;
                 tracing::info!(conn = %session.conn, key = %identity.fingerprint, link = %share.id, host = %host, until = share.until(), "guest link made");
                 let url = format!("{}{GUEST_PATH}?link={link}", base.origin_of(&host));

@@ -178,7 +178,7 @@ fn below_a_path_no_service_gets_what_a_browser_keeps_for_all() {
         reached(&curl.get(url), "authorization")
     };
     let by_browser =
-        ["Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: none", "Sec-Fetch-Dest: image", "Origin: null"];
+        ["Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none", "Sec-Fetch-Site: cross-site", "Origin: null"];
     let own = format!("https://{}/echo", host("web"));
     for kept in [
         "Basic YWRtaW46czNjcmV0",
@@ -195,8 +195,9 @@ fn below_a_path_no_service_gets_what_a_browser_keeps_for_all() {
                 "{kept}, {by}"
             );
         }
-        // A program's, and on the own host everybody's.
+        // A program's, such as Node's own `fetch`, and on the own host everybody's.
         assert_eq!(sent(&gateway, &[&field], &proxied("/echo")), [kept]);
+        assert_eq!(sent(&gateway, &[&field, "Sec-Fetch-Mode: cors"], &proxied("/echo")), [kept]);
         assert_eq!(sent(&gateway, &[&field, by_browser[0], by_browser[3]], &own), [kept]);
     }
     let record = gateway.wait_log("what was withheld", |record| {

@@ -420,6 +420,9 @@ fn logins_end_when_the_key_is_withdrawn_that_vouched_for_them() {
     // On both hosts they have to log in again, and the others have not.
     let again = first.go(&url("web", "/echo"));
     assert!(again.status == 200 && again.text().contains("<form method=post"), "{again:?}");
+    // Though it opens nothing now, it can be ended.
+    let page = first.step(&format!("{AUTH}/logout"));
+    assert!(page.text().contains("<form method=post action=/logout>"), "{page:?}");
     reached(&second.go(&url("api", "/echo")));
     go_on(&mut living, &house.backend);
     // The key is back: so are they.

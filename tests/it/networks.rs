@@ -506,7 +506,7 @@ fn pages_shut_out_neither_tools_nor_people_nor_agents() {
     };
     let wrong = house.wrong();
     // Whatever a browser says by which a page is known, it is one kind.
-    let by_page = ["Sec-Fetch-Mode: cors", "Origin: https://gw.test", "Sec-Fetch-Site: cross-site"];
+    let by_page = ["Sec-Fetch-Site: same-origin", "Origin: https://gw.test", "Sec-Fetch-Site: cross-site"];
     let statuses = by_page.map(|header| ask(header, &wrong).status);
     assert_eq!(statuses, [401; 3]);
     let locked = ask(by_page[0], &wrong);
@@ -515,10 +515,13 @@ fn pages_shut_out_neither_tools_nor_people_nor_agents() {
     for header in by_page {
         assert_eq!(ask(header, &house.token).status, 429, "{header}");
     }
-    assert_eq!(ask("Sec-Fetch-Mode: navigate", &house.token).text(), "small");
+    // The last is what Node's own `fetch` sends, which is no browser's.
+    for no_page in ["Sec-Fetch-Site: none", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Mode: cors"] {
+        assert_eq!(ask(no_page, &house.token).text(), "small", "{no_page}");
+    }
     assert_eq!(house.ask(OTHER, &house.token).text(), "small");
     let form = Curl::new(gateway).from(OTHER).header("Origin: https://auth.gw.test");
-    let form = form.header("Sec-Fetch-Mode: cors").header("Accept: text/html");
+    let form = form.header("Sec-Fetch-Site: same-origin").header("Accept: text/html");
     let field = format!("token={}", house.token);
     let form = form.args(&["--data-urlencode", &field]).get("https://auth.gw.test/login");
     assert_eq!(form.status, 200, "{form:?}");

@@ -113,7 +113,13 @@ fn what_ssh_does_not_understand_is_said() {
     person.config("IdentityFil x\n");
     let output = token(&person, &["--host", "gw"]);
     assert!(output.stderr.starts_with("oneport: `ssh -G gw` failed: `"), "{output:?}");
-    assert!(output.stderr.contains("or name a key with `--key`"), "{output:?}");
+    assert!(output.stderr.contains("or a key with `--key`"), "{output:?}");
+    // A key that is named needs no `ssh` to find the ssh-agent.
+    let person = person.with_agent(&["ed25519a"]);
+    let public = person.path("named.pub");
+    std::fs::write(&public, public_key("ed25519a")).expect("temporary folder");
+    let output = token(&person, &["--key", &public.display().to_string()]);
+    assert!(output.status.success() && output.stdout.matches('.').count() == 2, "{output:?}");
 }
 
 /// Whatever stands in a name of a host, `ssh` takes it for one.
