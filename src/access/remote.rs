@@ -4,7 +4,6 @@
 //! A token may name any key, and anybody can send one: how often tokens have keys fetched is bounded.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -172,24 +171,10 @@ fn in_words(error: &FetchError) -> String {
 }
 
 fn client(root: Option<&Path>) -> Result<Fetch, String> {
-    let read = |path: &Path| {
-        let unreadable =
-            |error| format!("its root `{}` cannot be read: {error}; check the path", path.display());
-        fs::read_to_string(path).map_err(unreadable)
-    };
-    let extra_roots = root.map(read).transpose()?;
     let root_setting = Some("`root` of the issuer in `access.issuer`");
-    let options = FetchOptions {
-        deadline: DEADLINE,
-        max_body: SET_MAX,
-        extra_roots,
-        root_setting,
-        ..FetchOptions::default()
-    };
-    Fetch::new(options).map_err(|error| match (root, error) {
-        (Some(root), error @ FetchError::BadRoots(_)) => format!("`{}`: {error}", root.display()),
-        (_, error) => error.to_string(),
-    })
+    let options =
+        FetchOptions { deadline: DEADLINE, max_body: SET_MAX, root_setting, ..FetchOptions::default() };
+    Fetch::with_root(root, options)
 }
 
 /// RFC 9111, section 5.2.2.1.

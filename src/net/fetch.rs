@@ -6,6 +6,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,6 +148,24 @@ impl Drop for Inner {
 }
 
 impl Fetch {
+    /// As [`Fetch::new`] does, with the authorities in this file besides. Reads files: not for a busy task.
+    ///
+    /// # Errors
+    /// With a sentence, when the file cannot be used, or there is no authority to trust.
+    pub fn with_root(root: Option<&Path>, options: FetchOptions) -> Result<Self, String> {
+        let setting = options.root_setting.unwrap_or("the path");
+        let read = |path: &Path| {
+            let unreadable =
+                |error| format!("the root `{}` cannot be read: {error}; check {setting}", path.display());
+            std::fs::read_to_string(path).map_err(unreadable)
+        };
+        let extra_roots = root.map(read).transpose()?;
+        Self::new(FetchOptions { extra_roots, ..options }).map_err(|error| match (root, error) {
+            (Some(root), error @ FetchError::BadRoots(_)) => format!("`{}`: {error}", root.display()),
+            (_, error) => error.to_string(),
+        })
+    }
+
     /// Reads the system's authorities: not for a busy task.
     ///
     /// # Errors

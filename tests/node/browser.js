@@ -4,20 +4,12 @@
 //  somebody else's preview}. Prints one JSON object.
 'use strict'
 
-const { chromium } = require('playwright-core')
+const { launch } = require('./chromium')
 
 const wanted = JSON.parse(process.argv[2])
 
 const main = async () => {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: [
-      '--no-sandbox',
-      '--disable-dev-shm-usage',
-      '--disable-quic',
-      `--host-resolver-rules=MAP *.gw.test 127.0.0.1:${wanted.port}`,
-    ],
-  })
+  const browser = await launch(wanted.port)
   // The authority is the test's own.
   const context = await browser.newContext({ ignoreHTTPSErrors: true })
   const page = await context.newPage()

@@ -4,21 +4,12 @@
 //  step {"status": 0 where the browser shows nothing of the answer, "url": …, "text": …}.
 'use strict'
 
-const { chromium } = require('playwright-core')
+const { launch } = require('./chromium')
 
 const wanted = JSON.parse(process.argv[2])
 
 const main = async () => {
-  const address = `127.0.0.1:${wanted.port}`
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: [
-      '--no-sandbox',
-      '--disable-dev-shm-usage',
-      '--disable-quic',
-      `--host-resolver-rules=MAP *.gw.test ${address}, MAP gw.test ${address}`,
-    ],
-  })
+  const browser = await launch(wanted.port)
   // The authority is the test's own.
   const context = await browser.newContext({
     ignoreHTTPSErrors: true,

@@ -1,7 +1,6 @@
 //! How the protocol's library asks an authority: through the gateway's own HTTP client, which has a
 //! deadline and a bound for everything.
 
-use std::fs;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use http_body_util::{BodyExt as _, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient, Problem};
 use parking_lot::Mutex;
 
-use crate::net::{Fetch, FetchError, FetchOptions};
+use crate::net::{Fetch, FetchOptions};
 
 /// Time for one request.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -47,27 +46,10 @@ pub(super) struct Refused {
 /// # Errors
 /// With a sentence, when the root cannot be read or there is nobody to trust.
 pub(super) fn fetch_with(root: Option<&Path>) -> Result<Fetch, String> {
-    let extra_roots = root.map(|path| {
-        fs::read_to_string(path).map_err(|error| {
-            format!(
-                "the root `{}` cannot be read: {error}; check the path in `acme.directories`",
-                path.display()
-            )
-        })
-    });
-    let extra_roots = extra_roots.transpose()?;
     let root_setting = Some("`root` of the directory in `acme.directories`");
-    let options = FetchOptions {
-        deadline: DEADLINE,
-        max_body: ANSWER_MAX,
-        extra_roots,
-        root_setting,
-        ..FetchOptions::default()
-    };
-    Fetch::new(options).map_err(|error| match (root, error) {
-        (Some(root), error @ FetchError::BadRoots(_)) => format!("`{}`: {error}", root.display()),
-        (_, error) => error.to_string(),
-    })
+    let options =
+        FetchOptions { deadline: DEADLINE, max_body: ANSWER_MAX, root_setting, ..FetchOptions::default() };
+    Fetch::with_root(root, options)
 }
 
 impl Asker {
